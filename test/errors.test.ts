@@ -1,0 +1,1463 @@
+/**
+ * How to test code that handles errors: exact delays between attempts, random ones by replacing
+ * Math.random, states that depend on who comes first, and a network that fails, both mocked and on
+ * a real socket, with one test for both.
+ */
+import { describe, expect, test } from "bun:test";
+
+import {
+  type Attempt,
+  attempt,
+  CircuitBreaker,
+  CircuitOpenError,
+  flattenErrors,
+  isAbortError,
+  isTimeoutError,
+  retry,
+  RetryError,
+  type RetryEvent,
+  type RetryOptions,
+  splitErrors,
+} from "../concepts/errors.ts";
+import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("attempt", () => {
+  const error = new Error("thrown");
+
+  test.each([
+    ["a number", 1],
+    ["undefined", undefined],
+    ["an object whose then is no function", { then: "later" }],
+  ])("returns the value of a sync function at once: %s", (_, value) => {
+    const result: Attempt<unknown> = attempt(() => value as unknown);
+
+    expect(result).toEqual({ ok: true, value });
+  });
+
+  test.each([
+    ["an Error", error],
+    ["undefined", undefined],
+  ])("returns the error of a sync function at once: %s", (_, thrown) => {
+    const result: Attempt<never> = attempt(() => {
+      throw thrown;
+    });
+
+    expect(result).toEqual({ ok: false, error: thrown });
+  });
+
+  test("returns a promise of how an async function went, which never rejects", async () => {
+    const succeeded: Promise<Attempt<number>> = attempt(async () => 1);
+    const failed: Promise<Attempt<number>> = attempt(() => Promise.reject<number>(error));
+
+    expect(succeeded).toBeInstanceOf(Promise);
+    expect(await succeeded).toEqual({ ok: true, value: 1 });
+    expect(await failed).toEqual({ ok: false, error });
+  });
+
+  test("takes anything with a then for a promise", async () => {
+    type Callback = (result: unknown) => void;
+    const good: unknown = { then: (resolve: Callback) => void resolve("value") };
+    const bad: unknown = { then: (_: Callback, reject: Callback) => void reject(error) };
+
+    expect(await attempt(() => good as PromiseLike<string>)).toEqual({ ok: true, value: "value" });
+    expect(await attempt(() => bad as PromiseLike<string>)).toEqual({ ok: false, error });
+  });
+
+  test("returns the error itself when fn throws before it has made its promise", () => {
+    const result: unknown = attempt((): Promise<number> => {
+      throw error;
+    });
+
+    expect(result).toEqual({ ok: false, error });
+  });
+
+  test("lets the compiler tell the value from the error", () => {
+    const result = attempt(() => 20);
+
+    const doubled: number = result.ok ? 2 * result.value : 0;
+
+    expect(doubled).toBe(40);
+  });
+
+  test("refuses what is no function, instead of reporting it as an error of the function", () => {
+    expect(() => attempt(1 as never)).toThrow(
+      new TypeError("Cannot attempt: fn must be a function, received 1"),
+    );
+  });
+});
+
+describe("retry", () => {
+  test.each([
+    { failures: 0, elapsed: 0 },
+    { failures: 1, elapsed: 100 },
+    { failures: 2, elapsed: 300 },
+  ])("returns what fn returns after $failures failures, $elapsed ms later", async (given) => {
+    await virtualTime(async (clock) => {
+      const numbers: number[] = [];
+
+      const value = await retry(
+        ({ attempt }) => {
+          numbers.push(attempt);
+          if (attempt <= given.failures) throw new Error(`failure ${attempt}`);
+          return "value";
+        },
+        { jitter: "none" },
+      );
+
+      expect(value).toBe("value");
+      expect(numbers).toEqual([1, 2, 3].slice(0, given.failures + 1));
+      expect(clock.elapsed).toBe(given.elapsed);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("gives up with all errors in order, the last as the cause", async () => {
+    await virtualTime(async (clock) => {
+      const errors = [new Error("first"), undefined, new Error("third")];
+
+      const error = await rejection(
+        retry(({ attempt }) => Promise.reject(errors[attempt - 1]), { jitter: "none" }),
+      );
+
+      expect(error).toBeInstanceOf(RetryError);
+      expect(error).toBeInstanceOf(AggregateError);
+      expect(error).toMatchObject({
+        name: "RetryError",
+        message: "Gave up after attempt 3",
+        attempts: 3,
+      });
+      expect((error as RetryError).errors).toEqual(errors);
+      expect((error as RetryError).cause).toBe(errors[2]);
+      expect(clock.elapsed).toBe(300);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("with one attempt it gives up without waiting", async () => {
+    await virtualTime(async (clock) => {
+      const error = await rejection(retry(() => fail("only"), { attempts: 1 }));
+
+      expect(error).toMatchObject({ attempts: 1, cause: new Error("only") });
+      expect(clock.elapsed).toBe(0);
+    });
+  });
+
+  test.each<[RetryOptions, number[]]>([
+    [{}, [100, 200]],
+    [{ attempts: 5 }, [100, 200, 400, 800]],
+    [{ attempts: 5, maxDelay: 350 }, [100, 200, 350, 350]],
+    [{ attempts: 4, baseDelay: 500, maxDelay: 50 }, [50, 50, 50]],
+    [{ attempts: 4, baseDelay: 10, factor: 1 }, [10, 10, 10]],
+    [{ attempts: 4, baseDelay: 8, factor: 1.5 }, [8, 12, 18]],
+    [{ attempts: 4, baseDelay: 0 }, [0, 0, 0]],
+    [{ baseDelay: 20_000 }, [20_000, 30_000]],
+    [{ baseDelay: 2 ** 31, maxDelay: 2 ** 40 }, [2 ** 31, 2 ** 32]],
+  ])("without jitter, %j waits exactly %j", async (options, delays) => {
+    await virtualTime(async (clock) => {
+      const { starts, fn } = failing(clock);
+      const events: RetryEvent[] = [];
+
+      await rejection(
+        retry(fn, { ...options, jitter: "none", onRetry: (event) => events.push(event) }),
+      );
+
+      expect(differences(starts)).toEqual(delays);
+      expect(events.map(({ delay }) => delay)).toEqual(delays);
+    });
+  });
+
+  test.each<[number, number[]]>([
+    [0, [0, 0, 0, 0]],
+    [0.25, [25, 50, 100, 125]],
+    [0.75, [75, 150, 300, 375]],
+  ])("with Math.random() at %d, full jitter waits %j", async (random, delays) => {
+    await virtualTime(async (clock) => {
+      using _ = randomness(() => random);
+      const { starts, fn } = failing(clock);
+
+      await rejection(retry(fn, { attempts: 5, maxDelay: 500 }));
+
+      expect(differences(starts)).toEqual(delays);
+    });
+  });
+
+  test("full jitter spreads each wait over all from 0 to its delay", async () => {
+    await virtualTime(async (clock) => {
+      using _ = randomness(seeded(1));
+      const { starts, fn } = failing(clock);
+
+      await rejection(retry(fn, { attempts: 1001, factor: 1 }));
+
+      const delays = differences(starts);
+      expect(Math.min(...delays)).toBeWithin(0, 1);
+      expect(Math.max(...delays)).toBeWithin(99, 100);
+      expect(clock.elapsed / delays.length).toBeWithin(45, 55);
+    });
+  });
+
+  test("delay() decides: neither maxDelay nor jitter changes what it says", async () => {
+    await virtualTime(async (clock) => {
+      const { starts, fn } = failing(clock);
+      const asked: unknown[] = [];
+      const retryAfter = [120_000, 0, 2 ** 31];
+
+      await rejection(
+        retry(fn, {
+          attempts: 4,
+          maxDelay: 10,
+          delay: (attempt, error) => (asked.push([attempt, error]), retryAfter[attempt - 1]),
+        }),
+      );
+
+      expect(differences(starts)).toEqual(retryAfter);
+      expect(asked).toEqual([1, 2, 3].map((n) => [n, new Error(`failure ${n}`)]));
+    });
+  });
+
+  test("delay() may leave a wait to the backoff, which has grown meanwhile", async () => {
+    await virtualTime(async (clock) => {
+      const { starts, fn } = failing(clock);
+      const delay = (attempt: number) => (attempt === 2 ? 5 : undefined);
+
+      await rejection(retry(fn, { attempts: 4, jitter: "none", delay }));
+
+      expect(differences(starts)).toEqual([100, 5, 400]);
+    });
+  });
+
+  test("delay() of Infinity waits for the signal", async () => {
+    await virtualTime(async (clock) => {
+      const signal = AbortSignal.timeout(2 ** 31 - 1);
+
+      const retrying = retry(() => fail("once"), { delay: () => Infinity, signal });
+
+      expect(await rejection(retrying)).toBe(signal.reason);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test.each([NaN, -1])(
+    "a delay() of %p is an error, which keeps that of the attempt",
+    async (ms) => {
+      const error = await rejection(retry(() => fail("busy"), { delay: () => ms }));
+
+      expect(error).toBeInstanceOf(RangeError);
+      expect(error).toMatchObject({
+        message: `Cannot retry: delay must be at least 0, received ${ms}`,
+        cause: new Error("busy"),
+      });
+    },
+  );
+
+  test.each([1, 2, 3])(
+    "rejects with the error itself when retryIf refuses it at attempt %d",
+    async (last) => {
+      await virtualTime(async (clock) => {
+        const errors = Array.from({ length: last }, (_, i) => new Error(`failure ${i + 1}`));
+        const seen: unknown[] = [];
+
+        const error = await rejection(
+          retry(({ attempt }) => Promise.reject(errors[attempt - 1]), {
+            baseDelay: 10,
+            factor: 1,
+            jitter: "none",
+            retryIf: (error) => error !== errors[last - 1],
+            onRetry: ({ error }) => seen.push(error),
+          }),
+        );
+
+        expect(error).toBe(errors[last - 1]);
+        expect(seen).toEqual(errors.slice(0, -1));
+        expect(clock.elapsed).toBe(10 * (last - 1));
+      });
+    },
+  );
+
+  test("an AbortError is not retried, unless retryIf says so", async () => {
+    await virtualTime(async (clock) => {
+      const error = new DOMException("somebody else's", "AbortError");
+      const { starts, fn } = failing(clock, error);
+
+      expect(await rejection(retry(fn))).toBe(error);
+      expect(starts).toHaveLength(1);
+      expect(await rejection(retry(fn, { retryIf: () => true }))).toBeInstanceOf(RetryError);
+      expect(starts).toHaveLength(4);
+    });
+  });
+
+  test("onRetry is told before each wait, and not after the last attempt", async () => {
+    await virtualTime(async (clock) => {
+      const events: unknown[] = [];
+
+      await rejection(
+        retry(({ attempt }) => fail(attempt), {
+          jitter: "none",
+          onRetry: (event) => events.push({ ...event, at: clock.elapsed }),
+        }),
+      );
+
+      expect(events).toEqual([
+        { attempt: 1, error: new Error("1"), delay: 100, at: 0 },
+        { attempt: 2, error: new Error("2"), delay: 200, at: 100 },
+      ]);
+    });
+  });
+
+  test.each(["retryIf", "delay", "onRetry"])("what %s throws ends it", async (hook) => {
+    await virtualTime(async (clock) => {
+      const error = new Error("enough");
+      const hooks = {
+        [hook]: () => {
+          throw error;
+        },
+      };
+
+      expect(await rejection(retry(() => fail("busy"), hooks))).toBe(error);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("can try forever, and then keeps no errors", async () => {
+    await virtualTime(async (clock) => {
+      const errors: WeakRef<Error>[] = [];
+
+      const kept = await retry(
+        ({ attempt }) => {
+          if (attempt > 1000) {
+            Bun.gc(true);
+            return errors.filter((ref) => ref.deref()).length;
+          }
+          const error = new Error(`failure ${attempt}`);
+          errors.push(new WeakRef(error));
+          throw error;
+        },
+        { attempts: Infinity, baseDelay: 10, factor: 1, jitter: "none" },
+      );
+
+      expect(clock.elapsed).toBe(10_000);
+      // A few may still be on the stack.
+      expect(kept).toBeLessThan(100);
+    });
+  });
+
+  test("backs off forever without a delay becoming NaN", async () => {
+    await virtualTime(async (clock) => {
+      const attempts = await retry(({ attempt }) => (attempt > 2000 ? attempt : fail("not yet")), {
+        attempts: Infinity,
+        baseDelay: 0,
+        maxDelay: Infinity,
+      });
+
+      expect(attempts).toBe(2001);
+      expect(clock.elapsed).toBe(0);
+    });
+  });
+
+  test("hands the given signal to fn, or one that isn't aborted", async () => {
+    const { signal } = new AbortController();
+
+    expect(await retry((context) => context.signal, { signal })).toBe(signal);
+    expect((await retry((context) => context.signal)).aborted).toBe(false);
+  });
+
+  test("aborted before: rejects with the reason, and fn is not called", async () => {
+    let calls = 0;
+
+    const retrying = retry(() => calls++, { signal: AbortSignal.abort("stop") });
+
+    await expect(retrying).rejects.toBe("stop");
+    expect(calls).toBe(0);
+  });
+
+  test("aborted during a wait: rejects at once, and leaves no trace", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      const { starts, fn } = failing(clock);
+      setTimeout(() => controller.abort("stop"), 130);
+
+      const retrying = retry(fn, { jitter: "none", signal: controller.signal });
+
+      expect(await rejection(retrying)).toBe("stop");
+      expect(starts).toEqual([0, 100]);
+      expect(clock.elapsed).toBe(130);
+      expect(clock.pending).toBe(0);
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("aborted during a wait of months: rejects at once, too", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      setTimeout(() => setTimeout(() => controller.abort("stop"), 5), 2 ** 31 - 1);
+
+      const retrying = retry(() => fail("down"), {
+        delay: () => 2 ** 32,
+        signal: controller.signal,
+      });
+
+      expect(await rejection(retrying)).toBe("stop");
+      expect(clock.elapsed).toBe(2 ** 31 + 4);
+      expect(clock.pending).toBe(0);
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("aborted in the very turn in which the wait ends: fn is not called again", async () => {
+    await virtualTime(async (clock) => {
+      const controller = new AbortController();
+      const { starts, fn } = failing(clock);
+      const { setTimeout } = globalThis;
+      globalThis.setTimeout = ((callback: () => void, ms: number) =>
+        setTimeout(() => {
+          callback();
+          controller.abort("stop");
+        }, ms)) as typeof setTimeout;
+
+      const retrying = retry(fn, { jitter: "none", signal: controller.signal });
+
+      expect(await rejection(retrying)).toBe("stop");
+      expect(starts).toEqual([0]);
+    });
+  });
+
+  test("aborted by onRetry: rejects without waiting", async () => {
+    await virtualTime(async (clock) => {
+      const controller = new AbortController();
+
+      const retrying = retry(() => fail("down"), {
+        onRetry: () => controller.abort("stop"),
+        signal: controller.signal,
+      });
+
+      expect(await rejection(retrying)).toBe("stop");
+      expect(clock.elapsed).toBe(0);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("aborted during an attempt: awaits its cleanup, then rejects with the reason", async () => {
+    await virtualTime(async (clock) => {
+      const controller = new AbortController();
+      const asked: unknown[] = [];
+      setTimeout(() => controller.abort("stop"), 50);
+
+      const retrying = retry(
+        async ({ signal }) => {
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+          await sleep(20);
+          throw new Error("interrupted");
+        },
+        { retryIf: (error) => asked.push(error) > 0, signal: controller.signal },
+      );
+
+      expect(await rejection(retrying)).toBe("stop");
+      expect(clock.elapsed).toBe(70);
+      expect(asked).toEqual([]);
+    });
+  });
+
+  test("aborted during an attempt that succeeds all the same: returns its value", async () => {
+    const controller = new AbortController();
+
+    const value = await retry(() => (controller.abort("stop"), "value"), controller);
+
+    expect(value).toBe("value");
+  });
+
+  test("a thousand waits share one listener of their signal", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      const retrying = Array.from({ length: 1000 }, () =>
+        rejection(retry(() => fail("down"), { signal: controller.signal })),
+      );
+      await Promise.resolve();
+
+      expect(clock.pending).toBe(1000);
+      expect(listeners()).toBe(1);
+      controller.abort("stop");
+
+      expect(await Promise.all(retrying)).toEqual(Array(1000).fill("stop"));
+      expect(clock.pending).toBe(0);
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("listens no more once it has succeeded or given up", async () => {
+    await virtualTime(async () => {
+      const { controller, listeners } = watchedController();
+      const { signal } = controller;
+
+      await retry(({ attempt }) => (attempt === 1 ? fail("once") : "value"), { signal });
+      expect(listeners()).toBe(0);
+      await rejection(retry(() => fail("always"), { signal }));
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test.each([
+    ["attempts", 0, RangeError, "a positive integer"],
+    ["attempts", 1.5, RangeError, "a positive integer"],
+    ["attempts", "3", TypeError, "a positive integer"],
+    ["baseDelay", -1, RangeError, "a finite number of at least 0"],
+    ["baseDelay", Infinity, RangeError, "a finite number of at least 0"],
+    ["factor", 0.5, RangeError, "a finite number of at least 1"],
+    ["maxDelay", NaN, RangeError, "a finite number of at least 0"],
+    ["jitter", true, TypeError, '"full" or "none"'],
+  ])("refuses a(n) %s of %p, and doesn't call fn", async (name, value, Kind, expected) => {
+    let calls = 0;
+
+    const error = await rejection(retry(() => calls++, { [name]: value }));
+
+    expect(error).toBeInstanceOf(Kind);
+    expect((error as Error).message).toBe(
+      `Cannot retry: ${name} must be ${expected}, received ${value}`,
+    );
+    expect(calls).toBe(0);
+  });
+
+  test("rejects when fn is no function", async () => {
+    expect(await rejection(retry(1 as never))).toEqual(
+      new TypeError("Cannot retry: fn must be a function, received 1"),
+    );
+  });
+});
+
+describe("CircuitBreaker", () => {
+  const down = () => fail("down");
+  const up = () => "up";
+
+  test("lets calls through while closed, and hands on values, errors and the signal", async () => {
+    const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 100 });
+    const { signal } = new AbortController();
+    const error = new Error("down");
+
+    expect(await breaker.call(up)).toBe("up");
+    expect(await breaker.call(async () => "later")).toBe("later");
+    expect(await breaker.call((signal) => signal, { signal })).toBe(signal);
+    expect((await breaker.call((signal) => signal)).aborted).toBe(false);
+    expect(await rejection(breaker.call(() => Promise.reject(error)))).toBe(error);
+    expect(breaker.state).toBe("closed");
+  });
+
+  test.each([1, 2, 5])("opens after %d failures in a row", async (failureThreshold) => {
+    const breaker = new CircuitBreaker({ failureThreshold, resetAfter: 100 });
+    const states: string[] = [];
+
+    for (let i = 0; i < failureThreshold; i++) {
+      states.push(breaker.state);
+      await rejection(breaker.call(down));
+    }
+
+    expect(new Set(states)).toEqual(new Set(["closed"]));
+    expect(breaker.state).toBe("open");
+  });
+
+  test("a success in between starts the count anew", async () => {
+    const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 100 });
+
+    for (const task of [down, up, down, up, down]) {
+      await attempt(() => breaker.call<unknown>(task));
+    }
+    expect(breaker.state).toBe("closed");
+    await rejection(breaker.call(down));
+    expect(breaker.state).toBe("open");
+  });
+
+  test("refuses calls while open, and says how long to wait", async () => {
+    await virtualTime(async (clock) => {
+      const breaker = await opened({ resetAfter: 100 });
+      let calls = 0;
+      const refused = () => rejection(breaker.call(() => calls++));
+
+      expect(await refused()).toBeInstanceOf(CircuitOpenError);
+      expect(await refused()).toMatchObject({
+        name: "CircuitOpenError",
+        message: "Circuit is open: it can be tried again in 100 ms",
+        retryAfter: 100,
+      });
+      await sleep(99.5);
+      expect(await refused()).toMatchObject({ retryAfter: 1 });
+      expect(breaker.state).toBe("open");
+      expect(calls).toBe(0);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("is half-open when resetAfter has passed, without a timer", async () => {
+    await virtualTime(async (clock) => {
+      const breaker = await opened({ resetAfter: 100 });
+      expect(clock.pending).toBe(0);
+
+      await sleep(99);
+      expect(breaker.state).toBe("open");
+      await sleep(1);
+      expect(breaker.state).toBe("half-open");
+    });
+  });
+
+  test.each([1, 2, 5])("half-open, lets %d of 10 callers through, and closes", async (n) => {
+    await virtualTime(async () => {
+      const breaker = await opened({ resetAfter: 100, halfOpenCalls: n });
+      const service = controllable();
+      await sleep(100);
+
+      const calls = Array.from({ length: 10 }, () => attempt(() => breaker.call(service.task)));
+
+      expect(service.running).toHaveLength(n);
+      const refused = await Promise.all(calls.slice(n));
+      for (const { ok, error } of refused as { ok: boolean; error?: unknown }[]) {
+        expect(ok).toBe(false);
+        expect(error).toBeInstanceOf(CircuitOpenError);
+        expect(error).toMatchObject({
+          message: "Circuit is half-open: its probes still run",
+          retryAfter: undefined,
+        });
+      }
+      for (const [i, probe] of service.running.entries()) {
+        expect(breaker.state).toBe("half-open");
+        probe.resolve(`probe ${i}`);
+        expect(await calls[i]).toEqual({ ok: true, value: `probe ${i}` });
+      }
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  test("half-open, one after the other lets no more through than all at once", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({ resetAfter: 100, halfOpenCalls: 2 });
+      const service = controllable();
+      await sleep(100);
+
+      expect(await breaker.call(up)).toBe("up");
+      const second = breaker.call(service.task);
+      expect(await rejection(breaker.call(up))).toBeInstanceOf(CircuitOpenError);
+
+      service.running[0]!.resolve("up");
+      await second;
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  test("a probe that fails opens it for the whole time again", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({ failureThreshold: 3, resetAfter: 100 });
+      await sleep(130);
+
+      expect(await rejection(breaker.call(down))).toEqual(new Error("down"));
+
+      expect(await rejection(breaker.call(up))).toMatchObject({ retryAfter: 100 });
+      await sleep(100);
+      expect(await breaker.call(up)).toBe("up");
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  test.each(["resolve", "reject"] as const)(
+    "of two probes the first to fail opens it, and what the other does (%s) changes nothing",
+    async (outcome) => {
+      await virtualTime(async () => {
+        const breaker = await opened({ resetAfter: 100, halfOpenCalls: 2 });
+        const service = controllable();
+        await sleep(100);
+        const probes = [1, 2].map(() => attempt(() => breaker.call(service.task)));
+
+        service.running[0]!.reject(new Error("down"));
+        await probes[0];
+        await sleep(60);
+        service.running[1]![outcome]("late");
+        await probes[1];
+
+        expect(breaker.state).toBe("open");
+        await sleep(40);
+        expect(breaker.state).toBe("half-open");
+      });
+    },
+  );
+
+  test("once closed again it counts failures from the beginning", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({ failureThreshold: 2, resetAfter: 100 });
+      await sleep(100);
+      await breaker.call(up);
+
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("closed");
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("open");
+    });
+  });
+
+  test.each(["resolve", "reject"] as const)(
+    "a call from before it opened changes nothing when it ends late (%s)",
+    async (outcome) => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+        const service = controllable();
+        const slow = [1, 2, 3].map(() => attempt(() => breaker.call(service.task)));
+        await rejection(breaker.call(down));
+        const end = async (i: number) => {
+          service.running[i]![outcome]("late");
+          await slow[i];
+        };
+
+        await sleep(60);
+        await end(0);
+        expect(await rejection(breaker.call(up))).toMatchObject({ retryAfter: 40 });
+
+        await sleep(40);
+        await end(1);
+        expect(breaker.state).toBe("half-open");
+
+        await breaker.call(up);
+        await end(2);
+        expect(breaker.state).toBe("closed");
+      });
+    },
+  );
+
+  test("an error that isFailure excuses counts as a success", async () => {
+    await virtualTime(async () => {
+      const isFailure = (error: unknown) => (error as Error).message !== "404";
+      const breaker = await opened({ failureThreshold: 2, resetAfter: 100, isFailure });
+      await sleep(100);
+
+      expect(await rejection(breaker.call(() => fail("404")))).toEqual(new Error("404"));
+      expect(breaker.state).toBe("closed");
+      for (const message of ["500", "404", "500"]) {
+        await rejection(breaker.call(() => fail(message)));
+      }
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  test("an isFailure that throws doesn't keep the place of its probe", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({
+        resetAfter: 100,
+        isFailure: (error) => (error === "strange" ? fail("isFailure") : true),
+      });
+      await sleep(100);
+
+      expect(await rejection(breaker.call(() => Promise.reject("strange")))).toEqual(
+        new Error("isFailure"),
+      );
+      expect(await breaker.call(up)).toBe("up");
+    });
+  });
+
+  const stopped = new Error("stopped");
+  const aborts = {
+    "the signal's reason": (signal: AbortSignal) => Promise.reject(signal.reason),
+    "an AbortError": () => Promise.reject(new DOMException("", "AbortError")),
+  };
+  test.each(Object.entries(aborts))(
+    "%s counts neither as a failure nor as a success",
+    async (_, task) => {
+      const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 100 });
+      const aborted = () => {
+        const controller = new AbortController();
+        const calling = breaker.call(
+          (signal) => (controller.abort(stopped), task(signal)),
+          controller,
+        );
+        return rejection(calling);
+      };
+
+      for (let i = 0; i < 5; i++) await aborted();
+      expect(breaker.state).toBe("closed");
+      await rejection(breaker.call(down));
+      await aborted();
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("open");
+    },
+  );
+
+  test("an aborted probe makes room for another", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({ resetAfter: 100 });
+      const controller = new AbortController();
+      const service = controllable();
+      await sleep(100);
+      const probe = rejection(breaker.call(service.task, controller));
+
+      controller.abort(stopped);
+      expect(await rejection(breaker.call(up))).toBeInstanceOf(CircuitOpenError);
+      service.running[0]!.reject(stopped);
+
+      expect(await probe).toBe(stopped);
+      expect(breaker.state).toBe("half-open");
+      expect(await breaker.call(up)).toBe("up");
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  test.each([
+    ["another error during an abort", new Error("down")],
+    ["a TimeoutError", new DOMException("too slow", "TimeoutError")],
+  ])("%s counts as a failure", async (_, error) => {
+    const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+    const controller = new AbortController();
+
+    const calling = breaker.call(
+      () => (controller.abort(stopped), Promise.reject(error)),
+      controller,
+    );
+
+    expect(await rejection(calling)).toBe(error);
+    expect(breaker.state).toBe("open");
+  });
+
+  test("undefined counts as a failure, though it is an unaborted signal's reason", async () => {
+    const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+
+    expect(await rejection(breaker.call(() => Promise.reject(undefined)))).toBeUndefined();
+    expect(breaker.state).toBe("open");
+  });
+
+  test("a TimeoutError counts as a failure even as the signal's reason", async () => {
+    await virtualTime(async () => {
+      const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+      const hanging = (signal: AbortSignal) =>
+        new Promise((_, reject) => {
+          signal.addEventListener("abort", () => reject(signal.reason));
+        });
+
+      const error = await rejection(breaker.call(hanging, { signal: AbortSignal.timeout(10) }));
+
+      expect(isTimeoutError(error)).toBe(true);
+      expect(breaker.state).toBe("open");
+    });
+  });
+
+  test.each(["closed", "open"])("aborted before: the task is not called (%s)", async (state) => {
+    const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+    if (state === "open") await rejection(breaker.call(down));
+    let calls = 0;
+
+    const calling = breaker.call(() => calls++, { signal: AbortSignal.abort(stopped) });
+
+    expect(await rejection(calling)).toBe(stopped);
+    expect(calls).toBe(0);
+    expect(breaker.state).toBe(state as "closed");
+  });
+
+  test("retry() can wait for it, with its retryAfter as the delay", async () => {
+    await virtualTime(async (clock) => {
+      const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 1000 });
+      const { starts, fn } = failing(clock);
+
+      await retry(
+        () => breaker.call<unknown>(() => (clock.elapsed < 500 ? fn({ attempt: 1 }) : up())),
+        {
+          attempts: 4,
+          jitter: "none",
+          delay: (_, error) => (error instanceof CircuitOpenError ? error.retryAfter : undefined),
+        },
+      );
+
+      expect(starts).toEqual([0, 100]);
+      expect(clock.elapsed).toBe(1100);
+    });
+  });
+
+  test.each([
+    ["failureThreshold", 0, RangeError, "a positive integer"],
+    ["failureThreshold", "1", TypeError, "a positive integer"],
+    ["resetAfter", -1, RangeError, "a finite number of at least 0"],
+    ["resetAfter", undefined, TypeError, "a finite number of at least 0"],
+    ["halfOpenCalls", 1.5, RangeError, "a positive integer"],
+    ["isFailure", 1, TypeError, "a function"],
+  ])("refuses a(n) %s of %p", (name, value, Kind, expected) => {
+    const options = { failureThreshold: 1, resetAfter: 1, [name]: value };
+
+    expect(() => new CircuitBreaker(options)).toThrow(
+      new Kind(`Cannot create CircuitBreaker: ${name} must be ${expected}, received ${value}`),
+    );
+  });
+
+  test("call() rejects when the task is no function, which is not a failure", async () => {
+    const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+
+    expect(await rejection(breaker.call(null as never))).toEqual(
+      new TypeError("Cannot call through CircuitBreaker: task must be a function, received null"),
+    );
+    expect(breaker.state).toBe("closed");
+  });
+});
+
+describe("flattenErrors", () => {
+  test.each([
+    ["1", "1"],
+    ["a(1)", "1"],
+    ["a(1 1)", "1 1"],
+    ["a(1 b(c(2) 3) 4)", "1 2 3 4"],
+    ["a(1 empty())", "1 empty()"],
+  ])("of %s are %s", (error, expected) => {
+    expect(flattenErrors(grow(error)).map(shape).join(" ")).toBe(expected);
+  });
+
+  test("goes into a RetryError", () => {
+    const errors = [new Error("first"), new Error("second")];
+
+    expect(flattenErrors(new RetryError(errors))).toEqual(errors);
+  });
+
+  test("keeps whatever was thrown", () => {
+    const thrown = [undefined, null, "text", [1, 2], { errors: [3] }];
+
+    expect(flattenErrors(new AggregateError(thrown))).toEqual(thrown);
+    for (const error of thrown) expect(flattenErrors(error)).toEqual([error]);
+  });
+
+  test("isn't trapped by groups inside themselves, that occur again and again, or far down", () => {
+    const cyclic = grow("cyclic(1)");
+    cyclic.errors.push(new AggregateError([cyclic, grow("2")]), grow("3"));
+    let shared = grow("shared(1 2)");
+    for (let i = 0; i < 100; i++) shared = new AggregateError([shared, shared]);
+    let deep = grow("deep(1)");
+    for (let i = 0; i < 100_000; i++) deep = new AggregateError([deep]);
+
+    expect(flattenErrors(cyclic).map(shape)).toEqual(["1", "2", "3"]);
+    expect(flattenErrors(shared).map(shape)).toEqual(["1", "2"]);
+    expect(flattenErrors(deep).map(shape)).toEqual(["1"]);
+  });
+});
+
+describe("splitErrors", () => {
+  // The expectations are what Python's ExceptionGroup.split gives for groups of the same shapes.
+  test.each([
+    ["1", "1", undefined],
+    ["-1", undefined, "-1"],
+    ["a(1)", "a(1)", undefined],
+    ["a(-1)", undefined, "a(-1)"],
+    ["a(1 -2)", "a(1)", "a(-2)"],
+    ["a(1 -2 3 -4)", "a(1 3)", "a(-2 -4)"],
+    ["a(1 b(2))", "a(1 b(2))", undefined],
+    ["a(b(-1) -2)", undefined, "a(b(-1) -2)"],
+    ["a(b(1) -2)", "a(b(1))", "a(-2)"],
+    ["a(1 b(-2 3) -4)", "a(1 b(3))", "a(b(-2) -4)"],
+    ["a(b(c(1 -2)) d(-3))", "a(b(c(1)))", "a(b(c(-2)) d(-3))"],
+    ["a(b(1 2) c(-3) d(4 -5))", "a(b(1 2) d(4))", "a(c(-3) d(-5))"],
+    ["a(b(1 -2) b(1 -2))", "a(b(1) b(1))", "a(b(-2) b(-2))"],
+  ])("splits %p into %p and %p, by predicate or by class", (error, matched, rest) => {
+    const byPredicate = splitErrors(grow(error), (error) => error instanceof RangeError);
+    const byClass = splitErrors(grow(error), RangeError);
+
+    expect(byPredicate.map(shape)).toEqual([matched, rest]);
+    expect(byClass.map(shape)).toEqual([matched, rest]);
+  });
+
+  test.each([
+    ["a", "a(1 b(2 -3))", undefined],
+    ["b", "a(b(2 -3))", "a(1)"],
+  ])("asks groups first: %s matches as a whole", (name, matched, rest) => {
+    const error = grow("a(1 b(2 -3))");
+
+    const halves = splitErrors(error, (error) => (error as Error).message === name);
+
+    expect(halves.map(shape)).toEqual([matched, rest]);
+  });
+
+  test("a class of groups matches them as a whole, too", () => {
+    const gaveUp = new RetryError([grow("1"), grow("b(-2)")]);
+
+    const [matched, rest] = splitErrors(new AggregateError([gaveUp, grow("3")], "a"), RetryError);
+
+    expect((matched as AggregateError).errors).toEqual([gaveUp]);
+    expect(shape(rest)).toBe("a(3)");
+    expect(splitErrors(gaveUp, Error)).toEqual([gaveUp, undefined]);
+  });
+
+  test("keeps each group's message, cause and stack, and the errors themselves", () => {
+    const [cause, first, second] = [new Error("cause"), grow("1"), grow("-2")];
+    const inner = new AggregateError([first, second], "inner");
+    const outer = new AggregateError([inner], "outer", { cause });
+
+    const halves = splitErrors(outer, RangeError) as AggregateError[];
+
+    for (const half of halves) {
+      expect(half).toMatchObject({ message: "outer", stack: outer.stack });
+      expect(half.cause).toBe(cause);
+      expect(half.errors[0]).toMatchObject({ message: "inner", stack: inner.stack });
+      expect("cause" in half.errors[0]).toBe(false);
+    }
+    expect(halves[0]!.errors[0].errors[0]).toBe(first);
+    expect(halves[1]!.errors[0].errors[0]).toBe(second);
+    expect(inner.errors).toEqual([first, second]);
+  });
+
+  test("a group of which nothing is split off is no copy", () => {
+    const error = grow("a(1 b(2 3) -4)");
+
+    const [matched, rest] = splitErrors(error, RangeError) as AggregateError[];
+
+    expect(matched!.errors[1]).toBe(error.errors[1]);
+    expect(splitErrors(matched, RangeError)[0]).toBe(matched);
+    expect(splitErrors(rest, RangeError)[1]).toBe(rest);
+  });
+
+  test("keeps whatever was thrown", () => {
+    const error = new AggregateError([undefined, null, "text", [1, 2]]);
+
+    const [matched, rest] = splitErrors(error, (error) => typeof error === "string");
+
+    expect((matched as AggregateError).errors).toEqual(["text"]);
+    expect((rest as AggregateError).errors).toEqual([undefined, null, [1, 2]]);
+  });
+
+  test("matches what is no Error by predicate only", () => {
+    expect(splitErrors("text", Error)).toEqual([undefined, "text"]);
+    expect(splitErrors("text", TypeError)).toEqual([undefined, "text"]);
+    expect(splitErrors("text", (error) => error === "text")).toEqual(["text", undefined]);
+  });
+
+  test("an empty group is an error itself", () => {
+    const error = grow("a(empty() 1)");
+
+    expect(splitErrors(error, RangeError).map(shape)).toEqual(["a(1)", "a(empty())"]);
+    expect(splitErrors(error, AggregateError)).toEqual([error, undefined]);
+  });
+
+  test("isn't trapped by groups inside themselves, nor by ones that occur again and again", () => {
+    const cyclic = grow("cyclic(1)");
+    cyclic.errors.push(new AggregateError([cyclic, grow("-2")], "inside"));
+    let shared = grow("shared(1 -2)");
+    for (let i = 0; i < 100; i++) shared = new AggregateError([shared, shared]);
+
+    expect(splitErrors(cyclic, RangeError).map(shape)).toEqual(["cyclic(1)", "cyclic(inside(-2))"]);
+    const halves = splitErrors(shared, RangeError);
+    expect(halves.map((half) => flattenErrors(half).map(shape))).toEqual([["1"], ["-2"]]);
+    expect(halves.map((half) => (half as AggregateError).errors.length)).toEqual([2, 2]);
+  });
+
+  test("refuses what is neither a class nor a predicate", () => {
+    expect(() => splitErrors(grow("1"), "RangeError" as never)).toThrow(
+      new TypeError("Cannot split errors: match must be a function, received RangeError"),
+    );
+  });
+});
+
+describe.each([
+  { is: isAbortError, name: "AbortError", platform: AbortSignal.abort().reason as unknown },
+  { is: isTimeoutError, name: "TimeoutError", platform: new DOMException("", "TimeoutError") },
+])("$is.name", ({ is, name, platform }) => {
+  test.each([
+    ["the platform's own", platform],
+    ["an Error of that name", Object.assign(new Error(), { name })],
+    ["one of another realm, which is no instance of our classes", { __proto__: null, name }],
+  ])("knows %s", (_, error) => {
+    expect(is(error)).toBe(true);
+  });
+
+  test.each([
+    ["undefined", undefined],
+    ["null", null],
+    ["the bare name", name],
+    ["a function of that name", Object.defineProperty(() => {}, "name", { value: name })],
+    ["another error", new Error(name)],
+    ["another DOMException", new DOMException(name, "NotFoundError")],
+    ["an error that it caused", new Error("failed", { cause: platform })],
+  ])("is not taken in by %s", (_, error) => {
+    expect(is(error)).toBe(false);
+  });
+});
+
+/** A client as one writes it: it retries what may pass, and obeys Retry-After. */
+async function fetchJson(
+  url: string,
+  { request = fetch, baseDelay = 0, onRetry, signal }: ClientOptions = {},
+): Promise<unknown> {
+  return await retry(
+    async ({ signal }) => {
+      const response = await request(url, { signal });
+      if (!response.ok) throw new HttpError(response.status, response.headers.get("retry-after"));
+      return await response.json();
+    },
+    {
+      baseDelay,
+      retryIf: (error) =>
+        !isAbortError(error) && !(error instanceof HttpError && error.status < 500),
+      delay: (_, error) => {
+        const seconds = error instanceof HttpError ? error.retryAfter : null;
+        return seconds === null ? undefined : 1000 * Number(seconds);
+      },
+      onRetry,
+      signal,
+    },
+  );
+}
+
+interface ClientOptions {
+  request?: Request;
+  baseDelay?: number;
+  onRetry?: (event: RetryEvent) => void;
+  signal?: AbortSignal;
+}
+
+type Request = (url: string, init: { signal: AbortSignal }) => Promise<Response>;
+
+class HttpError extends Error {
+  readonly status: number;
+  readonly retryAfter: string | null;
+
+  constructor(status: number, retryAfter: string | null) {
+    super(`HTTP ${status}`);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** How a server may treat a request: well, or not. */
+type Answer = { status: number; body: string; retryAfter?: string } | "hang" | "reset";
+
+/** Something that answers request after request with the next of the answers, and counts them. */
+interface Service extends Disposable {
+  url: string;
+  request?: Request;
+  /** How many requests have come. */
+  requests: number;
+  /** Called whenever a request has come. */
+  onRequest?: () => void;
+}
+
+// One body of tests, run twice: the mock makes them exact, the real server keeps the mock honest.
+describe.each([
+  ["a mocked fetch", mockService],
+  ["a real server", realService],
+])("retry, integrated with %s,", (_, serve) => {
+  const good = { status: 200, body: '{"n":1}' };
+
+  test("needs one request when all is well", async () => {
+    using service = serve(good);
+
+    expect(await fetchJson(service.url, service)).toEqual({ n: 1 });
+    expect(service.requests).toBe(1);
+  });
+
+  test("gets past a connection reset and an answer that is no JSON", async () => {
+    using service = serve("reset", { status: 200, body: "<html>" }, good);
+    const errors: unknown[] = [];
+
+    const value = await fetchJson(service.url, {
+      ...service,
+      onRetry: ({ error }) => errors.push(error),
+    });
+
+    expect(value).toEqual({ n: 1 });
+    expect(errors).toMatchObject([{ code: "ECONNRESET" }, { name: "SyntaxError" }]);
+    expect(service.requests).toBe(3);
+  });
+
+  test("obeys a Retry-After instead of backing off", async () => {
+    using service = serve({ status: 503, body: "", retryAfter: "0" }, good);
+    const events: RetryEvent[] = [];
+
+    const value = await fetchJson(service.url, {
+      ...service,
+      baseDelay: 3_600_000,
+      onRetry: (event) => events.push(event),
+    });
+
+    expect(value).toEqual({ n: 1 });
+    expect(events).toMatchObject([{ delay: 0, error: { message: "HTTP 503" } }]);
+  });
+
+  test("gives up with the errors of all attempts", async () => {
+    using service = serve("reset", { status: 500, body: "" }, { status: 502, body: "" }, good);
+
+    const error = await rejection(fetchJson(service.url, service));
+
+    expect(error).toBeInstanceOf(RetryError);
+    expect((error as RetryError).errors).toMatchObject([
+      { code: "ECONNRESET" },
+      { message: "HTTP 500" },
+      { message: "HTTP 502" },
+    ]);
+    expect(service.requests).toBe(3);
+  });
+
+  test("doesn't ask again after a 404", async () => {
+    using service = serve({ status: 404, body: "" }, good);
+
+    const error = await rejection(fetchJson(service.url, service));
+
+    expect(error).toMatchObject({ message: "HTTP 404" });
+    expect(service.requests).toBe(1);
+  });
+
+  test("ends when aborted while the server hangs", async () => {
+    using service = serve("hang", good);
+    const controller = new AbortController();
+    const reason = new Error("the user has left");
+    service.onRequest = () => controller.abort(reason);
+
+    const error = await rejection(
+      fetchJson(service.url, { ...service, signal: controller.signal }),
+    );
+
+    expect(error).toBe(reason);
+    expect(service.requests).toBe(1);
+  });
+});
+
+test("with a mocked fetch and virtual time, a Retry-After of an hour takes no time", async () => {
+  await virtualTime(async (clock) => {
+    using service = mockService(
+      { status: 503, body: "", retryAfter: "3600" },
+      { status: 200, body: "[]" },
+    );
+
+    expect(await fetchJson(service.url, service)).toEqual([]);
+    expect(clock.elapsed).toBe(3_600_000);
+  });
+});
+
+describe("a real network", () => {
+  test("that refuses the connection fails until somebody listens", async () => {
+    const free = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+    const { port } = free;
+    free.stop(true);
+    let server: Bun.Server<undefined> | undefined;
+    const errors: unknown[] = [];
+
+    try {
+      const value = await fetchJson(`http://127.0.0.1:${port}`, {
+        onRetry: ({ error }) => {
+          errors.push(error);
+          server = Bun.serve({ hostname: "127.0.0.1", port, fetch: () => Response.json("up") });
+        },
+      });
+
+      expect(value).toBe("up");
+      expect(errors).toMatchObject([{ name: "TypeError", code: "ECONNREFUSED" }]);
+    } finally {
+      await server?.stop(true);
+    }
+  });
+
+  test.each([
+    ["garbage", "what is HTTP?\r\n\r\n", "Malformed_HTTP_Response"],
+    ["half an answer", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[1, 2", "ECONNRESET"],
+    ["nothing", "", "ECONNRESET"],
+  ])("that answers %s is asked again", async (_, text, code) => {
+    using server = tcpServer((socket, n) => void socket.end(n < 3 ? text : http(200, "[3]")));
+    const errors: unknown[] = [];
+
+    const value = await fetchJson(server.url, { onRetry: ({ error }) => errors.push(error) });
+
+    expect(value).toEqual([3]);
+    expect(errors).toMatchObject([{ code }, { code }]);
+  });
+
+  test("that hangs ends in a TimeoutError, and is asked again", async () => {
+    let hangs = true;
+    using server = tcpServer((socket) => void (hangs || socket.end(http(200, "[]"))));
+    const errors: unknown[] = [];
+
+    const response = await retry(
+      // With a limit for the second attempt, too, the test would depend on the machine's speed.
+      ({ signal }) => fetch(server.url, { signal: hangs ? AbortSignal.timeout(1) : signal }),
+      {
+        baseDelay: 0,
+        onRetry: ({ error }) => {
+          errors.push(error);
+          hangs = false;
+        },
+      },
+    );
+
+    expect(response.status).toBe(200);
+    expect(errors.map(isTimeoutError)).toEqual([true]);
+  });
+
+  test("that is down opens a CircuitBreaker, which spares it further requests", async () => {
+    let up = false;
+    using server = tcpServer(
+      (socket) => void (up ? socket.end(http(200, "[]")) : socket.terminate()),
+    );
+    const breaker = new CircuitBreaker({ failureThreshold: 3, resetAfter: 60_000 });
+    const ask = () => breaker.call((signal) => fetch(server.url, { signal }));
+    using clock = manualClock();
+
+    for (let i = 0; i < 3; i++) {
+      expect(await rejection(ask())).toMatchObject({ code: "ECONNRESET" });
+    }
+    for (let i = 0; i < 7; i++) expect(await rejection(ask())).toBeInstanceOf(CircuitOpenError);
+    expect(server.requests).toBe(3);
+
+    clock.now += 60_000;
+    expect(await rejection(ask())).toMatchObject({ code: "ECONNRESET" });
+    expect(breaker.state).toBe("open");
+
+    clock.now += 60_000;
+    up = true;
+    const answers = await Promise.allSettled(Array.from({ length: 10 }, ask));
+    expect(answers.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    expect(server.requests).toBe(5);
+    expect(breaker.state).toBe("closed");
+  });
+});
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** What a promise is rejected with. A promise that isn't fails the test. */
+async function rejection(promise: Promise<unknown>): Promise<unknown> {
+  const [result] = await Promise.allSettled([promise]);
+  if (result.status === "fulfilled") throw new Error(`not rejected: ${String(result.value)}`);
+  return result.reason;
+}
+
+function fail(message: unknown): never {
+  throw new Error(String(message));
+}
+
+/** A function that always fails, and the times at which it was called. */
+function failing(clock: { elapsed: number }, error?: unknown) {
+  const starts: number[] = [];
+  const fn = ({ attempt }: { attempt: number }): never => {
+    starts.push(clock.elapsed);
+    throw error ?? new Error(`failure ${attempt}`);
+  };
+  return { starts, fn };
+}
+
+function differences(times: number[]): number[] {
+  return times.slice(1).map((time, i) => time - times[i]!);
+}
+
+/** Replaces Math.random until it is disposed. */
+function randomness(random: () => number): Disposable {
+  const { random: original } = Math;
+  Math.random = random;
+  return { [Symbol.dispose]: () => void (Math.random = original) };
+}
+
+/** Random numbers that are the same in every run: mulberry32. */
+function seeded(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let bits = Math.imul(seed ^ (seed >>> 15), seed | 1);
+    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** A clock that goes by hand, for use with sockets, for which virtualTime doesn't wait. */
+function manualClock(): { now: number } & Disposable {
+  const { now } = performance;
+  const clock = { now: 0, [Symbol.dispose]: () => void (performance.now = now) };
+  performance.now = () => clock.now;
+  return clock;
+}
+
+/** A breaker that failures have just opened. */
+async function opened(
+  options: Partial<ConstructorParameters<typeof CircuitBreaker>[0]>,
+): Promise<CircuitBreaker> {
+  const { failureThreshold = 1, resetAfter = 100 } = options;
+  const breaker = new CircuitBreaker({ failureThreshold, resetAfter, ...options });
+  for (let i = 0; i < failureThreshold; i++) await rejection(breaker.call(() => fail("down")));
+  return breaker;
+}
+
+/** A task whose every run stays open until the test settles it. */
+function controllable() {
+  const running: PromiseWithResolvers<unknown>[] = [];
+  const task = () => {
+    const run = Promise.withResolvers<unknown>();
+    running.push(run);
+    return run.promise;
+  };
+  return { running, task };
+}
+
+/** The error that `a(1 b(-2))` describes: groups, RangeErrors and, below 0, TypeErrors. */
+function grow(text: string): AggregateError {
+  const tokens = text.match(/\w+\(|-?\d+|\)/g)![Symbol.iterator]();
+  const group = (message: string): AggregateError => {
+    const errors: Error[] = [];
+    for (let token = tokens.next().value; token && token !== ")"; token = tokens.next().value) {
+      if (token.endsWith("(")) errors.push(group(token.slice(0, -1)));
+      else errors.push(token.startsWith("-") ? new TypeError(token) : new RangeError(token));
+    }
+    return new AggregateError(errors, message);
+  };
+  return group("").errors[0];
+}
+
+/** The text from which {@link grow} would make this error. */
+function shape(error: unknown): string | undefined {
+  if (!(error instanceof AggregateError)) return (error as Error | undefined)?.message;
+  return `${error.message}(${error.errors.map(shape).join(" ")})`;
+}
+
+function mockService(...answers: Answer[]): Service {
+  const service = {
+    url: "http://mock",
+    requests: 0,
+    onRequest: () => {},
+    request: async (_: string, { signal }: { signal: AbortSignal }) => {
+      const answer = answers[service.requests++]!;
+      service.onRequest();
+      if (answer === "hang") {
+        signal.throwIfAborted();
+        await new Promise((_, reject) =>
+          signal.addEventListener("abort", () => reject(signal.reason)),
+        );
+      }
+      if (answer === "reset") throw Object.assign(new TypeError("reset"), { code: "ECONNRESET" });
+      const { status, body, retryAfter } = answer as Exclude<Answer, string>;
+      const headers = retryAfter ? { "retry-after": retryAfter } : {};
+      return new Response(body, { status, headers });
+    },
+    [Symbol.dispose]: () => {},
+  };
+  return service;
+}
+
+function realService(...answers: Answer[]): Service {
+  const service = tcpServer((socket, n) => {
+    const answer = answers[n - 1]!;
+    service.onRequest?.();
+    if (answer === "reset") socket.terminate();
+    else if (answer !== "hang") socket.end(http(answer.status, answer.body, answer.retryAfter));
+  });
+  return service;
+}
+
+/** A server below HTTP: `answer` does with each request's socket as it likes. */
+function tcpServer(answer: (socket: Bun.Socket, request: number) => void): Service {
+  const listener = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: { data: (socket) => answer(socket, ++service.requests) },
+  });
+  const service: Service = {
+    url: `http://127.0.0.1:${listener.port}`,
+    requests: 0,
+    [Symbol.dispose]: () => listener.stop(true),
+  };
+  return service;
+}
+
+function http(status: number, body: string, retryAfter?: string): string {
+  const head = [`HTTP/1.1 ${status} ?`, `Content-Length: ${body.length}`, "Connection: close"];
+  if (retryAfter) head.push(`Retry-After: ${retryAfter}`);
+  return [...head, "", body].join("\r\n");
+}
+
+/** An AbortController, and a function that counts the listeners which its signal has. */
+function watchedController(): { controller: AbortController; listeners: () => number } {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const [add, remove] = [signal.addEventListener, signal.removeEventListener];
+  let count = 0;
+  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
+    count--,
+    remove.apply(signal, args)
+  );
+  return { controller, listeners: () => count };
+}
