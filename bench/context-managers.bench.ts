@@ -1,0 +1,110 @@
+import { contextManager, exitStack, Pool, withContext } from "../concepts/context-managers.ts";
+import { checkThresholds } from "./thresholds.ts";
+
+const work = async () => {};
+const setUp = work;
+const cleanUp = work;
+const open = contextManager(async function* () {
+  await setUp();
+  try {
+    yield;
+  } finally {
+    await cleanUp();
+  }
+});
+const acquire = async () => {
+  await setUp();
+  return { [Symbol.asyncDispose]: cleanUp };
+};
+const pool = new Pool({ create: work, max: 1 });
+
+await checkThresholds([
+  {
+    name: "setup, work, cleanup, with errors passed on",
+    subject: ["withContext", () => withContext(open(), work)],
+    baseline: [
+      "try/finally",
+      async () => {
+        await setUp();
+        try {
+          await work();
+        } finally {
+          await cleanUp();
+        }
+      },
+    ],
+    atMost: 25,
+  },
+  {
+    name: "setup, work, cleanup, at the end of the block",
+    subject: [
+      "await using contextManager",
+      async () => {
+        await using _handle = await open();
+        await work();
+      },
+    ],
+    baseline: [
+      "await using AsyncDisposable",
+      async () => {
+        await using _handle = await acquire();
+        await work();
+      },
+    ],
+    atMost: 15,
+  },
+  {
+    name: "ten cleanups",
+    subject: [
+      "exitStack",
+      () =>
+        exitStack((stack) => {
+          for (let n = 0; n < 10; n++) stack.defer(cleanUp);
+        }),
+    ],
+    baseline: [
+      "AsyncDisposableStack",
+      async () => {
+        await using stack = new AsyncDisposableStack();
+        for (let n = 0; n < 10; n++) stack.defer(cleanUp);
+      },
+    ],
+    atMost: 5,
+  },
+  {
+    name: "a resource that is idle",
+    subject: ["Pool.use", () => pool.use(work)],
+    baseline: ["await", async () => await work()],
+    atMost: 40,
+  },
+  {
+    name: "leaving costs the same in a long line",
+    subject: ["100,000 waiters cancelled, last first", () => cancel(100_000)],
+    baseline: ["1,000", () => cancel(1_000)],
+    atMost: 400,
+  },
+  {
+    name: "one signal for all costs the same in a long line",
+    subject: ["100,000 waiters with one signal", () => cancelTogether(100_000)],
+    baseline: ["1,000", () => cancelTogether(1_000)],
+    atMost: 400,
+  },
+]);
+
+async function cancel(count: number): Promise<void> {
+  const line = new Pool({ create: work, max: 1 });
+  await line.acquire();
+  const controllers = Array.from({ length: count }, () => new AbortController());
+  const waiting = controllers.map(({ signal }) => line.acquire({ signal }));
+  for (const controller of controllers.reverse()) controller.abort();
+  await Promise.allSettled(waiting);
+}
+
+async function cancelTogether(count: number): Promise<void> {
+  const line = new Pool({ create: work, max: 1 });
+  await line.acquire();
+  const controller = new AbortController();
+  const waiting = Array.from({ length: count }, () => line.acquire({ signal: controller.signal }));
+  controller.abort();
+  await Promise.allSettled(waiting);
+}
