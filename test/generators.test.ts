@@ -1,0 +1,1767 @@
+/**
+ * How to test streams: with sources that count how they are used, and consumers that leave in every way. The first part
+ * holds one contract against every operator; then comes what is particular to each. Time is virtual throughout.
+ */
+import { describe, expect, test } from "bun:test";
+
+import {
+  batch,
+  buffer,
+  drop,
+  filter,
+  flatMap,
+  fromEvent,
+  interval,
+  lines,
+  map,
+  merge,
+  parallelMap,
+  scan,
+  type Source,
+  type Stream,
+  take,
+  takeWhile,
+  tee,
+  until,
+  zip,
+} from "../concepts/generators.ts";
+import { virtualTime } from "../concepts/virtual-time.ts";
+
+/** Every operator, set up so that it yields something for each value of its source. */
+const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
+  map: (source) => map(source, (n) => n),
+  filter: (source) => filter(source, () => true),
+  take: (source) => take(source, 100),
+  drop: (source) => drop(source, 0),
+  takeWhile: (source) => takeWhile(source, () => true),
+  "flatMap, outer": (source) => flatMap(source, (n) => [n]),
+  "flatMap, inner": (source) => flatMap(["once"], () => source),
+  scan: (source) => scan(source, (_, n) => n, 0),
+  batch: (source) => batch(source, 1),
+  "batch with maxWait": (source) => batch(source, 1, { maxWait: 5 }),
+  "merge of one": (source) => merge(source),
+  "merge with an empty one": (source) => merge(source, []),
+  zip: (source) => zip(source, [1, 2, 3, 4]),
+  buffer: (source) => buffer(source, 1),
+  "buffer of many": (source) => buffer(source, 100),
+  parallelMap: (source) => parallelMap(source, (n) => n, { concurrency: 1 }),
+  "parallelMap of many": (source) => parallelMap(source, async (n) => n, { concurrency: 10 }),
+  "parallelMap, unordered": (source) =>
+    parallelMap(source, async (n) => n, { concurrency: 10, ordered: false }),
+  tee: (source) => tee(source, 1)[0]!,
+  "tee whose others have left": (source) => {
+    const [left, stays, also] = tee(source, 3) as [Stream<number>, Stream<number>, Stream<number>];
+    left.return();
+    also.return();
+    return stays;
+  },
+  until: (source) => until(source, new AbortController().signal),
+  "until nothing": (source) => until(source, undefined),
+  lines: (source) => lines(map(source, (n) => new TextEncoder().encode(`${n}\n`))),
+  "a chain": (source) =>
+    map(
+      buffer(
+        parallelMap(
+          filter(source, () => true),
+          (n) => n,
+          { concurrency: 2 },
+        ),
+        2,
+      ),
+      (n) => n,
+    ),
+};
+
+describe.each(Object.entries(operators))("%s", (_name, operate) => {
+  describe.each(["iterator", "generator"] as const)("of a source that is an %s", (kind) => {
+    test("passes on all there is, and does not close what has ended", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind, every: 10, count: 3, then: "end" });
+
+        const values = await Array.fromAsync(operate(source));
+
+        expect(values).toHaveLength(3);
+        expect(seen).toEqual({ opened: 1, pulled: 4, closed: 0, cleanedUp: kindOf(kind, 1) });
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test.each([0, 10])("closes it when the consumer breaks; a value every %d ms", async (every) => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind, every });
+
+        for await (const _ of operate(source)) break;
+
+        expect(seen).toMatchObject({ opened: 1, closed: 1, cleanedUp: 1 });
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test("closes it when the consumer throws", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind, every: 10 });
+        const consume = async () => {
+          for await (const _ of operate(source)) throw new Error("consumer");
+        };
+
+        expect(await errorOf(consume())).toEqual(new Error("consumer"));
+
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test("passes on its error after the values before, and is at its end", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind, every: 10, count: 2, then: "throw" });
+        const stream = operate(source);
+        const values: unknown[] = [];
+        const consume = async () => {
+          for await (const value of stream) values.push(value);
+        };
+
+        expect(await errorOf(consume())).toBe(broken);
+
+        expect(values).toHaveLength(2);
+        expect(seen).toEqual({ opened: 1, pulled: 3, closed: 0, cleanedUp: kindOf(kind, 1) });
+        expect(await stream.next()).toEqual({ done: true, value: undefined });
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test("passes on what its cleanup throws, once", async () => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({ kind, every: 10, cleanupFails: true });
+        const stream = operate(source);
+        const consume = async () => {
+          for await (const _ of stream) break;
+        };
+
+        expect(await errorOf(consume())).toBe(dirty);
+
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+        await stream[Symbol.asyncDispose]();
+      });
+    });
+
+    test("closes it when it is left while a next() waits, which then is done", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind, every: 100, count: 1 });
+        const stream = operate(source);
+
+        const waiting = stream.next();
+        await sleep(50);
+        const leaving = stream.return();
+
+        expect(await leaving).toEqual({ done: true, value: undefined });
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        // An iterator can be closed in the middle of its next(), a generator only after it.
+        expect(clock.elapsed).toBe(kind === "iterator" ? 60 : 110);
+        expect(seen).toEqual({ opened: 1, pulled: 1, closed: 1, cleanedUp: 1 });
+      });
+    });
+
+    test("opens nothing before it is read, and pulls nothing when it is left at once", async () => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({ kind });
+        const stream = operate(source);
+        await sleep(1);
+        expect(seen.opened).toBe(0);
+
+        await stream.return();
+
+        expect(seen.pulled).toBe(0);
+        expect(await stream.next()).toEqual({ done: true, value: undefined });
+      });
+    });
+  });
+
+  describe.each([
+    [
+      "until() next to the source",
+      (source: Source<number>, signal: AbortSignal) => operate(until(source, signal)),
+    ],
+    [
+      "until() around all",
+      (source: Source<number>, signal: AbortSignal) => until(operate(source), signal),
+    ],
+  ])("with %s", (_where, operateUntil) => {
+    test("ends when aborted during a silent next(), after the source's cleanup", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ every: 10, count: 2 });
+        const { controller, listeners } = watchedController();
+        setTimeout(() => controller.abort(), 100);
+
+        const values = await Array.fromAsync(operateUntil(source, controller.signal));
+
+        expect(values).toHaveLength(2);
+        expect(clock.elapsed).toBe(110);
+        expect(seen).toMatchObject({ pulled: 3, closed: 1, cleanedUp: 1 });
+        expect(listeners()).toBe(0);
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test("ends when aborted while a generator is silent, and does not wait for that", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind: "generator", every: 10, count: 2 });
+        const controller = new AbortController();
+        setTimeout(() => controller.abort(), 100);
+
+        const values = await Array.fromAsync(operateUntil(source, controller.signal));
+
+        expect(values).toHaveLength(2);
+        expect(clock.elapsed).toBe(100);
+        expect(seen).toMatchObject({ pulled: 3, closed: 1, cleanedUp: 0 });
+      });
+    });
+
+    test("an abort also ends the wait of a consumer who has left while a generator is silent", async () => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({ kind: "generator", count: 0 });
+        const controller = new AbortController();
+        const stream = operateUntil(source, controller.signal);
+        const waiting = stream.next();
+        setTimeout(() => controller.abort(), 100);
+        await sleep(1);
+
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
+
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(clock.elapsed).toBe(100);
+        expect(seen.closed).toBe(1);
+      });
+    });
+
+    test("drops what the source throws because of the abort", async () => {
+      await virtualTime(async (clock) => {
+        const controller = new AbortController();
+        const { signal } = controller;
+        const source = async function* () {
+          yield 1;
+          await sleep(1000, signal);
+        };
+        setTimeout(() => controller.abort(), 100);
+        await withoutUnhandled(async () => {
+          expect(await Array.fromAsync(operateUntil(source(), signal))).toHaveLength(1);
+        });
+        expect(clock.elapsed).toBe(100);
+      });
+    });
+
+    test("ends at once when aborted before, and pulls nothing", async () => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({ every: 10 });
+
+        const values = await Array.fromAsync(operateUntil(source, AbortSignal.abort()));
+
+        expect(values).toEqual([]);
+        expect(seen.pulled).toBe(0);
+      });
+    });
+  });
+});
+
+describe("interval", () => {
+  test("counts from 0, on time, however long the consumer takes in between", async () => {
+    await virtualTime(async (clock) => {
+      const ticks: string[] = [];
+      for await (const tick of interval(100)) {
+        ticks.push(`${tick} at ${clock.elapsed}`);
+        await sleep([10, 99, 0, 100, 1][tick]!);
+        if (tick === 4) break;
+      }
+
+      expect(ticks).toEqual(["0 at 100", "1 at 200", "2 at 300", "3 at 400", "4 at 500"]);
+    });
+  });
+
+  test("does not drift in a day of fractions", async () => {
+    await virtualTime(async (clock) => {
+      for await (const tick of interval(1000 / 3)) {
+        await sleep(1);
+        if (tick === 3 * 3600 - 1) break;
+      }
+
+      expect(clock.elapsed).toBeCloseTo(3_600_001, 5);
+    });
+  });
+
+  test("gives the last of the ticks that the consumer has missed, at once", async () => {
+    await virtualTime(async (clock) => {
+      const ticks: string[] = [];
+      for await (const tick of interval(100)) {
+        ticks.push(`${tick} at ${clock.elapsed}`);
+        if (tick === 0) await sleep(350);
+        if (tick === 5) break;
+      }
+
+      expect(ticks).toEqual(["0 at 100", "3 at 450", "4 at 500", "5 at 600"]);
+    });
+  });
+
+  test("has a timer only while the consumer waits", async () => {
+    await virtualTime(async (clock) => {
+      const ticks = interval(100);
+      await sleep(50);
+      expect(clock.pending).toBe(0);
+
+      await ticks.next();
+      expect(clock.elapsed).toBe(150);
+      expect(clock.pending).toBe(0);
+
+      const waiting = ticks.next();
+      await sleep(1);
+      expect(clock.pending).toBe(1);
+      await ticks.return();
+      expect(clock.pending).toBe(0);
+      expect(await waiting).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("rejects with the reason when aborted, and leaves no trace", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      const ticks = interval(100, { signal: controller.signal });
+      await ticks.next();
+      setTimeout(() => controller.abort("stop"), 50);
+
+      expect(await errorOf(ticks.next())).toBe("stop");
+
+      expect(clock.elapsed).toBe(150);
+      expect(clock.pending).toBe(0);
+      expect(listeners()).toBe(0);
+      expect(await ticks.next()).toEqual({ done: true, value: undefined });
+
+      expect(await errorOf(interval(100, { signal: controller.signal }).next())).toBe("stop");
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("is never early, even if it takes longer than a timer can", async () => {
+    await virtualTime(async (clock) => {
+      await interval(2 ** 33).next();
+
+      expect(clock.elapsed).toBe(2 ** 33);
+    });
+  });
+});
+
+describe("fromEvent", () => {
+  test("yields the events in order, those too that come while the consumer is busy", async () => {
+    await virtualTime(async () => {
+      const { target, emit } = watchedTarget();
+      setTimeout(() => emit(1, 2), 10);
+      setTimeout(() => emit(3, 4, 5), 20);
+      const seen: number[] = [];
+
+      for await (const event of fromEvent<CustomEvent<number>>(target, "tick")) {
+        seen.push(event.detail);
+        if (event.detail === 5) break;
+        await sleep(15);
+      }
+
+      expect(seen).toEqual([1, 2, 3, 4, 5]);
+    });
+  });
+
+  test("listens once, from the first next() until it is left, waiting or not", async () => {
+    await virtualTime(async () => {
+      const { target, emit, listeners } = watchedTarget();
+      const events = fromEvent(target, "tick");
+      expect(listeners()).toBe(0);
+
+      const first = events.next();
+      expect(listeners()).toBe(1);
+      emit(1, 2);
+      await first;
+      await events.next();
+      const waiting = events.next();
+      expect(listeners()).toBe(1);
+
+      await events.return();
+      expect(listeners()).toBe(0);
+      expect(await waiting).toEqual({ done: true, value: undefined });
+
+      setTimeout(() => emit(3));
+      for await (const _ of fromEvent(target, "tick")) break;
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test.each([1, 3])(
+    "stops listening and fails when more than %d wait, after those",
+    async (size) => {
+      await virtualTime(async () => {
+        const { target, emit, listeners } = watchedTarget();
+        const events = fromEvent<CustomEvent<number>>(target, "tick", { size });
+        const first = events.next();
+        emit(0, ...Array.from({ length: size }, (_, n) => n + 1));
+        await first;
+        expect(listeners()).toBe(1);
+
+        emit(98, 99);
+
+        expect(listeners()).toBe(0);
+        for (let n = 1; n <= size; n++) {
+          expect((await events.next()).value?.detail).toBe(n);
+        }
+        expect(await errorOf(events.next())).toEqual(
+          new Error(`Cannot keep up with "tick": ${size} events wait already`),
+        );
+        expect(await events.next()).toEqual({ done: true, value: undefined });
+      });
+    },
+  );
+
+  test("forgets the oldest instead, if told so", async () => {
+    await virtualTime(async () => {
+      const { target, emit } = watchedTarget();
+      const events = fromEvent<CustomEvent<number>>(target, "tick", { size: 2, dropOldest: true });
+      const first = events.next();
+      emit(0, 1, 2, 3, 4);
+      await first;
+
+      expect((await events.next()).value?.detail).toBe(3);
+      emit(5);
+      expect((await events.next()).value?.detail).toBe(4);
+      expect((await events.next()).value?.detail).toBe(5);
+    });
+  });
+
+  test("1024 may wait by default", async () => {
+    const { target, emit, listeners } = watchedTarget();
+    const events = fromEvent(target, "tick");
+    const first = events.next();
+
+    emit(...Array.from({ length: 1025 }, (_, n) => n));
+    expect(listeners()).toBe(1);
+    emit(1026);
+    expect(listeners()).toBe(0);
+    await first;
+  });
+
+  test("rejects with the reason when aborted, and listens no more", async () => {
+    await virtualTime(async () => {
+      const { target, emit, listeners } = watchedTarget();
+      const aborted = watchedController();
+      const { signal } = aborted.controller;
+      const waiting = fromEvent(target, "tick", { signal }).next();
+      const busy = fromEvent(target, "tick", { signal });
+      const first = busy.next();
+      emit(1, 2);
+      await Promise.all([waiting, first]);
+
+      aborted.controller.abort("stop");
+
+      expect(listeners()).toBe(0);
+      expect(await errorOf(busy.next())).toBe("stop");
+      expect(await errorOf(fromEvent(target, "tick", { signal }).next())).toBe("stop");
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("aborted while it waits, it rejects at once", async () => {
+    await virtualTime(async (clock) => {
+      const { target, listeners } = watchedTarget();
+      const { controller, listeners: onAbort } = watchedController();
+      setTimeout(() => controller.abort("stop"), 100);
+
+      expect(await errorOf(fromEvent(target, "tick", { signal: controller.signal }).next())).toBe(
+        "stop",
+      );
+
+      expect(clock.elapsed).toBe(100);
+      expect(listeners()).toBe(0);
+      expect(onAbort()).toBe(0);
+    });
+  });
+});
+
+describe("map, filter, takeWhile, flatMap, scan", () => {
+  test.each([
+    ["map", () => map([5, 6], (n, index) => `${n} ${index}`), ["5 0", "6 1"]],
+    ["map, async", () => map([5, 6], async (n, index) => n + index), [5, 7]],
+    ["filter", () => filter([5, 6, 7], (n, index) => n === 6 || index === 2), [6, 7]],
+    ["filter, async", () => filter([5, 6, 7], async (n) => n === 6), [6]],
+    ["takeWhile", () => takeWhile([5, 6, 5], (n, index) => n === 5 && index < 9), [5]],
+    ["takeWhile, index", () => takeWhile([5, 5, 5], (_, index) => index < 2), [5, 5]],
+    ["takeWhile, async", () => takeWhile([5, 6, 5], async (n) => n === 5), [5]],
+    [
+      "flatMap",
+      () => flatMap(["ab", "", "c"], (text, index) => [...text, index]),
+      ["a", "b", 0, 1, "c", 2],
+    ],
+    ["flatMap, async", () => flatMap([1, 2], async (n) => map([n], (m) => -m)), [-1, -2]],
+    [
+      "scan",
+      () => scan([5, 6], (text, n, index) => `${text} ${n}@${index}`, ""),
+      [" 5@0", " 5@0 6@1"],
+    ],
+    ["scan, async", () => scan([5, 6], async (sum, n) => sum + n, 1), [6, 12]],
+    ["map of nothing", () => map([], () => 1), []],
+  ] as [string, () => Stream<unknown>, unknown[]][])("%s", async (_name, create, expected) => {
+    expect(await Array.fromAsync(create())).toEqual(expected);
+  });
+
+  test("one value at a time: the source is not asked while the function works", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ count: 3, every: 10, then: "end" });
+      const pulledDuring: number[] = [];
+      const work = async () => {
+        await sleep(100);
+        pulledDuring.push(seen.pulled);
+      };
+
+      await Array.fromAsync(map(source, work));
+
+      expect(pulledDuring).toEqual([1, 2, 3]);
+      expect(clock.elapsed).toBe(340);
+    });
+  });
+
+  const failing: [string, (source: Source<number>, fail: () => never) => Stream<unknown>][] = [
+    ["map", map],
+    ["filter", filter],
+    ["takeWhile", takeWhile],
+    ["flatMap", flatMap],
+    ["scan", (source, fail) => scan(source, fail, 0)],
+    ["parallelMap", (source, fail) => parallelMap(source, fail, { concurrency: 3 })],
+  ];
+
+  test.each(failing)("%s closes its source when the function throws", async (_name, operate) => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ every: 10 });
+      const fail = () => {
+        throw new Error("fn");
+      };
+
+      expect(await errorOf(operate(source, fail).next())).toEqual(new Error("fn"));
+
+      expect(clock.elapsed).toBe(20);
+      expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test.each(failing)("%s tells both errors if that fails as well", async (_name, operate) => {
+    await virtualTime(async () => {
+      const { source } = probe({ every: 10, cleanupFails: true });
+      const fnError = new Error("fn");
+      const fail = () => {
+        throw fnError;
+      };
+
+      const error = await errorOf(operate(source, fail).next());
+
+      expect(error).toBeInstanceOf(AggregateError);
+      expect(new Set((error as AggregateError).errors)).toEqual(new Set([fnError, dirty]));
+      expect((error as Error).message).toBe("A stream failed, and so did its cleanup");
+    });
+  });
+
+  test("flatMap closes the inner source before the outer one", async () => {
+    await virtualTime(async (clock) => {
+      const outer = probe({});
+      const inner = probe({});
+
+      for await (const _ of flatMap(outer.source, () => inner.source)) break;
+
+      expect(clock.elapsed).toBe(20);
+      expect(inner.seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      expect(outer.seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("flatMap closes the outer source when the inner one fails, or is none", async () => {
+    await virtualTime(async () => {
+      const outer = probe({});
+      const inner = probe({ count: 0, then: "throw" });
+      expect(await errorOf(flatMap(outer.source, () => inner.source).next())).toBe(broken);
+      expect(outer.seen).toMatchObject({ pulled: 1, closed: 1, cleanedUp: 1 });
+
+      const wrong = flatMap([1], () => 5 as unknown as number[]);
+      expect(await errorOf(wrong.next())).toEqual(
+        new TypeError("Cannot flatMap: source must be an iterable, received 5"),
+      );
+    });
+  });
+
+  test("flatMap closes both when it is left while the inner one is silent", async () => {
+    await virtualTime(async () => {
+      const outer = probe({});
+      const inner = probe({ count: 0 });
+      const stream = flatMap(outer.source, () => inner.source);
+      const waiting = stream.next();
+      await sleep(1);
+
+      await stream.return();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      expect(inner.seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      expect(outer.seen).toMatchObject({ pulled: 1, closed: 1, cleanedUp: 1 });
+    });
+  });
+});
+
+test("flatMap does not keep the inner sources that have ended", async () => {
+  const alive: WeakRef<object>[] = [];
+  const inner = (n: number) => {
+    const source = [n];
+    alive.push(new WeakRef(source));
+    return source;
+  };
+  const stream = flatMap(interminable(), inner);
+  for (let n = 0; n < 1000; n++) await stream.next();
+
+  expect(await countAlive(alive)).toBeLessThan(100);
+  await stream.return();
+});
+
+describe("take", () => {
+  test.each([0, 1, 3])("asks for %d values and no more, and closes the source", async (count) => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({});
+
+      expect(await Array.fromAsync(take(source, count))).toHaveLength(count);
+
+      expect(seen).toEqual({ opened: 1, pulled: count, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("ends with a source that has fewer", async () => {
+    expect(await Array.fromAsync(take([1, 2], 3))).toEqual([1, 2]);
+  });
+});
+
+describe("drop", () => {
+  test.each([
+    [0, [1, 2, 3]],
+    [2, [3]],
+    [3, []],
+    [9, []],
+  ])("leaves out the first %d of three", async (count, expected) => {
+    expect(await Array.fromAsync(drop([1, 2, 3], count))).toEqual(expected);
+  });
+});
+
+describe("batch", () => {
+  test.each([
+    [1, [[1], [2], [3]]],
+    [2, [[1, 2], [3]]],
+    [3, [[1, 2, 3]]],
+    [4, [[1, 2, 3]]],
+  ])("by %d", async (size, expected) => {
+    expect(await Array.fromAsync(batch([1, 2, 3], size))).toEqual(expected);
+    expect(await Array.fromAsync(batch([1, 2, 3], size, { maxWait: 10 }))).toEqual(expected);
+    expect(await Array.fromAsync(batch([], size))).toEqual([]);
+  });
+
+  test("waits for a chunk to be full, without a timer, if it isn't told otherwise", async () => {
+    await virtualTime(async (clock) => {
+      await batch(interval(1000), 10).next();
+      expect(clock.elapsed).toBe(10_000);
+
+      await batch(take(interval(1000), 5), 10, { maxWait: 2 ** 31 }).next();
+      expect(clock.elapsed).toBe(15_000);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("gives out what is there when the first of it has waited for maxWait", async () => {
+    await virtualTime(async (clock) => {
+      const chunks: string[] = [];
+
+      // Values come at 10, 20, 30, 100, 110, and then never.
+      const source = map(merge(comeAt(10, 20, 30, 100, 110), probe({ count: 0 }).source), (n) => n);
+      for await (const chunk of take(batch(source, 3, { maxWait: 50 }), 2)) {
+        chunks.push(`${chunk} at ${clock.elapsed}`);
+      }
+
+      expect(chunks).toEqual(["10,20,30 at 30", "100,110 at 150"]);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("loses no value that comes after its chunk's time was up", async () => {
+    await virtualTime(async (clock) => {
+      const chunks: string[] = [];
+      for await (const chunk of batch(comeAt(10, 100, 120, 200), 3, { maxWait: 50 })) {
+        chunks.push(`${chunk} at ${clock.elapsed}`);
+      }
+
+      expect(chunks).toEqual(["10 at 60", "100,120 at 150", "200 at 200"]);
+    });
+  });
+
+  test("counts the wait from when the value came, not from when the consumer came back", async () => {
+    await virtualTime(async (clock) => {
+      const chunks: string[] = [];
+      for await (const chunk of batch(comeAt(10, 70, 500), 2, { maxWait: 50 })) {
+        chunks.push(`${chunk} at ${clock.elapsed}`);
+        if (chunk[0] === 10) await sleep(40);
+      }
+
+      expect(chunks).toEqual(["10 at 60", "70 at 120", "500 at 500"]);
+    });
+  });
+
+  test.each([undefined, 1000])(
+    "gives out what is there before the source's error",
+    async (maxWait) => {
+      await virtualTime(async (clock) => {
+        const { source } = probe({ every: 10, count: 3, then: "throw" });
+        const chunks = batch(source, 2, { maxWait });
+
+        expect((await chunks.next()).value).toEqual([1, 2]);
+        expect((await chunks.next()).value).toEqual([3]);
+        expect(clock.elapsed).toBe(40);
+        expect(await errorOf(chunks.next())).toBe(broken);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+});
+
+describe("merge", () => {
+  test("yields what comes when it comes, and ends with the last", async () => {
+    await virtualTime(async (clock) => {
+      const values: string[] = [];
+      for await (const value of merge(comeAt(10, 40), comeAt(20, 30, 50), [0])) {
+        values.push(`${value} at ${clock.elapsed}`);
+      }
+
+      expect(values).toEqual([
+        "0 at 0",
+        "10 at 10",
+        "20 at 20",
+        "30 at 30",
+        "40 at 40",
+        "50 at 50",
+      ]);
+      expect(await Array.fromAsync(merge())).toEqual([]);
+    });
+  });
+
+  test("lets no source that always has something keep out the others", async () => {
+    const values = await Array.fromAsync(take(merge("aaaa", "bbbb", "cccc"), 9));
+
+    expect(values.toSorted().join("")).toBe("aaabbbccc");
+  });
+
+  test("asks a source for its next value only when the consumer comes back", async () => {
+    await virtualTime(async () => {
+      const [fast, silent] = [probe({}), probe({ count: 0 })];
+      const stream = merge(fast.source, silent.source);
+
+      await stream.next();
+      await sleep(100);
+      expect([fast.seen.pulled, silent.seen.pulled]).toEqual([1, 1]);
+
+      await stream.next();
+      expect([fast.seen.pulled, silent.seen.pulled]).toEqual([2, 1]);
+    });
+  });
+
+  test("closes the others, at the same time, when one fails", async () => {
+    await virtualTime(async (clock) => {
+      const others = [
+        probe({ count: 0 }),
+        probe({ every: 1000 }),
+        probe({ kind: "generator", every: 40 }),
+      ];
+      const failing = probe({ every: 50, count: 0, then: "throw" });
+      const stream = merge(...others.map(({ source }) => source), failing.source);
+
+      // The generator's first value comes at 40.
+      expect(await stream.next()).toEqual({ done: false, value: 1 });
+      expect(await errorOf(stream.next())).toBe(broken);
+
+      // It is asked for another, which takes until 80; then it can be closed.
+      expect(clock.elapsed).toBe(90);
+      for (const { seen } of others) expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      expect(failing.seen.closed).toBe(0);
+    });
+  });
+
+  test("tells the errors of all that fail", async () => {
+    await virtualTime(async () => {
+      const sources = ["first", "second", "third"].map(async function* (name) {
+        await sleep(10);
+        throw name;
+      });
+      await withoutUnhandled(async () => {
+        const error = await errorOf(merge(...sources).next());
+
+        expect((error as AggregateError).errors).toEqual(["first", "second", "third"]);
+      });
+    });
+  });
+
+  test("nothing is unhandled when a source fails while the consumer is busy", async () => {
+    await virtualTime(async () => {
+      await withoutUnhandled(async () => {
+        const failing = probe({ every: 10, count: 0, then: "throw" });
+        const stream = merge([1], failing.source);
+        await stream.next();
+        await sleep(100);
+
+        expect(await errorOf(stream.next())).toBe(broken);
+      });
+    });
+  });
+
+  test("leaving it tells what a generator throws whose next() has to be waited for", async () => {
+    await virtualTime(async (clock) => {
+      const failing = probe({ kind: "generator", every: 100, count: 0, then: "throw" });
+      const stream = merge([1], failing.source);
+      await stream.next();
+
+      expect(await errorOf(stream.return())).toBe(broken);
+
+      expect(clock.elapsed).toBe(110);
+    });
+  });
+});
+
+describe("zip", () => {
+  test("asks all at once, and yields when all have answered", async () => {
+    await virtualTime(async (clock) => {
+      const tuples: string[] = [];
+      for await (const [a, b, c] of zip(comeAt(10, 40), comeAt(20, 30), "xyz")) {
+        tuples.push(`${a} ${b} ${c} at ${clock.elapsed}`);
+      }
+
+      expect(tuples).toEqual(["10 20 x at 20", "40 30 y at 40"]);
+      expect(await Array.fromAsync(zip())).toEqual([]);
+    });
+  });
+
+  test("ends with the shortest, at once, and closes the others", async () => {
+    await virtualTime(async (clock) => {
+      const [silent, busy] = [probe({ count: 1 }), probe({})];
+
+      const tuples = await Array.fromAsync(zip(silent.source, busy.source, ["a"]));
+
+      expect(tuples).toEqual([[1, 1, "a"]]);
+      expect(clock.elapsed).toBe(10);
+      expect(silent.seen).toEqual({ opened: 1, pulled: 2, closed: 1, cleanedUp: 1 });
+      expect(busy.seen).toEqual({ opened: 1, pulled: 2, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("fails with the first that does, at once, and closes the others", async () => {
+    await virtualTime(async (clock) => {
+      const [silent, failing] = [
+        probe({ count: 0 }),
+        probe({ every: 50, count: 0, then: "throw" }),
+      ];
+
+      expect(await errorOf(zip(silent.source, failing.source).next())).toBe(broken);
+
+      expect(clock.elapsed).toBe(60);
+      expect(silent.seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+});
+
+describe("buffer", () => {
+  test.each([1, 2, 5])("reads %d ahead of a busy consumer, and not one more", async (size) => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({});
+      const stream = buffer(source, size);
+      await sleep(10);
+      expect(seen.pulled).toBe(0);
+
+      for (let taken = 1; taken <= 3; taken++) {
+        expect(await stream.next()).toEqual({ done: false, value: taken });
+        await sleep(10);
+        expect(seen.pulled).toBe(taken + size);
+      }
+    });
+  });
+
+  test("lets source and consumer work at the same time", async () => {
+    await virtualTime(async (clock) => {
+      const { source } = probe({ every: 100, count: 5, then: "end" });
+      for await (const _ of buffer(source, 1)) await sleep(100);
+
+      // One after the other it would be 1100: five times both, and the end.
+      expect(clock.elapsed).toBe(600);
+    });
+  });
+
+  test("gives out what waits before the source's error", async () => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({ count: 3, then: "throw" });
+      const stream = buffer(source, 10);
+      await stream.next();
+      await withoutUnhandled(() => sleep(10));
+
+      expect(seen.pulled).toBe(4);
+      expect((await stream.next()).value).toBe(2);
+      expect((await stream.next()).value).toBe(3);
+      expect(await errorOf(stream.next())).toBe(broken);
+    });
+  });
+});
+
+describe("parallelMap", () => {
+  test.each([
+    { concurrency: 1, items: 6, elapsed: 600 },
+    { concurrency: 2, items: 6, elapsed: 300 },
+    { concurrency: 3, items: 100, elapsed: 3400 },
+    { concurrency: 10, items: 6, elapsed: 100 },
+    { concurrency: 3, items: 0, elapsed: 0 },
+  ])("$items items of 100 ms, $concurrency at a time, take $elapsed ms", async (given) => {
+    const { concurrency, items, elapsed } = given;
+    for (const ordered of [true, false]) {
+      await virtualTime(async (clock) => {
+        let [running, peak] = [0, 0];
+        const work = async (n: number, index: number) => {
+          peak = Math.max(peak, ++running);
+          await sleep(100);
+          running--;
+          return n * 10 + index;
+        };
+        const source = Array.from({ length: items }, (_, n) => n);
+
+        const results = await Array.fromAsync(parallelMap(source, work, { concurrency, ordered }));
+
+        expect(results).toEqual(source.map((n) => n * 11));
+        expect(peak).toBe(Math.min(concurrency, items));
+        expect(clock.elapsed).toBe(elapsed);
+      });
+    }
+  });
+
+  test.each([
+    { ordered: true, expected: ["30 at 30", "10 at 30", "20 at 30"] },
+    { ordered: undefined, expected: ["30 at 30", "10 at 30", "20 at 30"] },
+    { ordered: false, expected: ["10 at 10", "20 at 20", "30 at 30"] },
+  ])("ordered: $ordered", async ({ ordered, expected }) => {
+    await virtualTime(async (clock) => {
+      const work = async (ms: number) => (await sleep(ms), ms);
+      const results: unknown[] = [];
+      for await (const ms of parallelMap([30, 10, 20], work, { concurrency: 3, ordered })) {
+        results.push(`${ms} at ${clock.elapsed}`);
+      }
+
+      expect(results).toEqual([...expected]);
+    });
+  });
+
+  test.each([true, false])(
+    "a source of a million needs memory for a few, ordered: %p",
+    async (ordered) => {
+      await virtualTime(async () => {
+        let [pulled, delivered, most] = [0, 0, 0];
+        const million = function* () {
+          while (pulled < 1_000_000) {
+            most = Math.max(most, pulled - delivered);
+            yield pulled++;
+          }
+        };
+        const work = async (n: number) => void (await sleep(n % 7));
+        for await (const _ of parallelMap(million(), work, { concurrency: 5, ordered })) {
+          if (++delivered === 1000) break;
+          if (delivered % 100 === 0) await sleep(50);
+        }
+
+        expect(most).toBe(5);
+        expect(pulled).toBeLessThanOrEqual(1005);
+      });
+    },
+  );
+
+  test.each([true, false])(
+    "a failure aborts the others, awaits their cleanup and pulls no more, ordered: %p",
+    async (ordered) => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({});
+        const log: string[] = [];
+        const work = async (n: number, _: number, signal: AbortSignal) => {
+          if (n === 2) {
+            await sleep(50);
+            throw new Error("second");
+          }
+          await abortableSleep(1000, signal);
+          log.push(`${n} aborted at ${clock.elapsed}: ${signal.reason.name}`);
+          await sleep(100);
+          log.push(`${n} cleaned up at ${clock.elapsed}`);
+          throw signal.reason;
+        };
+
+        const stream = parallelMap(source, work, { concurrency: 3, ordered });
+        expect(await errorOf(stream.next())).toEqual(new Error("second"));
+
+        expect(log).toEqual([
+          "1 aborted at 50: AbortError",
+          "3 aborted at 50: AbortError",
+          "1 cleaned up at 150",
+          "3 cleaned up at 150",
+        ]);
+        expect(seen).toEqual({ opened: 1, pulled: 3, closed: 1, cleanedUp: 1 });
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+
+  test("results that come before the failure in order are still given out", async () => {
+    await virtualTime(async () => {
+      const work = async (n: number) => {
+        await sleep(n === 1 ? 100 : 50);
+        if (n === 3) throw new Error("third");
+        return n;
+      };
+      const stream = parallelMap([1, 2, 3, 4], work, { concurrency: 4 });
+
+      expect((await stream.next()).value).toBe(1);
+      expect((await stream.next()).value).toBe(2);
+      expect(await errorOf(stream.next())).toEqual(new Error("third"));
+    });
+  });
+
+  test("several failures are all told, those of the cleanup too; echoes of the abort are not", async () => {
+    await virtualTime(async () => {
+      const work = async (n: number, _: number, signal: AbortSignal) => {
+        await abortableSleep(n === 1 ? 50 : 1000, signal);
+        if (n === 2) throw new DOMException("mine", "AbortError");
+        throw n === 4 ? null : `${n} failed`;
+      };
+      await withoutUnhandled(async () => {
+        const error = await errorOf(parallelMap([1, 2, 3, 4], work, { concurrency: 4 }).next());
+
+        expect((error as AggregateError).errors).toEqual(["1 failed", "3 failed", null]);
+      });
+    });
+  });
+
+  test("an AbortError that nobody asked for is a failure", async () => {
+    const own = new DOMException("mine", "AbortError");
+    const stream = parallelMap([1], () => Promise.reject(own), { concurrency: 1 });
+
+    expect(await errorOf(stream.next())).toBe(own);
+  });
+
+  test("the source's failure aborts what runs", async () => {
+    await virtualTime(async (clock) => {
+      const { source } = probe({ every: 20, count: 1, then: "throw" });
+      const aborted: number[] = [];
+      const work = async (n: number, _: number, signal: AbortSignal) => {
+        await abortableSleep(1000, signal);
+        aborted.push(n);
+        throw signal.reason;
+      };
+
+      expect(await errorOf(parallelMap(source, work, { concurrency: 3 }).next())).toBe(broken);
+
+      expect(aborted).toEqual([1]);
+      expect(clock.elapsed).toBe(40);
+    });
+  });
+
+  test.each(["break", "return() while next() waits"])(
+    "leaving by %s aborts and awaits what runs, and starts nothing more",
+    async (how) => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({});
+        const log: string[] = [];
+        const work = async (n: number, _: number, signal: AbortSignal) => {
+          log.push(`${n} starts`);
+          if (n === 1 && how === "break") return;
+          await abortableSleep(1000, signal);
+          await sleep(30);
+          log.push(`${n} ends at ${clock.elapsed}`);
+          throw signal.reason;
+        };
+        const stream = parallelMap(source, work, { concurrency: 2 });
+
+        if (how === "break") {
+          for await (const _ of stream) {
+            await sleep(50);
+            break;
+          }
+          expect(log).toEqual(["1 starts", "2 starts", "3 starts", "2 ends at 80", "3 ends at 80"]);
+        } else {
+          const waiting = stream.next();
+          await sleep(50);
+          await stream.return();
+          expect(await waiting).toEqual({ done: true, value: undefined });
+          expect(log).toEqual(["1 starts", "2 starts", "1 ends at 80", "2 ends at 80"]);
+        }
+
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      });
+    },
+  );
+
+  test("leaving tells what fails in the cleanup", async () => {
+    await virtualTime(async () => {
+      const work = async (n: number, _: number, signal: AbortSignal) => {
+        if (n === 1) return n;
+        await abortableSleep(1000, signal);
+        throw "cannot clean up";
+      };
+      const stream = parallelMap([1, 2], work, { concurrency: 2 });
+      await stream.next();
+
+      expect(await errorOf(stream.return())).toBe("cannot clean up");
+    });
+  });
+
+  test("a value that arrives in the turn in which it is left is not worked on", async () => {
+    const arrival = Promise.withResolvers<IteratorResult<number>>();
+    const started: number[] = [];
+    const source = { [Symbol.asyncIterator]: () => ({ next: () => arrival.promise }) };
+    const stream = parallelMap(source, (n: number) => started.push(n), { concurrency: 2 });
+    const waiting = stream.next();
+
+    arrival.resolve({ done: false, value: 1 });
+    await Promise.resolve();
+    await stream.return();
+
+    expect(await waiting).toEqual({ done: true, value: undefined });
+    expect(started).toEqual([]);
+  });
+
+  test("a signal is left alone once its function has returned", async () => {
+    const signals: AbortSignal[] = [];
+    const keep = (_n: number, _: number, signal: AbortSignal) => signals.push(signal);
+    for await (const _ of parallelMap([1, 2], keep, { concurrency: 1 })) break;
+
+    expect(signals.map((signal) => signal.aborted)).toEqual(signals.map(() => false));
+    expect(signals).not.toBeEmpty();
+  });
+});
+
+describe("tee", () => {
+  test.each([1, 2, 3])("gives %d readers every value, each at its own pace", async (count) => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ every: 10, count: 3, then: "end" });
+      const ended: number[] = [];
+      const read = async (stream: Stream<number>, index: number) => {
+        const values: number[] = [];
+        for await (const value of stream) {
+          values.push(value);
+          await sleep(100 * index);
+        }
+        ended.push(clock.elapsed);
+        return values;
+      };
+
+      const all = await Promise.all(tee(source, count).map(read));
+
+      expect(all).toEqual(all.map(() => [1, 2, 3]));
+      expect(ended).toEqual([40, 310, 610].slice(0, count));
+      expect(seen).toEqual({ opened: 1, pulled: 4, closed: 0, cleanedUp: 0 });
+    });
+  });
+
+  test("is pulled by the fastest only, and not before", async () => {
+    const { source, seen } = probe({});
+    const [fast, slow] = tee(source, 2) as [Stream<number>, Stream<number>];
+    await Promise.all([fast.next(), slow.next()]);
+    expect(seen.pulled).toBe(1);
+
+    await fast.next();
+    await fast.next();
+    expect(seen.pulled).toBe(3);
+    expect((await slow.next()).value).toBe(2);
+    expect(seen.pulled).toBe(3);
+  });
+
+  test("closes the source when the last has left, waiting or not, and not before", async () => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({ count: 1 });
+      const [first, second, third] = tee(source, 3) as [
+        Stream<number>,
+        Stream<number>,
+        Stream<number>,
+      ];
+      await first.next();
+      const waiting = [first.next(), second.next().then(() => second.next())];
+      await sleep(1);
+
+      await first.return();
+      expect(await waiting[0]).toEqual({ done: true, value: undefined });
+      await first.return();
+      await third.return();
+      expect(seen.closed).toBe(0);
+
+      await second.return();
+      expect(await waiting[1]).toEqual({ done: true, value: undefined });
+      expect(seen).toEqual({ opened: 1, pulled: 2, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("an error comes to all, each after the values before", async () => {
+    await virtualTime(async () => {
+      const { source } = probe({ every: 10, count: 1, then: "throw" });
+      const [fast, slow] = tee(source, 2) as [Stream<number>, Stream<number>];
+      await withoutUnhandled(async () => {
+        await fast.next();
+        expect(await errorOf(fast.next())).toBe(broken);
+      });
+
+      expect((await slow.next()).value).toBe(1);
+      expect(await errorOf(slow.next())).toBe(broken);
+    });
+  });
+
+  test("does not keep what all have read", async () => {
+    const alive: WeakRef<object>[] = [];
+    const source = map(interminable(), (n) => {
+      const value = { n };
+      alive.push(new WeakRef(value));
+      return value;
+    });
+    const readers = tee(source, 2);
+    for (let n = 0; n < 1000; n++) for (const reader of readers) await reader.next();
+
+    expect(await countAlive(alive)).toBeLessThan(100);
+    for (const reader of readers) await reader.return();
+  });
+});
+
+describe("until", () => {
+  test("stops listening at the end, and can be aborted by the same signal afterwards", async () => {
+    await virtualTime(async () => {
+      const { controller, listeners } = watchedController();
+
+      expect(await Array.fromAsync(until([1, 2], controller.signal))).toEqual([1, 2]);
+      expect(listeners()).toBe(0);
+
+      setTimeout(() => controller.abort(), 100);
+      const silent = until(probe({ count: 0 }).source, controller.signal);
+      expect(await Array.fromAsync(silent)).toEqual([]);
+    });
+  });
+
+  test("aborted while the consumer is busy, it closes the source at once", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({});
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(), 100);
+
+      for await (const _ of until(source, controller.signal)) await sleep(115);
+
+      expect(clock.elapsed).toBe(115);
+      expect(seen).toEqual({ opened: 1, pulled: 1, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("ends also while what it reads is busy reading ahead from a silent generator", async () => {
+    await virtualTime(async (clock) => {
+      const { source } = probe({ kind: "generator", count: 1 });
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(), 100);
+
+      for await (const _ of until(buffer(source, 3), controller.signal)) await sleep(200);
+
+      expect(clock.elapsed).toBe(200);
+    });
+  });
+
+  test.each(["has left", "waits"])(
+    "aborted while the consumer %s for a function that hangs, it awaits only the source's cleanup",
+    async (state) => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({});
+        const controller = new AbortController();
+        const hanging = map(source, () => new Promise(() => {}));
+        const stream = until(hanging, controller.signal);
+        setTimeout(() => controller.abort(), 100);
+
+        const waiting = stream.next();
+        await sleep(1);
+        if (state === "has left") await stream.return();
+
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(clock.elapsed).toBe(110);
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      });
+    },
+  );
+
+  test("one of two readers that is aborted does not disturb the other", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ kind: "generator", every: 200, count: 1, then: "end" });
+      const [doomed, stays] = tee(source, 2) as [Stream<number>, Stream<number>];
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(), 100);
+      const reading = Array.fromAsync(stays);
+
+      expect(await Array.fromAsync(until(doomed, controller.signal))).toEqual([]);
+      expect(clock.elapsed).toBe(100);
+      expect(await reading).toEqual([1]);
+      expect(seen).toEqual({ opened: 1, pulled: 2, closed: 0, cleanedUp: 1 });
+    });
+  });
+
+  test.each(["waiting", "busy"])(
+    "tells a consumer that is %s what the cleanup throws, once",
+    async (state) => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({ count: state === "busy" ? 1 : 0, cleanupFails: true });
+        const controller = new AbortController();
+        const stream = until(until(source, undefined), controller.signal);
+        await withoutUnhandled(async () => {
+          if (state === "busy") await stream.next();
+          setTimeout(() => controller.abort(), 100);
+          if (state === "busy") await sleep(200);
+
+          expect(await errorOf(stream.next())).toBe(dirty);
+        });
+
+        expect(seen.closed).toBe(1);
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
+      });
+    },
+  );
+
+  test("one signal can end many, and nothing of them is left", async () => {
+    await virtualTime(async () => {
+      const { controller, listeners } = watchedController();
+      const streams = [1, 2, 3].map(() => until(probe({ count: 0 }).source, controller.signal));
+      const reading = Promise.all(streams.map((stream) => Array.fromAsync(stream)));
+      expect(listeners()).toBe(1);
+
+      controller.abort();
+
+      expect(await reading).toEqual([[], [], []]);
+      expect(listeners()).toBe(0);
+    });
+  });
+});
+
+describe("lines", () => {
+  const text = "\uFEFFé\r\n€ 𝄞\n\n\r\nlone \r stays\nlast ü";
+  const expected = ["é", "€ 𝄞", "", "", "lone \r stays", "last ü"];
+  const bytes = new TextEncoder().encode(text);
+
+  test("gives the same wherever the bytes are cut in two", async () => {
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      const chunks = [bytes.subarray(0, cut), bytes.subarray(cut)];
+
+      expect(await Array.fromAsync(lines(chunks)), `cut at ${cut}`).toEqual(expected);
+    }
+  });
+
+  test.each([1, 2, 3, 1000])("gives the same in chunks of %d bytes", async (size) => {
+    const chunks = Array.from({ length: Math.ceil(bytes.length / size) }, (_, n) =>
+      bytes.subarray(n * size, (n + 1) * size),
+    );
+
+    expect(await Array.fromAsync(lines(chunks))).toEqual(expected);
+  });
+
+  test.each([
+    ["", []],
+    ["\n", [""]],
+    ["a", ["a"]],
+    ["a\n", ["a"]],
+    ["a\r\n", ["a"]],
+    ["a\r", ["a\r"]],
+    ["a\n\n", ["a", ""]],
+    ["a\r\r\n", ["a\r"]],
+  ])("%j", async (given, wanted) => {
+    expect(await Array.fromAsync(lines([new TextEncoder().encode(given)]))).toEqual(wanted);
+  });
+
+  test.each([
+    ["in the middle", [0x61, 0xff, 0x0a, 0x62], ["a\uFFFD", "b"]],
+    ["cut off at the end", [0x61, 0x0a, 0xe2, 0x82], ["a", "\uFFFD"]],
+  ])("replaces what is no UTF-8, %s", async (_where, given, wanted) => {
+    expect(await Array.fromAsync(lines([new Uint8Array(given)]))).toEqual(wanted);
+  });
+
+  test("reads a ReadableStream", async () => {
+    expect(await Array.fromAsync(lines(new Response(text).body!))).toEqual(expected);
+  });
+
+  test.each([
+    ["next to the stream: the rest of a line is given out", true, ["one", "tw"]],
+    ["around all", false, ["one"]],
+  ])(
+    "a ReadableStream is cancelled in the middle of a read by until(), %s",
+    async (_where, isNext, wanted) => {
+      await virtualTime(async (clock) => {
+        let cancelled = 0;
+        const stream = new ReadableStream<Uint8Array>({
+          start: (controller) => controller.enqueue(new TextEncoder().encode("one\ntw")),
+          async cancel() {
+            await sleep(10);
+            cancelled++;
+          },
+        });
+        const controller = new AbortController();
+        const { signal } = controller;
+        setTimeout(() => controller.abort(), 100);
+
+        const texts = await Array.fromAsync(
+          isNext ? lines(until(stream, signal)) : until(lines(stream), signal),
+        );
+
+        expect(texts).toEqual(wanted);
+        expect(clock.elapsed).toBe(110);
+        expect(cancelled).toBe(1);
+      });
+    },
+  );
+
+  test("passes on the error of a ReadableStream", async () => {
+    const stream = new ReadableStream<Uint8Array>({
+      pull: (controller) => controller.error(broken),
+    });
+
+    expect(await errorOf(lines(stream).next())).toBe(broken);
+  });
+});
+
+describe("sources", () => {
+  test("a synchronous generator is closed, also when a promise that it yields is rejected", async () => {
+    let closed = 0;
+    const source = function* () {
+      try {
+        yield 1;
+        yield Promise.reject(broken);
+      } finally {
+        closed++;
+      }
+    };
+
+    for await (const n of map(source(), (n) => n)) {
+      expect(n).toBe(1);
+      break;
+    }
+    expect(closed).toBe(1);
+    expect(await errorOf(Array.fromAsync(map(source(), (n) => n)))).toBe(broken);
+    expect(closed).toBe(2);
+  });
+
+  test("an iterator needs no return()", async () => {
+    let n = 0;
+    const source = { [Symbol.asyncIterator]: () => ({ next: async () => ({ value: ++n }) }) };
+
+    expect(await Array.fromAsync(take(source as AsyncIterable<number>, 2))).toEqual([1, 2]);
+  });
+
+  test.each([
+    [
+      "opening it",
+      () => {
+        throw broken;
+      },
+    ],
+    [
+      "a next() that should have rejected",
+      () => ({
+        next() {
+          throw broken;
+        },
+      }),
+    ],
+  ])("what %s throws comes out of next()", async (_what, open) => {
+    const source = { [Symbol.asyncIterator]: open } as unknown as AsyncIterable<number>;
+
+    expect(await errorOf(map(source, (n) => n).next())).toBe(broken);
+  });
+});
+
+describe("leaving", () => {
+  test("whoever leaves twice waits for the same cleanup; what it throws is told once", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ cleanupFails: true });
+      const stream = merge(source, [1]);
+      await stream.next();
+
+      const first = errorOf(stream.return());
+      await sleep(5);
+      expect(await stream.return()).toEqual({ done: true, value: undefined });
+
+      expect(clock.elapsed).toBe(10);
+      expect(await first).toBe(dirty);
+      expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("await using leaves it, and waits", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({});
+      {
+        await using stream = map(source, (n) => n);
+        await stream.next();
+      }
+
+      expect(clock.elapsed).toBe(10);
+      expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("a source that rejects its next() when it is closed is waited for, and that is told", async () => {
+    await virtualTime(async (clock) => {
+      const step = Promise.withResolvers<IteratorResult<number>>();
+      const iterator: AsyncIterator<number> = {
+        next: () => step.promise,
+        async return() {
+          step.reject(broken);
+          await sleep(10);
+          return { done: true, value: undefined };
+        },
+      };
+      const stream = merge({ [Symbol.asyncIterator]: () => iterator });
+      const waiting = errorOf(stream.next());
+
+      expect(await errorOf(stream.return())).toBe(broken);
+
+      expect(clock.elapsed).toBe(10);
+      expect(await waiting).toBe(broken);
+    });
+  });
+});
+
+describe("arguments", () => {
+  const wrong = (value: unknown) => value as never;
+
+  test.each([
+    [() => map(wrong(5), () => 1), "Cannot map: source must be an iterable, received 5"],
+    [
+      () => filter(wrong(null), () => 1),
+      "Cannot filter: source must be an iterable, received null",
+    ],
+    [
+      () => merge([], wrong({})),
+      "Cannot merge: source must be an iterable, received [object Object]",
+    ],
+    [() => zip([], wrong(1)), "Cannot zip: source must be an iterable, received 1"],
+    [() => tee(wrong(1), 2), "Cannot tee: source must be an iterable, received 1"],
+    [() => lines(wrong(1)), "Cannot read lines: source must be an iterable, received 1"],
+    [() => map([], wrong(5)), "Cannot map: fn must be a function, received 5"],
+    [() => filter([], wrong("x")), "Cannot filter: fn must be a function, received x"],
+    [() => takeWhile([], wrong(5)), "Cannot takeWhile: fn must be a function, received 5"],
+    [() => flatMap([], wrong(5)), "Cannot flatMap: fn must be a function, received 5"],
+    [() => scan([], wrong(5), 0), "Cannot scan: fn must be a function, received 5"],
+    [
+      () => parallelMap([], wrong(5), { concurrency: 1 }),
+      "Cannot run parallelMap: fn must be a function, received 5",
+    ],
+    [() => take([], wrong("2")), "Cannot take: count must be an integer of 0 or more, received 2"],
+    [
+      () => batch([], 1, { maxWait: wrong("2") }),
+      "Cannot batch: maxWait must be a positive number, received 2",
+    ],
+    [
+      () => interval(wrong("2")),
+      "Cannot create interval: ms must be a positive number, received 2",
+    ],
+    [
+      () => fromEvent(wrong({}), "x"),
+      "Cannot listen: target.addEventListener must be a function, received undefined",
+    ],
+    [
+      () => fromEvent(wrong(null), "x"),
+      "Cannot listen: target.addEventListener must be a function, received undefined",
+    ],
+  ])("%s", (call, message) => {
+    expect(call).toThrow(TypeError);
+    expect(call).toThrow(message);
+  });
+
+  test.each([
+    [
+      (n: number) => take([], n),
+      "take: count must be an integer of 0 or more",
+      [-1, 0.5, NaN, Infinity],
+    ],
+    [
+      (n: number) => drop([], n),
+      "drop: count must be an integer of 0 or more",
+      [-1, 0.5, NaN, Infinity],
+    ],
+    [
+      (n: number) => batch([], n),
+      "batch: size must be a positive integer",
+      [0, 0.5, NaN, Infinity],
+    ],
+    [
+      (n: number) => batch([], 1, { maxWait: n }),
+      "batch: maxWait must be a positive number",
+      [0, -1, NaN],
+    ],
+    [
+      (n: number) => buffer([], n),
+      "buffer: size must be a positive integer",
+      [0, 0.5, NaN, Infinity],
+    ],
+    [
+      (n: number) => parallelMap([], () => 1, { concurrency: n }),
+      "run parallelMap: concurrency must be a positive integer",
+      [0, 0.5, NaN, Infinity],
+    ],
+    [(n: number) => tee([], n), "tee: count must be a positive integer", [0, 0.5, NaN, Infinity]],
+    [(n: number) => interval(n), "create interval: ms must be a positive number", [0, -1, NaN]],
+    [
+      (size: number) => fromEvent(new EventTarget(), "x", { size }),
+      "listen: size must be a positive integer",
+      [0, 0.5, NaN, Infinity],
+    ],
+  ])("%s", (call, message, values) => {
+    for (const value of values) {
+      expect(() => call(value)).toThrow(RangeError);
+      expect(() => call(value)).toThrow(`Cannot ${message}, received ${value}`);
+    }
+  });
+});
+
+const broken = new Error("the source is broken");
+const dirty = new Error("the cleanup failed");
+
+interface ProbeOptions {
+  /** What kind of source it is: an iterator written by hand (the default), or a generator. */
+  kind?: "iterator" | "generator";
+  /** How many values it has; it starts with 1. */
+  count?: number;
+  /** How many milliseconds each takes. */
+  every?: number;
+  /** What comes after them. By default nothing ever does. */
+  then?: "silence" | "end" | "throw";
+  cleanupFails?: boolean;
+}
+
+/** A source, and how it has been used. Its cleanup takes 10 ms. */
+function probe(options: ProbeOptions) {
+  const {
+    kind = "iterator",
+    count = Infinity,
+    every = 0,
+    then = "silence",
+    cleanupFails,
+  } = options;
+  const seen = { opened: 0, pulled: 0, closed: 0, cleanedUp: 0 };
+  const advance = async () => {
+    seen.pulled++;
+    if (seen.pulled > count && then === "silence") await new Promise(() => {});
+    if (every > 0) await sleep(every);
+    if (seen.pulled > count && then === "throw") throw broken;
+    return seen.pulled <= count;
+  };
+  const cleanUp = async () => {
+    await sleep(10);
+    seen.cleanedUp++;
+    if (cleanupFails) throw dirty;
+  };
+  const generate = async function* () {
+    try {
+      while (await advance()) yield seen.pulled;
+    } finally {
+      await cleanUp();
+    }
+  };
+  const iterate = (): AsyncIterator<number> => ({
+    async next() {
+      const hasValue = await advance();
+      return hasValue ? { done: false, value: seen.pulled } : { done: true, value: undefined };
+    },
+    async return() {
+      await cleanUp();
+      return { done: true, value: undefined };
+    },
+  });
+  const source = {
+    [Symbol.asyncIterator]() {
+      seen.opened++;
+      const iterator = kind === "generator" ? generate() : iterate();
+      const close = iterator.return!.bind(iterator);
+      iterator.return = (value) => (seen.closed++, close(value));
+      return iterator;
+    },
+  };
+  return { source, seen };
+}
+
+/** A generator cleans up when it ends by itself, too; an iterator is told by `return()` only. */
+function kindOf(kind: "iterator" | "generator", cleanedUp: number): number {
+  return kind === "generator" ? cleanedUp : 0;
+}
+
+/** Rejects with the signal's reason when it is aborted. */
+function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+function* interminable(): Generator<number> {
+  for (let n = 0; ; n++) yield n;
+}
+
+/** How many have not been collected. Those that are still on the stack may be kept as well. */
+async function countAlive(refs: WeakRef<object>[]): Promise<number> {
+  await new Promise((resolve) => setImmediate(resolve));
+  Bun.gc(true);
+  return refs.filter((ref) => ref.deref()).length;
+}
+
+/** Yields each number when it is that late, or at once when it is later. */
+async function* comeAt(...times: number[]): AsyncGenerator<number> {
+  for (const time of times) {
+    await sleep(time - performance.now());
+    yield time;
+  }
+}
+
+/** An EventTarget whose listeners for "tick" can be counted; `emit` dispatches such events. */
+function watchedTarget() {
+  const target = new EventTarget();
+  const listeners: unknown[] = [];
+  const [add, remove] = [target.addEventListener, target.removeEventListener];
+  target.addEventListener = (...args: Parameters<typeof add>) => {
+    listeners.push(args[1]);
+    add.apply(target, args);
+  };
+  target.removeEventListener = (...args: Parameters<typeof remove>) => {
+    if (listeners.includes(args[1])) listeners.splice(listeners.indexOf(args[1]), 1);
+    remove.apply(target, args);
+  };
+  const emit = (...details: number[]) => {
+    for (const detail of details) target.dispatchEvent(new CustomEvent("tick", { detail }));
+  };
+  return { target, emit, listeners: () => listeners.length };
+}
+
+/** Ends early when the signal is aborted. */
+function abortableSleep(ms: number, signal: AbortSignal): Promise<void> {
+  return sleep(ms, signal).catch(() => {});
+}
+
+/** What a promise is rejected with; fails if it isn't. */
+async function errorOf(promise: Promise<unknown>): Promise<unknown> {
+  const [outcome] = await Promise.allSettled([promise]);
+  if (outcome.status === "fulfilled") throw new Error("It was not rejected");
+  return outcome.reason;
+}
+
+/** Runs `act` and a turn of the event loop: bun:test fails the test if a rejection is unhandled then. */
+async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
+  await act();
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** An AbortController, and a function that counts the listeners which its signal has. */
+function watchedController(): { controller: AbortController; listeners: () => number } {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const [add, remove] = [signal.addEventListener, signal.removeEventListener];
+  let count = 0;
+  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
+    count--,
+    remove.apply(signal, args)
+  );
+  return { controller, listeners: () => count };
+}
