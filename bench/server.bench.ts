@@ -1,0 +1,56 @@
+import { createApp, parseConfig, serve } from "../server.ts";
+import { checkThresholds } from "./thresholds.ts";
+
+const health = () =>
+  Response.json({
+    status: "ok",
+    version: "0.0.0",
+    uptime: performance.now() / 1000,
+    timestamp: new Date().toISOString(),
+  });
+const config = parseConfig({ PORT: "0" });
+const app = createApp(config);
+const controller = new AbortController();
+const listening = Promise.withResolvers<string>();
+const served = serve(app, config, controller.signal, listening.resolve);
+const ours = await listening.promise;
+using bare = Bun.serve({ port: 0, fetch: health });
+
+const get = async (url: URL | string) => (await fetch(url)).text();
+const get100 = (url: URL | string) => Promise.all(Array.from({ length: 100 }, () => get(url)));
+
+await checkThresholds([
+  {
+    name: "GET /health in process",
+    subject: ["app.handle", async () => (await app.handle(new Request("http://a/health"))).text()],
+    baseline: ["a function", () => health().text()],
+    atMost: 15,
+  },
+  {
+    name: "GET /health over a socket, one after the other",
+    subject: ["createApp", () => get(`${ours}/health`)],
+    baseline: ["Bun.serve", () => get(bare.url)],
+    atMost: 3,
+  },
+  {
+    name: "GET /health over a socket, 100 at once",
+    subject: ["createApp", () => get100(`${ours}/health`)],
+    baseline: ["Bun.serve", () => get100(bare.url)],
+    atMost: 3,
+  },
+  {
+    name: "what the limits cost",
+    subject: [
+      "GET /concepts",
+      async () => (await app.handle(new Request("http://a/concepts"))).text(),
+    ],
+    baseline: [
+      "GET /health",
+      async () => (await app.handle(new Request("http://a/health"))).text(),
+    ],
+    atMost: 10,
+  },
+]);
+
+controller.abort();
+await served;
