@@ -73,7 +73,7 @@ const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
 };
 
 describe.each(Object.entries(operators))("%s", (_name, operate) => {
-  describe.each(["iterator", "generator"] as const)("of a source that is an %s", (kind) => {
+  describe.each(["iterator", "generator"] as const)("source: %s", (kind) => {
     test("passes on all there is, and does not close what has ended", async () => {
       await virtualTime(async (clock) => {
         const { source, seen } = probe({ kind, every: 10, count: 3, then: "end" });
@@ -1563,7 +1563,7 @@ describe("arguments", () => {
       () => fromEvent(wrong(null), "x"),
       "Cannot listen: target.addEventListener must be a function, received undefined",
     ],
-  ])("%s", (call, message) => {
+  ])("of the wrong kind are refused at the call, %#", (call, message) => {
     expect(call).toThrow(TypeError);
     expect(call).toThrow(message);
   });
@@ -1606,7 +1606,7 @@ describe("arguments", () => {
       "listen: size must be a positive integer",
       [0, 0.5, NaN, Infinity],
     ],
-  ])("%s", (call, message, values) => {
+  ])("out of range are refused at the call, %#", (call, message, values) => {
     for (const value of values) {
       expect(() => call(value)).toThrow(RangeError);
       expect(() => call(value)).toThrow(`Cannot ${message}, received ${value}`);
