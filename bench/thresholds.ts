@@ -25,7 +25,7 @@ export interface Verdict {
 }
 
 // mitata's own options; min_cpu_time is in nanoseconds.
-const THOROUGH = { min_cpu_time: 200e6, min_samples: 10, warmup_samples: 2 };
+const THOROUGH = { min_cpu_time: 100e6, min_samples: 5, warmup_samples: 1 };
 const QUICK = { min_cpu_time: 10e6, min_samples: 2, warmup_samples: 1 };
 
 /**
