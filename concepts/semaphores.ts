@@ -419,7 +419,8 @@ export class RateLimiter {
    * @throws the signal's reason, once it is aborted; nothing is spent then
    */
   async acquire({ tokens = 1, signal }: TokenOptions & WaitOptions = {}): Promise<void> {
-    this.#check(tokens);
+    signal?.throwIfAborted();
+    if (this.tryAcquire({ tokens })) return;
     using _turn = await this.#line.lock({ signal });
     for (let ms = this.#wait(tokens); ms > 0; ms = this.#wait(tokens)) await sleep(ms, signal);
     this.#spend(tokens);
@@ -432,17 +433,13 @@ export class RateLimiter {
    * @throws {RangeError} `tokens` is not a positive integer, or more than `burst`
    */
   tryAcquire({ tokens = 1 }: TokenOptions = {}): boolean {
-    this.#check(tokens);
-    if (this.#line.locked || this.#wait(tokens) > 0) return false;
-    this.#spend(tokens);
-    return true;
-  }
-
-  #check(tokens: number): void {
     positiveInteger("acquire RateLimiter", "tokens", tokens);
     if (tokens > this.#burst) {
       throw invalid("acquire RateLimiter", "tokens", `at most its burst of ${this.#burst}`, tokens);
     }
+    if (this.#line.locked || this.#wait(tokens) > 0) return false;
+    this.#spend(tokens);
+    return true;
   }
 
   #wait(tokens: number): number {

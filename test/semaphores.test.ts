@@ -589,6 +589,14 @@ describe("RateLimiter", () => {
     });
   });
 
+  test("whoever gets tokens at once keeps nobody from getting the next in the same turn", () => {
+    const limiter = new RateLimiter({ limit: 2, interval: 1000 });
+
+    void limiter.acquire();
+
+    expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
+  });
+
   test("has a timer only while somebody waits", async () => {
     await virtualTime(async (clock) => {
       const limiter = new RateLimiter({ limit: 1, interval: 1000 });
