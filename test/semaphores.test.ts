@@ -635,6 +635,14 @@ describe("RateLimiter", () => {
     });
   });
 
+  test("aborted before, it spends nothing", async () => {
+    const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+
+    await expect(limiter.acquire({ signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
+
+    expect(limiter.tryAcquire()).toBe(true);
+  });
+
   test("aborted in the turn in which the wait begins, or alone in line, it leaves no timer", async () => {
     await virtualTime(async (clock) => {
       const limiter = new RateLimiter({ limit: 1, interval: 1000 });
