@@ -1,6 +1,7 @@
 /**
- * Checks what the benchmarks promise. Every promise is a ratio of two functions measured in the same
- * run, because an absolute time says more about the machine and its other guests than about the code.
+ * Checks what the benchmarks promise. Every promise is a ratio of two functions measured in the
+ * same run, because an absolute time says more about the machine and its other guests than about
+ * the code.
  */
 import { bench, group, measure, run, summary } from "mitata";
 
@@ -46,7 +47,7 @@ export async function checkThresholds(thresholds: readonly Threshold[]): Promise
   }
 }
 
-/** Compares a measured ratio with what is allowed. A miss is measured again, twice, before it counts. */
+/** Compares a measured ratio with what is allowed. A miss is measured twice more before it counts. */
 export async function judge(
   { name, subject, baseline, atMost }: Threshold,
   measure: () => Promise<number>,

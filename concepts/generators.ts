@@ -18,9 +18,9 @@
  * and its index, and are awaited. Most take no signal, because {@link until} ends any stream.
  *
  * One thing can't be had: the language closes a generator only after the `next()` that it is in.
- * Leaving a stream waits for that, because otherwise the cleanup would be missed; an abort ends that
- * wait, too. So put a source that may be silent for long into {@link until}, and abort its signal
- * when you leave.
+ * Leaving a stream waits for that, because otherwise the cleanup would be missed; an abort ends
+ * that wait, too. So put a source that may be silent for long into {@link until}, and abort its
+ * signal when you leave.
  *
  * Known elsewhere as: Python's async generators, `itertools` and aiostream; Kotlin's `Flow`; the
  * async iterator helpers proposed for JavaScript, from which the names come; IxJS on npm.
@@ -46,9 +46,9 @@ export interface SignalOptions {
 }
 
 /**
- * Yields 0, 1, 2, …, one every `ms` milliseconds from the first `next()` on, without drift. If ticks
- * come while the consumer is busy, it gets the last of them at once; a gap in the numbers tells how
- * many were missed. A timer runs only while the consumer waits.
+ * Yields 0, 1, 2, …, one every `ms` milliseconds from the first `next()` on, without drift. If
+ * ticks come while the consumer is busy, it gets the last of them at once; a gap in the numbers
+ * tells how many were missed. A timer runs only while the consumer waits.
  *
  * Source of the idea: `time.Ticker` in Go.
  *

@@ -114,7 +114,7 @@ export class Semaphore {
       this.#serve();
     });
     const permit = await waiter.permit.promise;
-    // Aborted in the same turn in which it was let in: the permit is not lost, but goes to the next.
+    // Aborted in the very turn in which it was let in: the permit is not lost.
     if (signal?.aborted) {
       permit.release();
       throw signal.reason;

@@ -47,10 +47,10 @@ export class DeadlockError extends Error {
  *
  * Inside, `setTimeout`, `setInterval`, `setImmediate`, their `clear` functions, `Date`,
  * `performance.now` and `AbortSignal.timeout` belong to the clock. It stands still while anything
- * runs. When all promises have been worked off and only timers are left, it jumps to the one that is
- * due first and fires it; of two that are due together, the one that was set first. A delay keeps
- * its fractions, and one that the platform can't hold (above 2^31-1 ms) fires at once, as it does
- * there.
+ * runs. When all promises have been worked off and only timers are left, it jumps to the one that
+ * is due first and fires it; of two that are due together, the one that was set first. A delay
+ * keeps its fractions, and one that the platform can't hold (above 2^31-1 ms) fires at once, as it
+ * does there.
  *
  * However the run ends, all globals are put back, and timers that still wait are dropped.
  *
@@ -107,7 +107,7 @@ export async function virtualTime<T>(
   try {
     let settled = false;
     const settle = () => void (settled = true);
-    // Later, so that the clock goes even while the body blocks, as in bun:test's `expect().rejects`.
+    // Later, so that the clock goes even while the body blocks, as in bun's `expect().rejects`.
     const result = Promise.resolve().then(() => body(clock));
     result.then(settle, settle);
     for (let fired = 0; ; fired++) {
@@ -134,7 +134,7 @@ export async function virtualTime<T>(
 
 let running = false;
 
-/** The platform's fastest way to the next turn of its event loop; ask before globals are replaced. */
+/** The platform's fastest way to the event loop's next turn; ask before globals are replaced. */
 function turnScheduler(): (callback: () => void) => void {
   const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => void };
   if (setImmediate) return setImmediate;
@@ -271,7 +271,7 @@ class Timer {
 
 type Callback = (...args: unknown[]) => void;
 
-/** Puts the clock in the place of the platform's timers and dates; returns what puts everything back. */
+/** Puts the clock in the place of the platform's timers and dates; returns what puts them back. */
 function replaceGlobals(clock: Clock): () => void {
   const set = (
     name: string,

@@ -963,7 +963,7 @@ function watchedController(): { controller: AbortController; listeners: () => nu
   return { controller, listeners: () => count };
 }
 
-/** Runs `act` and a turn of the event loop: bun:test fails the test if a rejection is unhandled then. */
+/** Runs `act`; then bun:test fails the test if a rejection has been left unhandled. */
 async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
   await act();
   await new Promise((resolve) => setImmediate(resolve));

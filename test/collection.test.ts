@@ -1,6 +1,7 @@
 /**
- * What holds for every concept, those to come included: it stands alone, it can be imported without any effect, it
- * explains and shows itself, and every example in it and in the README compiles and runs.
+ * What holds for every concept, those to come included: it stands alone, it can be imported without
+ * any effect, it explains and shows itself, and every example in it and in the README compiles and
+ * runs.
  */
 import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { cp, mkdtemp, readdir, rm, symlink } from "node:fs/promises";
@@ -228,7 +229,9 @@ describe("thresholds", () => {
   });
 });
 
-/** A program that imports the file it is given, and throws if that has changed or started anything. */
+/**
+ * A program that imports the file it is given, and throws if that has changed or started anything.
+ */
 const importQuietly = `
   const watched = [globalThis, Promise, Promise.prototype, AbortSignal, AbortSignal.prototype, EventTarget.prototype,
     Symbol, Array.prototype, Object.prototype, Function.prototype, Error, Date, performance, console, process];

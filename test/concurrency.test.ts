@@ -1,8 +1,8 @@
 /**
  * How to test code that does several things at once: prove by exact virtual time that they overlap,
  * that no more than allowed do, and that whatever ends early (a failure, an abort, a winner, a loop
- * that is left) aborts the rest and waits for it. A task here sleeps, and cleans up for a while when
- * it is aborted, so that a result which comes too early can be told by the clock.
+ * that is left) aborts the rest and waits for it. A task here sleeps, and cleans up for a while
+ * when it is aborted, so that a result which comes too early can be told by the clock.
  */
 import { describe, expect, test } from "bun:test";
 
@@ -1620,7 +1620,7 @@ function rejection(promise: Promise<unknown>): Promise<Error | undefined> {
   );
 }
 
-/** Runs `act` and a turn of the event loop: bun:test fails the test if a rejection is unhandled then. */
+/** Runs `act`; then bun:test fails the test if a rejection has been left unhandled. */
 async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
   await act();
   await new Promise((resolve) => setImmediate(resolve));

@@ -1679,7 +1679,7 @@ function seeded(seed: number): () => number {
   return () => (seed = (seed * 48271) % 2147483647) / 2147483647;
 }
 
-/** Runs `act` and a turn of the event loop: bun:test fails the test if a rejection is unhandled then. */
+/** Runs `act`; then bun:test fails the test if a rejection has been left unhandled. */
 async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
   await act();
   await new Promise((resolve) => setImmediate(resolve));

@@ -1,6 +1,7 @@
 /**
- * How to test streams: with sources that count how they are used, and consumers that leave in every way. The first part
- * holds one contract against every operator; then comes what is particular to each. Time is virtual throughout.
+ * How to test streams: with sources that count how they are used, and consumers that leave in every
+ * way. The first part holds one contract against every operator; then comes what is particular to
+ * each. Time is virtual throughout.
  */
 import { describe, expect, test } from "bun:test";
 
@@ -1754,7 +1755,7 @@ async function errorOf(promise: Promise<unknown>): Promise<unknown> {
   return outcome.reason;
 }
 
-/** Runs `act` and a turn of the event loop: bun:test fails the test if a rejection is unhandled then. */
+/** Runs `act`; then bun:test fails the test if a rejection has been left unhandled. */
 async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
   await act();
   await new Promise((resolve) => setImmediate(resolve));

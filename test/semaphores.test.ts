@@ -1,6 +1,7 @@
 /**
- * How to test code that shares something scarce: prove that a semaphore of two never lets a third in, that nobody
- * overtakes, and that no permit is lost, whoever aborts, throws or releases twice. Time is virtual throughout.
+ * How to test code that shares something scarce: prove that a semaphore of two never lets a third
+ * in, that nobody overtakes, and that no permit is lost, whoever aborts, throws or releases twice.
+ * Time is virtual throughout.
  */
 import { describe, expect, test } from "bun:test";
 

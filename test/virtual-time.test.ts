@@ -1,6 +1,6 @@
 /**
- * How to test code that waits: on a clock that jumps. Elapsed time is asserted exactly, nothing sleeps, and what never
- * ends is reported as a deadlock instead of a test that hangs.
+ * How to test code that waits: on a clock that jumps. Elapsed time is asserted exactly, nothing
+ * sleeps, and what never ends is reported as a deadlock instead of a test that hangs.
  */
 import { describe, expect, test } from "bun:test";
 
