@@ -307,9 +307,11 @@ export async function mapConcurrent<S, T>(
     let isStuck = false;
     for (let index = 0; !scope.signal.aborted; index++) {
       const step = await nextUnlessAborted(iterator, scope.signal);
-      if (step?.done) return;
-      isStuck = !step && isGenerator(iterator);
-      if (!step) break;
+      if (!step) {
+        isStuck = isGenerator(iterator);
+        break;
+      }
+      if (step.done) return;
       free--;
       // Does nothing if it has been aborted in the meantime: the item is dropped then.
       scope.start(

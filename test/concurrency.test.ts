@@ -925,7 +925,7 @@ describe("taskGroup", () => {
     let late: Promise<unknown> = Promise.resolve();
 
     await taskGroup(({ spawn }) => {
-      late = spawn(() => sleep(1)).then(() => spawn(() => "late"));
+      late = spawn(() => microtasks(10)).then(() => spawn(() => "late"));
       late.catch(() => {});
     });
 
@@ -1558,10 +1558,10 @@ function work<T = void>(ms: number, result?: T): (signal: AbortSignal) => Promis
   };
 }
 
-/** A task that fails after a time. */
+/** A task that fails after a time, or, after 0 ms, without waiting. */
 function fail(error: unknown, ms: number): (...args: unknown[]) => Promise<never> {
   return async () => {
-    await sleep(ms);
+    if (ms > 0) await sleep(ms);
     throw error;
   };
 }
