@@ -1,0 +1,3 @@
+import type { Job } from "./rounds.ts";
+
+export const jobs: Job[] = [];
