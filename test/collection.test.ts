@@ -13,6 +13,7 @@ import { virtualTime } from "../concepts/virtual-time.ts";
 
 const root = join(import.meta.dir, "..");
 const files = (await readdir(join(root, "concepts"))).sort();
+const { version } = await Bun.file(join(root, "package.json")).json();
 const concepts = await Promise.all(
   files.map(async (file) => {
     const path = join(root, "concepts", file);
@@ -46,10 +47,22 @@ describe.each(concepts.map((concept) => [concept.name, concept] as const))(
       expect(await importer.exited).toBe(0);
     });
 
+    test("begins with a line that says where a copy comes from", () => {
+      expect(source.split("\n")[0]).toBe(
+        `// async-concepts ${version}, MIT License. A file to copy and own; please keep this line.`,
+      );
+    });
+
+    // Otherwise require() on Node and bundlers that write CommonJS refuse the file.
+    test("awaits nothing at the top level", () => {
+      expect(source).not.toMatch(/^(?!(export )?async )[^\s/*].*\bawait\b/m);
+      expect(source.trimEnd()).toMatch(/\nif \(\(import\.meta as .*\)\.main\) void demo\(\);$/);
+    });
+
     test("begins with a header that says what it is and what others call it", () => {
       const header = source.slice(0, source.indexOf("*/"));
 
-      expect(header).toMatch(/^\/\*\*\n \* # \S/);
+      expect(header).toMatch(/^\/\/.*\n\n\/\*\*\n \* # \S/);
       expect(header).toContain("Known elsewhere as:");
       expect(header).toContain("@module");
     });
@@ -81,19 +94,32 @@ describe.each(concepts.map((concept) => [concept.name, concept] as const))(
   },
 );
 
-// Standing alone has its price: some helpers are in several files. A bug in one is a bug in all.
-test.each(["function onAbort", "class AbortListeners", "function print"])(
-  "%s is the same to the letter wherever it is",
-  (declaration) => {
-    const versions = concepts.flatMap(({ source }) => {
-      const start = source.indexOf(`\n${declaration}`);
-      return start < 0 ? [] : [source.slice(start, source.indexOf("\n}\n", start))];
-    });
+describe("what several concepts need", () => {
+  const declarations = concepts.flatMap(({ name, source }) =>
+    declarationsOf(source).map((declaration) => ({ ...declaration, concept: name })),
+  );
 
-    expect(versions.length).toBeGreaterThan(1);
-    expect(new Set(versions).size).toBe(1);
-  },
-);
+  test.each([...new Set(declarations.filter(({ isShared }) => isShared).map(({ name }) => name))])(
+    "%s is the same to the letter wherever it is shared",
+    (name) => {
+      const versions = declarations.filter((other) => other.isShared && other.name === name);
+
+      expect(new Set(versions.map(({ text }) => text)).size).toBe(1);
+    },
+  );
+
+  // Otherwise a second version of a helper could grow beside the Shared block.
+  test("stands nowhere but in the Shared block", () => {
+    const repeated = declarations.filter(
+      ({ isShared, isExported, name, concept }) =>
+        !isShared &&
+        !isExported &&
+        declarations.some((other) => other.name === name && other.concept !== concept),
+    );
+
+    expect(repeated.map(({ concept, name }) => `${concept}: ${name}`)).toEqual([]);
+  });
+});
 
 test("run as programs, all concepts print lines of one shape", async () => {
   const outputs = concepts.map(({ path }) => textOf(Bun.spawn([process.execPath, path]).stdout));
@@ -181,7 +207,10 @@ describe("thresholds", () => {
     atMost: 2,
   } as const;
   const measuring = (...ratios: number[]) => {
-    const measure = async () => ratios[measure.calls++]!;
+    const measure = async () => {
+      const median = ratios[measure.calls++]!;
+      return { low: median / 2, median, high: 2 * median };
+    };
     measure.calls = 0;
     return measure;
   };
@@ -202,6 +231,7 @@ describe("thresholds", () => {
     const verdict = await judge(threshold, measuring(9, 8, 2.01, 1));
     expect(verdict.met).toBe(false);
     expect(verdict.line).toStartWith("MISS    2.01 x, at most 2");
+    expect(verdict.line).toContain("half of the rounds lie between 1.00 and 4.02; some are within");
   });
 
   test("what could not be measured is a miss", async () => {
@@ -270,6 +300,28 @@ function exportsOf(source: string): { declaration: string; doc: string | undefin
       : undefined;
     return [{ declaration, doc }];
   });
+}
+
+/** Every declaration at the top level outside of the header, with the comment above it. */
+function declarationsOf(source: string) {
+  const [own, shared = ""] = source.split(/^\/\/ ─── Shared ─+$/m) as [string, string?];
+  const [inBlock, demo = ""] = shared.split(/^\/\/ ─── Demo: .*$/m) as [string, string?];
+  const parse = (text: string, isShared: boolean) =>
+    text.split(/\n\n(?=\S)/).flatMap((chunk) => {
+      const code = chunk.replace(/^(\/\*\*[^]*?\*\/|\/\/.*)\n/, "");
+      const match =
+        /^(export )?(?:async |abstract )*(?:function\*?|class|interface|type|const|let) (\w+)/.exec(
+          code,
+        );
+      if (!match) return [];
+      return [{ name: match[2]!, isExported: Boolean(match[1]), isShared, text: chunk.trim() }];
+    });
+  // The tail of the demo, which prints, is shared as well.
+  return [
+    ...parse(own, false),
+    ...parse(inBlock, true),
+    ...parse(demo, true).filter(({ isExported }) => !isExported),
+  ];
 }
 
 function blocksOf(markdown: string): string[] {

@@ -36,18 +36,24 @@ export interface Ratio {
   high: number;
 }
 
-const ROUNDS = 21;
-const BATCH_MS = 4;
+/** How long to measure. */
+export interface Effort {
+  rounds: number;
+  /** Milliseconds that a contender's turn takes, at least. */
+  batchMs: number;
+}
 
 /** Runs all rounds of a job, and returns ours / theirs for each other contender. */
-export async function compete(job: Job): Promise<Ratio[]> {
+export async function compete(
+  job: Job,
+  { rounds: count, batchMs }: Effort = { rounds: 21, batchMs: 4 },
+): Promise<Ratio[]> {
   const contenders = [job.ours, ...(job.floor ? [job.floor] : []), ...job.peers];
-  await compareAnswers(job.name, contenders);
   const batches = new Map<Contender, number>();
-  for (const contender of contenders) batches.set(contender, await batchSize(contender));
+  for (const contender of contenders) batches.set(contender, await batchSize(contender, batchMs));
 
   const rounds: Map<Contender, number>[] = [];
-  for (let round = 0; round < ROUNDS; round++) {
+  for (let round = 0; round < count; round++) {
     const times = new Map<Contender, number>();
     for (let turn = 0; turn < contenders.length; turn++) {
       const contender = contenders[(round + turn) % contenders.length]!;
@@ -97,9 +103,10 @@ function show({ low, median, high }: Ratio, reach?: number): string {
   return `${median.toFixed(2)} x (${low.toFixed(2)} to ${high.toFixed(2)}${bound})`;
 }
 
-async function compareAnswers(job: string, [ours, ...others]: Contender[]): Promise<void> {
-  const expected = JSON.stringify(await ours!.run());
-  for (const other of others) {
+/** Throws if a contender's answer isn't ours. */
+export async function compareAnswers({ name: job, ours, floor, peers }: Job): Promise<void> {
+  const expected = JSON.stringify(await ours.run());
+  for (const other of floor ? [floor, ...peers] : peers) {
     const answer = JSON.stringify(await other.run());
     if (answer === expected) continue;
     const short = (text = "undefined") => text.slice(0, 100);
@@ -107,10 +114,11 @@ async function compareAnswers(job: string, [ours, ...others]: Contender[]): Prom
   }
 }
 
-async function batchSize(contender: Contender): Promise<number> {
+/** How many runs fill a turn, once the code is warm. */
+async function batchSize(contender: Contender, batchMs: number): Promise<number> {
   for (let runs = 1; ; runs *= 2) {
     const ms = await time(contender, runs);
-    if (ms >= BATCH_MS) return Math.max(1, Math.round((runs * BATCH_MS) / ms));
+    if (ms >= batchMs) return Math.max(1, Math.round((runs * batchMs) / ms));
   }
 }
 

@@ -5,7 +5,7 @@
  *     bun run bench:peers                 # all jobs, on Bun, and on Node those that say so
  *     bun run bench:peers "gather"        # the jobs whose name contains the text
  */
-import { compete, type Job, verdict } from "./rounds.ts";
+import { compareAnswers, compete, type Job, verdict } from "./rounds.ts";
 
 declare const process: {
   argv: string[];
@@ -46,6 +46,7 @@ for (const file of FILES) {
     if (!job.name.includes(wanted) || (!Bun && !job.node)) continue;
     const target: Job = Bun ? job : { ...job, reach: job.node! };
     console.error(`… ${runtime}: ${job.name}`);
+    await compareAnswers(target);
     const { reached, line } = verdict(target, await compete(target));
     lines.push(line);
     if (!reached) process.exitCode = 1;
