@@ -1,14 +1,16 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Async basics
  *
- * Sleep, give up in time, wait until something holds, set up once, and end a program cleanly.
+ * Sleep, set a time limit, wait until a condition holds, initialize once, and end a program cleanly.
  *
- * Reach for it wherever something may take too long, or has to stop when asked to. All of these
- * take an `AbortSignal`, and whoever stops waiting leaves no timer and no listener behind.
+ * Reach for it wherever something may take too long or has to stop when asked to. Every wait takes
+ * an `AbortSignal`, and one that has ended leaves no timer and no listener behind.
  *
- * Without it a `Promise.race` with a timer reports a timeout while the work goes on and the timer
- * keeps the process alive; a `setTimeout` of a month fires at once; a cached promise that failed
- * fails for ever; and Ctrl-C ends a program in the middle of a write.
+ * Without it, a `Promise.race` against a timer reports a timeout while the work goes on and the
+ * timer keeps the process alive; a `setTimeout` of a month fires at once; a cached promise that
+ * failed fails for ever; and Ctrl-C ends a program in the middle of a write.
  *
  * Known elsewhere as: `asyncio.run`, `sleep`, `timeout` and `wait_for`; Go's `context.WithTimeout`,
  * `signal.NotifyContext` and `sync.OnceValue`; delay, p-timeout and p-memoize on npm.
@@ -16,16 +18,7 @@
  * @module
  */
 
-/** Work that stops when its signal is aborted, if it can. */
-export type Task<T> = (signal: AbortSignal) => T | PromiseLike<T>;
-
-/** What every wait can be told. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason. */
-  signal?: AbortSignal | undefined;
-}
-
-/** How {@link poll} waits. */
+/** The options of {@link poll}. */
 export interface PollOptions extends WaitOptions {
   /** Milliseconds from the end of a call to the start of the next: 0 or more. */
   interval: number;
@@ -34,13 +27,13 @@ export interface PollOptions extends WaitOptions {
 }
 
 /**
- * Waits for a time, never less. With `Infinity` it waits for the signal alone, and without one
- * for ever; as no timer is set then, it does not keep a process alive either.
+ * Waits at least `ms` milliseconds. `Infinity` waits for the signal alone: it sets no timer, and so
+ * does not keep a process alive.
  *
  * Source of the idea: `asyncio.sleep`.
  *
- * @param ms milliseconds: 0 or more, also above the 2^31-1 at which a timer fires at once
- * @throws {TypeError} `ms` is no number
+ * @param ms milliseconds: 0 or more. Above 2^31-1, where a bare `setTimeout` fires at once, it works
+ * @throws {TypeError} `ms` is not a number, or `signal` not an AbortSignal
  * @throws {RangeError} `ms` is negative or NaN
  * @throws the signal's reason, once it is aborted
  *
@@ -57,31 +50,37 @@ export interface PollOptions extends WaitOptions {
  * console.assert(error.name === "TimeoutError");
  * ```
  */
-export async function sleep(ms: number, { signal }: WaitOptions = {}): Promise<void> {
-  requireDuration("sleep", "ms", ms);
-  signal?.throwIfAborted();
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const stopTimer = startTimer(ms, resolve);
-  try {
-    await abortable(promise, signal);
-  } finally {
-    stopTimer();
-  }
+export function sleep(ms: number, options: WaitOptions = {}): Promise<void> {
+  return new Promise((resolve, reject) => {
+    requireDuration("sleep", "ms", ms);
+    const signal = requireOptions("sleep", options);
+    if (signal?.aborted) return reject(signal.reason);
+    const stopTimer = startTimer(ms, () => {
+      stopListening();
+      resolve();
+    });
+    const stopListening = onAbort(signal, (reason) => {
+      stopTimer();
+      reject(reason);
+    });
+  });
 }
 
 /**
- * Runs a task for a limited time, and returns its result. When time is up it aborts the task's
+ * Runs a task for a limited time and returns its result. When the time is up, it aborts the task's
  * signal and rejects with the same error. An abort from outside does so too, with its own reason.
  *
- * It does not wait for the task to end then, because the task may ignore its signal. So look at the
- * signal in the task; what comes of it after the abort, an error too, nobody gets to see.
+ * It does not wait for the task to end then, because the task may ignore its signal. What the task
+ * returns or throws after the abort is dropped; a hold (a permit, a lease) is released. Own other
+ * resources inside the task with `using`.
  *
- * Source of the idea: `asyncio.timeout`; the error is that of `AbortSignal.timeout`.
+ * Source of the idea: `asyncio.timeout`. The error is the one of `AbortSignal.timeout`.
  *
- * @param ms milliseconds: 0 or more; `Infinity` sets no limit
- * @throws {TypeError} `task` is no function, as a promise isn't, or `ms` no number
+ * @param task is called at once. It takes a function, because a running promise can't be stopped
+ * @param ms milliseconds: 0 or more. `Infinity` sets no limit
+ * @throws {TypeError} `task` is not a function, `ms` not a number or `signal` not an AbortSignal
  * @throws {RangeError} `ms` is negative or NaN
- * @throws {DOMException} named TimeoutError, when time is up
+ * @throws {DOMException} named TimeoutError, when the time is up
  * @throws whatever the task throws, or the signal's reason, once it is aborted
  *
  * @example
@@ -96,40 +95,62 @@ export async function sleep(ms: number, { signal }: WaitOptions = {}): Promise<v
  * console.assert(error.name === "TimeoutError");
  * ```
  */
-export async function timeout<T>(
-  task: Task<T>,
+export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Promise<T>;
+export function timeout<R>(
+  task: (signal: AbortSignal) => R,
   ms: number,
-  { signal }: WaitOptions = {},
-): Promise<T> {
-  requireFunction("time out", "task", task);
-  requireDuration("time out", "ms", ms);
-  signal?.throwIfAborted();
-  const controller = new AbortController();
-  const outcome = Promise.withResolvers<T>();
-  // Listens before the task can: what the task makes of its abort comes too late to count.
-  const result = abortable(outcome.promise, controller.signal);
-  const stopListening = onAbort(signal, (reason) => controller.abort(reason));
-  const stopTimer = startTimer(ms, () =>
-    controller.abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
-  );
-  try {
-    outcome.resolve((async () => task(controller.signal))());
-    return await result;
-  } finally {
-    stopTimer();
-    stopListening();
-  }
+  options?: WaitOptions,
+): Promise<Awaited<R>>;
+export function timeout<T>(task: Task<T>, ms: number, options: WaitOptions = {}): Promise<T> {
+  return new Promise((resolve, reject) => {
+    requireFunction("time out", "task", task);
+    requireDuration("time out", "ms", ms);
+    const signal = requireOptions("time out", options);
+    if (signal?.aborted) return reject(signal.reason);
+    const controller = new AbortController();
+    let isOver = false;
+    const end = () => {
+      isOver = true;
+      stopTimer();
+      stopListening();
+    };
+    const abort = (reason: unknown) => {
+      end();
+      controller.abort(reason);
+      reject(reason);
+    };
+    const fail = (error: unknown) => {
+      if (isOver) return;
+      end();
+      reject(error);
+    };
+    const stopTimer = startTimer(ms, () =>
+      abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
+    );
+    const stopListening = onAbort(signal, abort);
+    try {
+      Promise.resolve(task(controller.signal)).then((value) => {
+        if (isOver) return releaseHold(value);
+        end();
+        resolve(value);
+      }, fail);
+    } catch (error) {
+      fail(error);
+    }
+  });
 }
 
 /**
- * Waits for a promise until the signal is aborted. What the promise stands for goes on; that it may
- * fail later is taken care of.
+ * Waits for a promise until the signal is aborted. The work behind the promise goes on. If it fails
+ * later, that is handled; if it brings a hold later (a permit, a lease) and no other `abortable`
+ * waits for the same promise, the hold is released.
  *
- * A promise can't forget who waits for it: each call costs a little memory until it settles.
+ * Any number of callers may wait for one promise and leave again: they leave nothing behind.
  *
- * Source of the idea: `asyncio.shield`, seen from the one who waits.
+ * Source of the idea: `asyncio.shield`, from the side of the waiter.
  *
- * @param signal may be undefined, to pass on what is optional
+ * @param signal may be undefined, to pass on an optional one
+ * @throws {TypeError} `promise` is not a promise, or `signal` not an AbortSignal
  * @throws the signal's reason, once it is aborted, or whatever the promise rejects with
  *
  * @example
@@ -143,34 +164,32 @@ export async function timeout<T>(
  * console.assert((await waiting.catch((reason) => reason)) === "enough");
  * ```
  */
-export async function abortable<T>(
-  promise: PromiseLike<T>,
-  signal: AbortSignal | undefined,
-): Promise<T> {
-  if (!signal) return await promise;
-  const aborted = Promise.withResolvers<never>();
-  if (signal.aborted) aborted.reject(signal.reason);
-  const stopListening = onAbort(signal, aborted.reject);
-  try {
-    return await Promise.race([aborted.promise, promise]);
-  } finally {
-    stopListening();
-  }
+export function abortable<T>(promise: PromiseLike<T>, signal: AbortSignal | undefined): Promise<T> {
+  return new Promise((resolve, reject) => {
+    if (typeof promise?.then !== "function") {
+      throw invalid("wait", "promise", "a promise", promise, TypeError);
+    }
+    requireSignal("wait", signal);
+    if (!signal?.aborted) return waitersOf(promise).add(resolve, reject, signal);
+    reject(signal.reason);
+    // Other thenables may not even have begun, as a query of Knex or Prisma.
+    if (describe(promise) === "Promise") waitersOf(promise);
+  });
 }
 
 type Falsy = false | 0 | 0n | "" | null | undefined;
 
 /**
  * Calls a function until it returns something truthy, and returns that. The first call comes at
- * once. An error ends it: what may fail for a while has to be caught in the function.
+ * once. An error ends it: catch inside the function what may fail for a while.
  *
- * A call that hangs is given up as in {@link timeout}; its signal tells it so.
+ * A call that hangs is given up as in {@link timeout}, and learns of it by its signal.
  *
  * Source of the idea: `eventually` and `waitFor` of the testing libraries.
  *
- * @throws {TypeError} `fn` is no function, or a time is no number
+ * @throws {TypeError} `fn` is not a function, a time not a number or `signal` not an AbortSignal
  * @throws {RangeError} a time is negative or NaN
- * @throws {DOMException} named TimeoutError, when time is up
+ * @throws {DOMException} named TimeoutError, when the time is up
  * @throws whatever `fn` throws, or the signal's reason, once it is aborted
  *
  * @example
@@ -183,33 +202,39 @@ type Falsy = false | 0 | 0n | "" | null | undefined;
  * console.assert(mail === "hello");
  * ```
  */
-export async function poll<T>(
-  fn: Task<T>,
-  { interval, timeout: ms = Infinity, signal: outer }: PollOptions,
-): Promise<Exclude<T, Falsy>> {
+export function poll<T>(fn: Task<T>, options: PollOptions): Promise<Exclude<T, Falsy>>;
+export function poll<R>(
+  fn: (signal: AbortSignal) => R,
+  options: PollOptions,
+): Promise<Exclude<Awaited<R>, Falsy>>;
+export async function poll<T>(fn: Task<T>, options: PollOptions): Promise<T> {
   requireFunction("poll", "fn", fn);
+  const outer = requireOptions("poll", options);
+  const { interval, timeout: ms = Infinity } = options;
   requireDuration("poll", "interval", interval);
   requireDuration("poll", "timeout", ms);
-  const calls: Task<Exclude<T, Falsy>> = async (signal) => {
+  const calls = async (signal: AbortSignal) => {
     for (;;) {
       const value = await fn(signal);
-      if (value) return value as Exclude<T, Falsy>;
+      if (value) return value;
       await sleep(interval, { signal });
+      // Between the timer and this line it may have been aborted.
+      signal.throwIfAborted();
     }
   };
   return timeout(calls, ms, { signal: outer });
 }
 
 /**
- * A function that runs `init` when it is first called, and returns the same promise's result ever
- * after. Those who call meanwhile share the run, and its failure; the next call then tries again.
+ * Returns a function that runs `init` at its first call and from then on returns the same result.
+ * Concurrent callers share the run and its failure; the next call after a failure tries again.
  *
- * An abort ends only the wait of the caller whose signal it is; `init` goes on for the others, and
- * for those to come.
+ * An abort ends the wait of one caller only. `init` goes on for the others and for later ones; any
+ * number of callers may leave, they leave nothing behind. `init` must not wait for its own result.
  *
- * Source of the idea: Go's `sync.OnceValue`, without its memory for failures.
+ * Source of the idea: Go's `sync.OnceValue`, which remembers failures as well.
  *
- * @throws {TypeError} `init` is no function
+ * @throws {TypeError} `init` is not a function
  *
  * @example
  * ```ts
@@ -222,27 +247,46 @@ export async function poll<T>(
  * console.assert(first === second && connections === 1);
  * ```
  */
+export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions) => Promise<T>;
+export function lazy<R>(init: () => R): (options?: WaitOptions) => Promise<Awaited<R>>;
 export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions) => Promise<T> {
   requireFunction("create lazy", "init", init);
-  let shared: Promise<T> | undefined;
-  return async ({ signal } = {}) => {
-    signal?.throwIfAborted();
-    if (!shared) {
-      shared = (async () => init())();
-      shared.catch(() => (shared = undefined));
-    }
-    return abortable(shared, signal);
+  let waiters: Waiters<T> | undefined;
+  let ready: Promise<T> | undefined;
+  const succeed = (value: T) => {
+    ready = Promise.resolve(value);
+    waiters?.resolve(value);
+    waiters = undefined;
+  };
+  const fail = (error: unknown) => {
+    const failed = waiters;
+    waiters = undefined;
+    failed?.reject(error);
+  };
+  return (options) => {
+    if (ready && !options) return ready;
+    return new Promise((resolve, reject) => {
+      const signal = requireOptions("wait for lazy", options ?? {});
+      if (signal?.aborted) return reject(signal.reason);
+      if (ready) return resolve(ready);
+      const isRunning = waiters !== undefined;
+      waiters ??= new Waiters();
+      waiters.add(resolve, reject, signal);
+      if (!isRunning) Promise.try(init).then(succeed, fail);
+    });
   };
 }
 
 /**
- * Lets everything else have a turn: promises, timers that are due, I/O that is ready. For loops
- * that compute for long; awaiting a settled promise would let only other promises run.
+ * Gives the event loop a turn, so that I/O and timers come to theirs. For loops that compute for
+ * long: awaiting a settled promise lets only other promises run.
  *
- * It is `sleep(0)`, and takes the millisecond or so that a platform makes of a timer of 0.
+ * It sets no timer, which would take a millisecond or more: it is a turn of `setImmediate`, or of a
+ * `MessageChannel` in browsers.
  *
  * Source of the idea: `await asyncio.sleep(0)`; `scheduler.yield()` in browsers.
  *
+ * @throws {TypeError} `signal` is not an AbortSignal
  * @throws the signal's reason, once it is aborted
  *
  * @example
@@ -250,24 +294,34 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
  * import { yieldNow } from "./async-basics.ts";
  *
  * let fired = false;
- * setTimeout(() => (fired = true), 0);
- * await Promise.resolve();
- * console.assert(!fired);
- * await yieldNow();
- * console.assert(fired);
+ * setTimeout(() => (fired = true), 5);
+ * while (!fired) await yieldNow(); // with `await null` here it would never end
  * ```
  */
 export function yieldNow(options: WaitOptions = {}): Promise<void> {
-  return sleep(0, options);
+  return new Promise((resolve, reject) => {
+    const signal = requireOptions("yield", options);
+    if (!signal) return void onNextTurn(resolve);
+    if (signal.aborted) return reject(signal.reason);
+    const cancel = onNextTurn(() => {
+      stopListening();
+      resolve();
+    });
+    const stopListening = onAbort(signal, (reason) => {
+      cancel();
+      reject(reason);
+    });
+  });
 }
 
 /**
  * Runs a program. SIGINT (Ctrl-C) and SIGTERM abort the signal that `main` is given, and `main` has
  * all the time it needs to clean up; a second one exits at once.
  *
- * The exit code is left alone when `main` returns, and is 1 when it throws: the error goes to
- * stderr, and the promise is fulfilled all the same. It is 130 after SIGINT and 143 after SIGTERM,
- * as shells expect, when `main` throws the signal's reason, or an error whose cause that is.
+ * The exit code is left alone when `main` returns, and is 1 when it throws: the error is printed to
+ * stderr, and the promise is fulfilled all the same. When `main` throws the reason of its signal, or
+ * an AbortError with that cause, after SIGINT it is 130 and after SIGTERM 143, as shells expect.
+ * Every other error, one of the cleanup for instance, is a failure.
  *
  * The process ends when nothing is left to do, so that all output gets out. Where there is no
  * `process`, as in browsers, only errors are reported.
@@ -275,7 +329,7 @@ export function yieldNow(options: WaitOptions = {}): Promise<void> {
  * Source of the idea: `asyncio.run`; Go's `signal.NotifyContext`.
  *
  * @param options its signal aborts `main` too; the reason is then an error like any other
- * @throws {TypeError} `main` is no function
+ * @throws {TypeError} `main` is not a function, or `signal` not an AbortSignal
  *
  * @example
  * ```ts
@@ -289,32 +343,121 @@ export function yieldNow(options: WaitOptions = {}): Promise<void> {
  * console.assert(cleanedUp);
  * ```
  */
-export async function run(main: Task<unknown>, { signal }: WaitOptions = {}): Promise<void> {
+export async function run(main: Task<unknown>, options: WaitOptions = {}): Promise<void> {
   requireFunction("run", "main", main);
-  const { process } = globalThis as { process?: Process };
+  const signal = requireOptions("run", options);
+  const process = findProcess();
   const controller = new AbortController();
-  const exitCodes = new Map<unknown, number>();
+  let interruption: { reason: unknown; exitCode: number } | undefined;
   const interrupt = (name: StopSignal) => {
     const exitCode = name === "SIGINT" ? 130 : 143;
-    if (exitCodes.size > 0) process?.exit(exitCode);
+    if (interruption) process?.exit(exitCode);
     const reason = new DOMException(`Interrupted by ${name}`, "AbortError");
-    exitCodes.set(reason, exitCode);
+    interruption = { reason, exitCode };
     controller.abort(reason);
   };
   for (const name of stopSignals) process?.on(name, interrupt);
   const stopListening = onAbort(signal, (reason) => controller.abort(reason));
   try {
     signal?.throwIfAborted();
-    await main(controller.signal);
+    releaseHold(await main(controller.signal));
   } catch (error) {
-    // Node's own functions reject with an error of theirs, whose cause is the reason.
-    const exitCode = exitCodes.get(error) ?? exitCodes.get((error as Error | null)?.cause);
-    if (!exitCode) console.error(error);
-    if (process) process.exitCode = exitCode ?? 1;
+    const isEcho = interruption && echoes(error, interruption.reason);
+    if (process) process.exitCode = isEcho ? interruption!.exitCode : 1;
+    if (!isEcho) printError(error);
   } finally {
     stopListening();
     for (const name of stopSignals) process?.off(name, interrupt);
   }
+}
+
+/** Those who wait for a promise of {@link abortable} that is pending. */
+const waitersByPromise = new WeakMap<PromiseLike<unknown>, Waiters<unknown>>();
+
+function waitersOf<T>(promise: PromiseLike<T>): Waiters<T> {
+  const known = waitersByPromise.get(promise);
+  if (known) return known as Waiters<T>;
+  const waiters = new Waiters<T>();
+  waitersByPromise.set(promise, waiters as Waiters<unknown>);
+  const forget = () => waitersByPromise.delete(promise);
+  Promise.resolve(promise).then(
+    (value) => {
+      forget();
+      if (!waiters.resolve(value)) releaseHold(value);
+    },
+    (error) => {
+      forget();
+      waiters.reject(error);
+    },
+  );
+  return waiters;
+}
+
+/**
+ * Several callers wait for one promise. A promise can't forget its reactions, so it gets one for all
+ * of them, and a list from which a caller can be removed.
+ */
+class Waiters<T> {
+  readonly #waiting = new Set<Waiter<T>>();
+
+  add(
+    resolve: (value: T) => void,
+    reject: (reason: unknown) => void,
+    signal: AbortSignal | undefined,
+  ): void {
+    const waiter: Waiter<T> = {
+      resolve,
+      reject,
+      stopListening: onAbort(signal, (reason) => {
+        this.#waiting.delete(waiter);
+        reject(reason);
+      }),
+    };
+    this.#waiting.add(waiter);
+  }
+
+  /** Returns whether anybody has received the value. */
+  resolve(value: T): boolean {
+    for (const waiter of this.#waiting) {
+      waiter.stopListening();
+      waiter.resolve(value);
+    }
+    return this.#waiting.size > 0;
+  }
+
+  reject(reason: unknown): void {
+    for (const waiter of this.#waiting) {
+      waiter.stopListening();
+      waiter.reject(reason);
+    }
+  }
+}
+
+interface Waiter<T> {
+  resolve: (value: T) => void;
+  reject: (reason: unknown) => void;
+  stopListening: () => void;
+}
+
+/** Calls back in the event loop's next turn. Returns what cancels it. */
+function onNextTurn(callback: () => void): () => void {
+  const { setImmediate, clearImmediate } = globalThis as Partial<Immediates>;
+  if (setImmediate) {
+    const immediate = setImmediate(callback);
+    return () => clearImmediate?.(immediate);
+  }
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => {
+    port1.close();
+    callback();
+  };
+  port2.postMessage(undefined);
+  return () => port1.close();
+}
+
+interface Immediates {
+  setImmediate: (callback: () => void) => unknown;
+  clearImmediate: (immediate: unknown) => void;
 }
 
 const stopSignals = ["SIGINT", "SIGTERM"] as const;
@@ -329,61 +472,199 @@ interface Process {
   off(name: StopSignal, listener: (name: StopSignal) => void): unknown;
 }
 
+/** Bundlers for browsers define a `process` that has nothing but `env`. */
+function findProcess(): Process | undefined {
+  const { process } = globalThis as { process?: Process };
+  return typeof process?.on === "function" ? process : undefined;
+}
+
+/** Whether the error is the reason, or an AbortError around it, as Node's own functions make it. */
+function echoes(error: unknown, reason: unknown): boolean {
+  if (error === reason) return true;
+  try {
+    const { name, cause } = error as Error;
+    return name === "AbortError" && cause === reason;
+  } catch {
+    return false;
+  }
+}
+
+function printError(error: unknown): void {
+  try {
+    console.error(error);
+  } catch {
+    console.error(`An error that can't be printed: ${describe(error)}`);
+  }
+}
+
+/** Returns the signal. A signal in the place of the options would silently never be heard. */
+function requireOptions(action: string, options: WaitOptions): AbortSignal | undefined {
+  if (Object(options) !== options || options instanceof AbortSignal) {
+    throw invalid(action, "options", "an object", options, TypeError);
+  }
+  const { signal } = options;
+  requireSignal(action, signal);
+  return signal;
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Work that stops when its signal is aborted, if it can. */
+export type Task<T> = (signal: AbortSignal) => T | PromiseLike<T>;
+
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
-  const due = performance.now() + ms;
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  if (ms === Infinity) return doNothing;
+  let timer: ReturnType<typeof setTimeout>;
   const wait = (left: number) => {
-    timer = setTimeout(() => fire(due - performance.now()), Math.min(left, 2 ** 31 - 1));
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  const fire = (left: number) => (left > 0 ? wait(left) : callback());
-  if (ms < Infinity) wait(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
-  listeners.add(listener);
-  return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
-  };
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
+  return listeners.add(listener);
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
-class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+interface AbortEntry {
+  /** Undefined once it has been told or removed. */
+  listener: ((reason: unknown) => void) | undefined;
+  previous: AbortEntry | undefined;
+  next: AbortEntry | undefined;
+}
+
+/** A linked list, which is cheaper than a Set with one listener and with a million. */
+class AbortListeners {
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+  #first: AbortEntry | undefined;
+  #last: AbortEntry | undefined;
+
+  constructor(signal: AbortSignal) {
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  add(listener: (reason: unknown) => void): () => void {
+    const entry: AbortEntry = { listener, previous: this.#last, next: undefined };
+    if (this.#last) this.#last.next = entry;
+    else this.#first = entry;
+    this.#last = entry;
+    return () => this.#remove(entry);
+  }
+
+  #remove(entry: AbortEntry): void {
+    if (!entry.listener) return;
+    entry.listener = undefined;
+    if (entry.previous) entry.previous.next = entry.next;
+    else this.#first = entry.next;
+    if (entry.next) entry.next.previous = entry.previous;
+    else this.#last = entry.previous;
+    if (this.#first) return;
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    for (const listeners of aborting) {
+      for (let entry; (entry = listeners.#first);) {
+        const { listener } = entry;
+        listeners.#remove(entry);
+        try {
+          listener?.(listeners.#signal.reason);
+        } catch (error) {
+          // As the platform does it: the error is reported, and the others are told.
+          queueMicrotask(() => {
+            throw error;
+          });
+        }
+      }
+    }
+    aborting.length = 0;
   }
 }
 
-function requireFunction(action: string, name: string, value: unknown): void {
-  if (typeof value === "function") return;
-  throw new TypeError(`Cannot ${action}: ${name} must be a function, received ${String(value)}`);
+/** Releases a hold, or the holds of a list, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // The loop reaches what is added meanwhile. A list that contains itself is visited once.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    try {
+      if (Array.isArray(item)) item.forEach((each) => Object(each) === each && values.add(each));
+      const hold = item as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+      if (!(hold[Symbol.dispose] ?? hold[Symbol.asyncDispose])) continue;
+      Promise.resolve(hold.release?.()).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
 }
 
-function requireDuration(action: string, name: string, value: unknown): void {
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+}
+
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
+function requireDuration(action: string, name: string, value: number): void {
   if (typeof value === "number" && value >= 0) return;
   throw invalid(action, name, "a number of 0 or more", value);
 }
 
-function invalid(action: string, name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" ? RangeError : TypeError;
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/async-basics.ts` ────────────────────────────────────────────────────────
@@ -426,4 +707,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();

@@ -163,9 +163,11 @@ describe("sleep", () => {
     );
   });
 
-  test.each(["100", null, undefined, 100n])("refuses %p, which is no number", async (ms) => {
+  test.each(["100", null, undefined, 100n])("refuses %s, which is no number", async (ms) => {
     expect(await rejection(sleep(ms as unknown as number))).toEqual(
-      new TypeError(`Cannot sleep: ms must be a number of 0 or more, received ${ms}`),
+      new TypeError(
+        `Cannot sleep: ms must be a number of 0 or more, received ${typeof ms === "string" ? `"${ms}"` : ms}`,
+      ),
     );
   });
 });
@@ -363,7 +365,7 @@ describe("timeout", () => {
     const promise = Promise.resolve() as unknown as Task<void>;
 
     expect(await rejection(timeout(promise, 100))).toEqual(
-      new TypeError("Cannot time out: task must be a function, received [object Promise]"),
+      new TypeError("Cannot time out: task must be a function, received Promise"),
     );
   });
 
@@ -591,7 +593,9 @@ describe("poll", () => {
     const options = { interval: 10, [name]: value };
 
     expect(await rejection(poll(() => ++calls, options))).toEqual(
-      new Kind(`Cannot poll: ${name} must be a number of 0 or more, received ${value}`),
+      new Kind(
+        `Cannot poll: ${name} must be a number of 0 or more, received ${typeof value === "string" ? `"${value}"` : value}`,
+      ),
     );
 
     expect(calls).toBe(0);
@@ -731,7 +735,7 @@ describe("lazy", () => {
     const promise = Promise.resolve() as unknown as () => void;
 
     expect(thrownBy(() => lazy(promise))).toEqual(
-      new TypeError("Cannot create lazy: init must be a function, received [object Promise]"),
+      new TypeError("Cannot create lazy: init must be a function, received Promise"),
     );
   });
 });
@@ -827,7 +831,12 @@ describe("run", () => {
 
   test.each([
     ["returns", "return", 0, ""],
-    ["throws what the abort caused", `throw new Error("", { cause: signal.reason })`, 143, ""],
+    [
+      "throws an AbortError it caused",
+      `throw Object.assign(new Error("", { cause: signal.reason }), { name: "AbortError" })`,
+      143,
+      "",
+    ],
     ["throws something else", `throw "broken"`, 1, "broken\n"],
     ["throws nothing", `throw undefined`, 1, "undefined\n"],
   ])("when main %s after a signal, the exit code says so", async (_, end, exitCode, stderr) => {
@@ -922,7 +931,7 @@ describe("run", () => {
     const promise = Promise.resolve() as unknown as Task<void>;
 
     expect(await rejection(run(promise))).toEqual(
-      new TypeError("Cannot run: main must be a function, received [object Promise]"),
+      new TypeError("Cannot run: main must be a function, received Promise"),
     );
   });
 });
