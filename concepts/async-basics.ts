@@ -547,83 +547,54 @@ function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) =>
   if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
   if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
-  return listeners.add(listener);
+  listeners.add(listener);
+  return () => {
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
+  };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
-interface AbortEntry {
-  /** Undefined once it has been told or removed. */
-  listener: ((reason: unknown) => void) | undefined;
-  previous: AbortEntry | undefined;
-  next: AbortEntry | undefined;
-}
-
-/** A linked list, which is cheaper than a Set with one listener and with a million. */
-class AbortListeners {
+class AbortListeners extends Set<(reason: unknown) => void> {
   static readonly #aborting: AbortListeners[] = [];
   readonly #signal: AbortSignal;
-  #first: AbortEntry | undefined;
-  #last: AbortEntry | undefined;
 
   constructor(signal: AbortSignal) {
+    super();
     this.#signal = signal;
     signal.addEventListener("abort", this);
   }
 
-  add(listener: (reason: unknown) => void): () => void {
-    const entry: AbortEntry = { listener, previous: this.#last, next: undefined };
-    if (this.#last) this.#last.next = entry;
-    else this.#first = entry;
-    this.#last = entry;
-    return () => this.#remove(entry);
-  }
-
-  #remove(entry: AbortEntry): void {
-    if (!entry.listener) return;
-    entry.listener = undefined;
-    if (entry.previous) entry.previous.next = entry.next;
-    else this.#first = entry.next;
-    if (entry.next) entry.next.previous = entry.previous;
-    else this.#last = entry.previous;
-    if (this.#first) return;
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+  detach(): void {
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
   handleEvent(): void {
+    this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
     for (const listeners of aborting) {
-      for (let entry; (entry = listeners.#first);) {
-        const { listener } = entry;
-        listeners.#remove(entry);
-        try {
-          listener?.(listeners.#signal.reason);
-        } catch (error) {
-          // As the platform does it: the error is reported, and the others are told.
-          queueMicrotask(() => {
-            throw error;
-          });
-        }
-      }
+      for (const listener of listeners) listener(listeners.#signal.reason);
     }
     aborting.length = 0;
   }
 }
 
-/** Releases a hold, or the holds of a list, that nobody will receive. Leaves other values alone. */
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
-  // The loop reaches what is added meanwhile. A list that contains itself is visited once.
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
   const values = new Set<unknown>([value]);
   for (const item of values) {
+    if (Object(item) !== item) continue;
     try {
-      if (Array.isArray(item)) item.forEach((each) => Object(each) === each && values.add(each));
-      const hold = item as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-      if (!(hold[Symbol.dispose] ?? hold[Symbol.asyncDispose])) continue;
-      Promise.resolve(hold.release?.()).catch(doNothing);
+      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
     } catch {
       // Nobody is left who could be told.
     }
