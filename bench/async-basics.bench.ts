@@ -1,4 +1,4 @@
-import { abortable, lazy, sleep, timeout } from "../concepts/async-basics.ts";
+import { abortable, lazy, sleep, timeout, yieldNow } from "../concepts/async-basics.ts";
 import { checkThresholds } from "./thresholds.ts";
 
 const { signal } = new AbortController();
@@ -16,8 +16,14 @@ await checkThresholds([
   {
     name: "a task that is done at once",
     subject: ["timeout", () => timeout(task, 1000)],
-    baseline: ["await", async () => await task()],
-    atMost: 50,
+    baseline: ["a race with a timer", () => raceWithTimer(task(), 1000)],
+    atMost: 2.1,
+  },
+  {
+    name: "a turn of the event loop",
+    subject: ["yieldNow", () => yieldNow()],
+    baseline: ["setImmediate", () => new Promise((resolve) => setImmediate(resolve))],
+    atMost: 1.5,
   },
   {
     name: "a value that is there",
@@ -28,8 +34,8 @@ await checkThresholds([
   {
     name: "sleeping costs the same in a crowd",
     subject: ["100,000 sleep and are aborted with one signal", () => sleepTogether(100_000)],
-    baseline: ["1,000", () => sleepTogether(1_000)],
-    atMost: 400,
+    baseline: ["1,000, 100 times", () => repeat(100, () => sleepTogether(1_000))],
+    atMost: 3,
   },
 ]);
 
@@ -39,4 +45,20 @@ async function sleepTogether(count: number): Promise<void> {
   const sleeping = Array.from({ length: count }, () => sleep(60_000, { signal }));
   controller.abort();
   await Promise.allSettled(sleeping);
+}
+
+async function repeat(times: number, act: () => Promise<void>): Promise<void> {
+  for (let n = 0; n < times; n++) await act();
+}
+
+async function raceWithTimer<T>(promise: Promise<T>, ms: number): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("too late")), ms);
+  });
+  try {
+    return await Promise.race([promise, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -1,22 +1,95 @@
 /**
- * How to test code that waits: prove to the millisecond when it ends, that an abort ends it at once
- * with the very reason, and that no timer, no listener and no unhandled rejection is left. Time is
- * virtual throughout. A program's entry and its signals are tested with real processes, which are
- * waited for by what they print.
+ * How to test code that waits: assert to the millisecond when it ends, that an abort ends it at once
+ * with the given reason, and that no timer, listener or unhandled rejection is left. Time is virtual.
+ * A program's entry and its signals are tested with real processes; the test waits for their output.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import {
   abortable,
   lazy,
   poll,
+  type PollOptions,
   run,
   sleep,
   type Task,
   timeout,
+  type WaitOptions,
   yieldNow,
 } from "../concepts/async-basics.ts";
 import { DeadlockError, virtualTime } from "../concepts/virtual-time.ts";
+
+// Programs are started, and garbage is collected, by Bun.
+const { Bun } = globalThis as { Bun?: typeof import("bun") };
+
+describe("Start here", () => {
+  test("time is virtual: a test that waits for an hour is done at once, and exact", async () => {
+    await virtualTime(async (clock) => {
+      await sleep(3_600_000);
+
+      expect(clock.elapsed).toBe(3_600_000);
+    });
+  });
+
+  test("begin a wait, then act, then await it: the rejection is a value like any other", async () => {
+    const controller = new AbortController();
+    const sleeping = rejection(sleep(100, { signal: controller.signal }));
+
+    controller.abort("stop");
+
+    expect(await sleeping).toBe("stop");
+  });
+
+  test("after an abort nothing is left: no timer, no listener", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      const sleeping = rejection(sleep(100, { signal: controller.signal }));
+      expect([clock.pending, listeners()]).toEqual([1, 1]);
+
+      controller.abort("stop");
+
+      expect([clock.pending, listeners()]).toEqual([0, 0]);
+      await sleeping;
+    });
+  });
+
+  test("a time limit has two sides: just in time, and exactly too late", async () => {
+    await virtualTime(async () => {
+      expect(await timeout(() => sleep(99).then(() => "done"), 100)).toBe("done");
+      expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
+    });
+  });
+
+  test("trap: a task that ignores its signal runs on after the timeout", async () => {
+    await virtualTime(async () => {
+      let finished = false;
+      const deaf = async () => {
+        await sleep(200);
+        finished = true;
+      };
+
+      await rejection(timeout(deaf, 100));
+      expect(finished).toBe(false);
+
+      await sleep(100);
+      expect(finished).toBe(true);
+    });
+  });
+
+  test("trap: a lock that comes too late must not stay locked", async () => {
+    await virtualTime(async () => {
+      const lock = new Lock();
+      const held = await lock.lock();
+      const second = timeout(() => lock.lock(), 100);
+      expect(await rejection(second)).toMatchObject(timedOut(100));
+
+      held.release();
+      await sleep(0);
+
+      expect(lock.locked).toBe(false);
+    });
+  });
+});
 
 describe("sleep", () => {
   test.each([0, 0.5, 1, 100, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 1e12])(
@@ -169,6 +242,48 @@ describe("sleep", () => {
         `Cannot sleep: ms must be a number of 0 or more, received ${typeof ms === "string" ? `"${ms}"` : ms}`,
       ),
     );
+  });
+
+  test.each<[string, unknown]>([
+    ["Null", null],
+    ["5", 5],
+    ["AbortSignal", new AbortController().signal],
+  ])("refuses options that are %s", async (kind, options) => {
+    const result = rejection(sleep(1, options as WaitOptions));
+
+    expect(await result).toEqual(
+      new TypeError(`Cannot sleep: options must be an object, received ${kind.replace("N", "n")}`),
+    );
+  });
+
+  test("refuses a signal that is not an AbortSignal", async () => {
+    const signal = "stop" as unknown as AbortSignal;
+
+    expect(await rejection(sleep(1, { signal }))).toEqual(
+      new TypeError('Cannot sleep: signal must be an AbortSignal, received "stop"'),
+    );
+  });
+
+  test("a clock that is replaced while it waits does not make it wait for hours", async () => {
+    await virtualTime(async (clock) => {
+      const now = performance.now;
+      const sleeping = sleep(100);
+      performance.now = () => now.call(performance) - 5_000_000;
+
+      await sleeping;
+
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("works with fake timers that leave performance.now alone", async () => {
+    await virtualTime(async (clock) => {
+      performance.now = () => 7;
+
+      await sleep(100);
+
+      expect(clock.elapsed).toBe(100);
+    });
   });
 });
 
@@ -378,6 +493,123 @@ describe("timeout", () => {
 
     expect(called).toBe(false);
   });
+
+  test.each<[string, unknown]>([
+    ["Null", null],
+    ["5", 5],
+    ["AbortSignal", new AbortController().signal],
+  ])("refuses options that are %s", async (kind, options) => {
+    const result = rejection(timeout(() => 1, 100, options as WaitOptions));
+
+    expect(await result).toEqual(
+      new TypeError(
+        `Cannot time out: options must be an object, received ${kind.replace("N", "n")}`,
+      ),
+    );
+  });
+
+  test("refuses a signal that is not an AbortSignal", async () => {
+    const signal = "stop" as unknown as AbortSignal;
+
+    expect(await rejection(timeout(() => 1, 100, { signal }))).toEqual(
+      new TypeError('Cannot time out: signal must be an AbortSignal, received "stop"'),
+    );
+  });
+
+  test("listens before it calls the task, which may abort from inside the call", async () => {
+    const { controller, listeners } = watchedController();
+    const hanging = () => {
+      controller.abort("stop");
+      return new Promise(() => {});
+    };
+
+    expect(await rejection(timeout(hanging, Infinity, { signal: controller.signal }))).toBe("stop");
+    expect(listeners()).toBe(0);
+  });
+
+  test("a success that came before the abort is delivered", async () => {
+    const controller = new AbortController();
+    const result = timeout(async () => "done", 100, { signal: controller.signal });
+
+    await Promise.resolve();
+    controller.abort("stop");
+
+    expect(await result).toBe("done");
+  });
+
+  test("the task's signal is aborted before the caller hears of it", async () => {
+    await virtualTime(async () => {
+      const order: string[] = [];
+      const task: Task<void> = (signal) => {
+        signal.addEventListener("abort", () => order.push("task"));
+        return new Promise(() => {});
+      };
+
+      await timeout(task, 100).catch(() => order.push("caller"));
+
+      expect(order).toEqual(["task", "caller"]);
+    });
+  });
+
+  test.each([0, 1, 2, 3, 4, 5, 6, 7, 8])(
+    "leaves no lock behind when the abort comes %s microtasks after the grant",
+    async (microtasks) => {
+      const lock = new Lock();
+      const held = await lock.lock();
+      const controller = new AbortController();
+      const options = { signal: controller.signal };
+      const result = timeout((signal) => lock.lock({ signal }), Infinity, options).then(
+        (permit) => permit.release(),
+        (reason: unknown) => expect(reason).toBe("stop"),
+      );
+
+      held.release();
+      for (let n = 0; n < microtasks; n++) await null;
+      controller.abort("stop");
+      await result;
+      await turn();
+
+      expect(lock.locked).toBe(false);
+    },
+  );
+
+  test.each<[string, (hold: Hold) => unknown]>([
+    ["a hold", (hold) => hold],
+    ["a list of holds", (hold) => [hold]],
+    ["a list with something hostile before the hold", (hold) => [revokedProxy(), hold]],
+  ])("releases %s that comes too late, once", async (_, wrap) => {
+    await virtualTime(async () => {
+      const hold = new Hold();
+      const task = () => sleep(200).then(() => wrap(hold));
+      expect(await rejection(timeout(task, 100))).toMatchObject(timedOut(100));
+
+      await sleep(200);
+
+      expect(hold.releases).toBe(1);
+    });
+  });
+
+  test("leaves other disposables alone, and holds that it delivers", async () => {
+    await virtualTime(async () => {
+      let disposals = 0;
+      const shared = { [Symbol.dispose]: () => void disposals++ };
+      await rejection(timeout(() => sleep(200).then(() => shared), 100));
+      const hold = await timeout(() => new Hold(), 100);
+      await sleep(200);
+
+      expect([disposals, hold.releases]).toEqual([0, 0]);
+    });
+  });
+
+  test("infers from tasks that return a value or a promise", () => {
+    const mixed = () => timeout((): number | Promise<string> => 5, 100);
+    const explicit = () => timeout<number>(async () => 5, 100);
+    const generic = <T>(task: Task<T>): Promise<T> => timeout(task, 100);
+
+    expectTypeOf(mixed).returns.toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf(explicit).returns.toEqualTypeOf<Promise<number>>();
+    expectTypeOf(generic(async () => 5)).toEqualTypeOf<Promise<number>>();
+  });
 });
 
 describe("abortable", () => {
@@ -443,6 +675,83 @@ describe("abortable", () => {
       });
     },
   );
+
+  test.each([5, null, "promise"])("refuses %s, which is not a promise", async (value) => {
+    const promise = value as unknown as Promise<void>;
+
+    expect(await rejection(abortable(promise, undefined))).toEqual(
+      new TypeError(
+        `Cannot wait: promise must be a promise, received ${value === "promise" ? '"promise"' : value}`,
+      ),
+    );
+  });
+
+  test("refuses a signal that is not an AbortSignal", async () => {
+    const signal = {} as AbortSignal;
+
+    expect(await rejection(abortable(Promise.resolve(), signal))).toEqual(
+      new TypeError("Cannot wait: signal must be an AbortSignal, received Object"),
+    );
+  });
+
+  test("aborted before, it does not call the `then` of a thenable", async () => {
+    let calls = 0;
+    // oxlint-disable-next-line no-thenable
+    const query = { then: () => void calls++ } as unknown as Promise<void>;
+
+    expect(await rejection(abortable(query, AbortSignal.abort("stop")))).toBe("stop");
+    await turn();
+
+    expect(calls).toBe(0);
+  });
+
+  test("however many wait and leave, the promise has one reaction", async () => {
+    const promise = new Promise<void>(() => {});
+    let reactions = 0;
+    const then = promise.then.bind(promise) as (...args: unknown[]) => Promise<void>;
+    promise.then = ((...args: unknown[]) => (reactions++, then(...args))) as typeof promise.then;
+
+    for (let n = 0; n < 100; n++) {
+      const controller = new AbortController();
+      const waiting = rejection(abortable(promise, controller.signal));
+      controller.abort(n);
+      expect(await waiting).toBe(n);
+    }
+
+    expect(reactions).toBe(1);
+  });
+
+  test.each(["before", "while waiting"])(
+    "aborted %s, it releases a hold that comes later, once",
+    async (when) => {
+      const controller = new AbortController();
+      const { promise, resolve } = Promise.withResolvers<Hold>();
+      if (when === "before") controller.abort("stop");
+      const waiting = [1, 2].map(() => rejection(abortable(promise, controller.signal)));
+      controller.abort("stop");
+      expect(await Promise.all(waiting)).toEqual(["stop", "stop"]);
+      const hold = new Hold();
+
+      resolve(hold);
+      await turn();
+
+      expect(hold.releases).toBe(1);
+    },
+  );
+
+  test("a hold that another waiter receives is not released", async () => {
+    const controller = new AbortController();
+    const { promise, resolve } = Promise.withResolvers<Hold>();
+    const staying = abortable(promise, undefined);
+    const leaving = rejection(abortable(promise, controller.signal));
+    controller.abort("stop");
+    expect(await leaving).toBe("stop");
+
+    resolve(new Hold());
+    await turn();
+
+    expect((await staying).releases).toBe(0);
+  });
 });
 
 describe("poll", () => {
@@ -588,7 +897,7 @@ describe("poll", () => {
     ["interval", undefined, TypeError],
     ["timeout", -1, RangeError],
     ["timeout", "10", TypeError],
-  ])("refuses the %s %p, and does not ask", async (name, value, Kind) => {
+  ])("refuses the %s %s, and does not ask", async (name, value, Kind) => {
     let calls = 0;
     const options = { interval: 10, [name]: value };
 
@@ -607,6 +916,70 @@ describe("poll", () => {
     expect(await rejection(poll(value, { interval: 10 }))).toEqual(
       new TypeError("Cannot poll: fn must be a function, received 1"),
     );
+  });
+
+  test("does not ask again when the abort falls between the timer and the call", async () => {
+    await virtualTime(async () => {
+      const controller = new AbortController();
+      let calls = 0;
+      const polling = poll(() => void calls++, { interval: 10, signal: controller.signal });
+      setTimeout(() => queueMicrotask(() => controller.abort("stop")), 10);
+      expect(await rejection(polling)).toBe("stop");
+      await sleep(100);
+
+      expect(calls).toBe(1);
+    });
+  });
+
+  test.each([0, 1, 2, 3, 4, 5])(
+    "asks nothing more when the abort comes %s microtasks after the timer",
+    async (microtasks) => {
+      await virtualTime(async () => {
+        const controller = new AbortController();
+        let callsAfterAbort = 0;
+        const fn = () => void (controller.signal.aborted && callsAfterAbort++);
+        const polling = rejection(poll(fn, { interval: 10, signal: controller.signal }));
+        await sleep(10);
+        for (let n = 0; n < microtasks; n++) await null;
+        controller.abort("stop");
+
+        expect(await polling).toBe("stop");
+        await sleep(100);
+        expect(callsAfterAbort).toBe(0);
+      });
+    },
+  );
+
+  test("releases a hold that a call brings too late", async () => {
+    await virtualTime(async () => {
+      const hold = new Hold();
+      const fn = () => sleep(200).then(() => hold);
+      expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toMatchObject(
+        timedOut(100),
+      );
+
+      await sleep(200);
+
+      expect(hold.releases).toBe(1);
+    });
+  });
+
+  test("refuses missing options and a signal that is not one", async () => {
+    const none = undefined as unknown as PollOptions;
+    const signal = 5 as unknown as AbortSignal;
+
+    expect(await rejection(poll(() => 1, none))).toEqual(
+      new TypeError("Cannot poll: options must be an object, received undefined"),
+    );
+    expect(await rejection(poll(() => 1, { interval: 1, signal }))).toEqual(
+      new TypeError("Cannot poll: signal must be an AbortSignal, received 5"),
+    );
+  });
+
+  test("infers what is truthy of a value or a promise", () => {
+    const mixed = () => poll((): 0 | Promise<string | null> => 0, { interval: 1 });
+
+    expectTypeOf(mixed).returns.toEqualTypeOf<Promise<string>>();
   });
 });
 
@@ -632,7 +1005,7 @@ describe("lazy", () => {
   });
 
   test.each([undefined, 0, "value"])(
-    "remembers %p, of which a plain function is enough",
+    "remembers %s, of which a plain function is enough",
     async (value) => {
       let runs = 0;
       const get = lazy(() => (runs++, value));
@@ -738,6 +1111,73 @@ describe("lazy", () => {
       new TypeError("Cannot create lazy: init must be a function, received Promise"),
     );
   });
+
+  test("called again from inside of init, it does not run init again", async () => {
+    let runs = 0;
+    let inner: Promise<number> | undefined;
+    const get: () => Promise<number> = lazy(() => {
+      runs++;
+      inner = get();
+      return runs;
+    });
+
+    expect(await get()).toBe(1);
+    expect(await inner).toBe(1);
+    expect(runs).toBe(1);
+  });
+
+  test("hears an abort from inside of init", async () => {
+    const { controller, listeners } = watchedController();
+    const get = lazy(() => {
+      controller.abort("stop");
+      return new Promise<void>(() => {});
+    });
+
+    expect(await rejection(get({ signal: controller.signal }))).toBe("stop");
+    expect(listeners()).toBe(0);
+  });
+
+  test("keeps a hold for those to come when all callers have left", async () => {
+    const { promise, resolve } = Promise.withResolvers<Hold>();
+    const get = lazy(() => promise);
+    const controller = new AbortController();
+    const leaving = rejection(get({ signal: controller.signal }));
+    controller.abort("stop");
+    expect(await leaving).toBe("stop");
+
+    resolve(new Hold());
+    await turn();
+
+    expect((await get()).releases).toBe(0);
+  });
+
+  test("listens no more once the value is there", async () => {
+    const { controller, listeners } = watchedController();
+    const get = lazy(async () => "value");
+
+    expect(await get({ signal: controller.signal })).toBe("value");
+    expect(await get({ signal: controller.signal })).toBe("value");
+    expect(listeners()).toBe(0);
+  });
+
+  test("refuses options and a signal of the wrong kind, and does not run", async () => {
+    let runs = 0;
+    const get = lazy(() => ++runs);
+
+    expect(await rejection(get(5 as WaitOptions))).toEqual(
+      new TypeError("Cannot wait for lazy: options must be an object, received 5"),
+    );
+    expect(await rejection(get({ signal: 5 as unknown as AbortSignal }))).toEqual(
+      new TypeError("Cannot wait for lazy: signal must be an AbortSignal, received 5"),
+    );
+    expect(runs).toBe(0);
+  });
+
+  test("infers from an init that returns a value or a promise", () => {
+    const get = lazy((): number | Promise<string> => 5);
+
+    expectTypeOf(get).returns.toEqualTypeOf<Promise<string | number>>();
+  });
 });
 
 describe("yieldNow", () => {
@@ -770,21 +1210,87 @@ describe("yieldNow", () => {
       expect(listeners()).toBe(0);
     });
   });
+
+  test.each<[string, unknown]>([
+    ["Null", null],
+    ["5", 5],
+    ["AbortSignal", new AbortController().signal],
+  ])("refuses options that are %s", async (kind, options) => {
+    const result = rejection(yieldNow(options as WaitOptions));
+
+    expect(await result).toEqual(
+      new TypeError(`Cannot yield: options must be an object, received ${kind.replace("N", "n")}`),
+    );
+  });
+
+  test("refuses a signal that is not an AbortSignal", async () => {
+    const signal = "stop" as unknown as AbortSignal;
+
+    expect(await rejection(yieldNow({ signal }))).toEqual(
+      new TypeError('Cannot yield: signal must be an AbortSignal, received "stop"'),
+    );
+  });
+
+  test("lets timers come to their turn in a loop that never sleeps", async () => {
+    const fired: string[] = [];
+    setTimeout(() => fired.push("timer"), 1);
+
+    while (fired.length === 0) await yieldNow();
+
+    expect(fired).toEqual(["timer"]);
+  });
+
+  test("sets no timer", async () => {
+    const platform = globalThis.setTimeout;
+    globalThis.setTimeout = (() => raise(new Error("a timer"))) as unknown as typeof setTimeout;
+    try {
+      await yieldNow();
+    } finally {
+      globalThis.setTimeout = platform;
+    }
+  });
+
+  test.each(["resolves", "rejects"])("without setImmediate, as in browsers, it %s", async (how) => {
+    const platform = globalThis.setImmediate;
+    globalThis.setImmediate = undefined as unknown as typeof setImmediate;
+    try {
+      const { controller, listeners } = watchedController();
+      const yielding = yieldNow({ signal: controller.signal });
+      if (how === "rejects") controller.abort("stop");
+
+      if (how === "rejects") expect(await rejection(yielding)).toBe("stop");
+      else expect(await yielding).toBeUndefined();
+      expect(listeners()).toBe(0);
+    } finally {
+      globalThis.setImmediate = platform;
+    }
+  });
+
+  test("listens no more once it is over", async () => {
+    const { controller, listeners } = watchedController();
+
+    await yieldNow({ signal: controller.signal });
+
+    expect(listeners()).toBe(0);
+  });
 });
 
 describe("run", () => {
-  test.each([0, 7])("leaves an exit code of %d alone when main returns", async (exitCode) => {
-    await using program = start(`
+  test.skipIf(!Bun).each([0, 7])(
+    "leaves an exit code of %d alone when main returns",
+    async (exitCode) => {
+      await using program = start(`
       await run(async () => {
         process.exitCode = ${exitCode};
         console.log("done");
       });
     `);
 
-    expect(await program.end()).toEqual({ exitCode, stdout: "done\n", stderr: "" });
-  });
+      expect(await program.end()).toEqual({ exitCode, stdout: "done\n", stderr: "" });
+    },
+  );
 
-  test.each([
+  test.skipIf(!Bun).each([
     ["throws", `() => { throw new Error("broken"); }`],
     ["rejects", `async () => { throw new Error("broken"); }`],
   ])("when main %s, prints the error and sets exit code 1, but ends nothing", async (_, main) => {
@@ -800,13 +1306,13 @@ describe("run", () => {
     expect(stderr).toContain("broken");
   });
 
-  test.each([null, undefined])("fails even with %p", async (error) => {
+  test.skipIf(!Bun).each([null, undefined])("fails even with %s", async (error) => {
     await using program = start(`await run(() => Promise.reject(${error}));`);
 
     expect(await program.end()).toMatchObject({ exitCode: 1, stderr: `${error}\n` });
   });
 
-  test.each([
+  test.skipIf(!Bun).each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
   ] as const)("on %s aborts main, waits for its cleanup, and exits with %d", async (name, code) => {
@@ -829,7 +1335,7 @@ describe("run", () => {
     expect(await program.end()).toEqual({ exitCode: code, stdout, stderr: "" });
   });
 
-  test.each([
+  test.skipIf(!Bun).each([
     ["returns", "return", 0, ""],
     [
       "throws an AbortError it caused",
@@ -854,7 +1360,7 @@ describe("run", () => {
     expect(await program.end()).toMatchObject({ exitCode, stderr });
   });
 
-  test.each([
+  test.skipIf(!Bun).each([
     ["SIGINT", "SIGTERM", 143],
     ["SIGTERM", "SIGINT", 130],
     ["SIGINT", "SIGINT", 130],
@@ -876,7 +1382,7 @@ describe("run", () => {
     expect((await program.end()).exitCode).toBe(exitCode);
   });
 
-  test.each(["() => {}", "() => { throw 0; }"])(
+  test.skipIf(!Bun).each(["() => {}", "() => { throw 0; }"])(
     "leaves the signals to the platform after %s",
     async (main) => {
       await using program = start(`
@@ -888,8 +1394,10 @@ describe("run", () => {
     },
   );
 
-  test("can be aborted from outside; the reason is then an error like any other", async () => {
-    await using program = start(`
+  test.skipIf(!Bun)(
+    "can be aborted from outside; the reason is then an error like any other",
+    async () => {
+      await using program = start(`
       const controller = new AbortController();
       await run((signal) => {
         controller.abort("enough");
@@ -898,10 +1406,11 @@ describe("run", () => {
       }, { signal: controller.signal });
     `);
 
-    expect(await program.end()).toEqual({ exitCode: 1, stdout: "", stderr: "enough\n" });
-  });
+      expect(await program.end()).toEqual({ exitCode: 1, stdout: "", stderr: "enough\n" });
+    },
+  );
 
-  test("aborted before, it does not call main", async () => {
+  test.skipIf(!Bun)("aborted before, it does not call main", async () => {
     await using program = start(`
       await run(() => console.log("never"), { signal: AbortSignal.abort("enough") });
     `);
@@ -917,15 +1426,18 @@ describe("run", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("does without a process, as in a browser, and still reports the error", async () => {
-    await using program = start(`
+  test.skipIf(!Bun)(
+    "does without a process, as in a browser, and still reports the error",
+    async () => {
+      await using program = start(`
       delete globalThis.process;
       await run(() => console.log("done"));
       await run(() => Promise.reject("broken"));
     `);
 
-    expect(await program.end()).toEqual({ exitCode: 0, stdout: "done\n", stderr: "broken\n" });
-  });
+      expect(await program.end()).toEqual({ exitCode: 0, stdout: "done\n", stderr: "broken\n" });
+    },
+  );
 
   test("refuses what is no function", async () => {
     const promise = Promise.resolve() as unknown as Task<void>;
@@ -933,6 +1445,88 @@ describe("run", () => {
     expect(await rejection(run(promise))).toEqual(
       new TypeError("Cannot run: main must be a function, received Promise"),
     );
+  });
+
+  test.each<[string, unknown]>([
+    ["Null", null],
+    ["5", 5],
+    ["AbortSignal", new AbortController().signal],
+  ])("refuses options that are %s", async (kind, options) => {
+    const result = rejection(run(() => {}, options as WaitOptions));
+
+    expect(await result).toEqual(
+      new TypeError(`Cannot run: options must be an object, received ${kind.replace("N", "n")}`),
+    );
+  });
+
+  test("refuses a signal that is not an AbortSignal", async () => {
+    const signal = "stop" as unknown as AbortSignal;
+
+    expect(await rejection(run(() => {}, { signal }))).toEqual(
+      new TypeError('Cannot run: signal must be an AbortSignal, received "stop"'),
+    );
+  });
+
+  test.skipIf(!Bun).each([
+    ["an error with the reason as its cause", `new Error("not saved", { cause: signal.reason })`],
+    ["an error of a cleanup", `new SuppressedError(new Error("not saved"), signal.reason)`],
+  ])("interrupted, it tells %s (needs Bun)", async (_, error) => {
+    await using program = start(`
+      await run(async (signal) => {
+        console.log("ready");
+        await sleep(60_000, { signal }).catch(() => {});
+        throw ${error};
+      });
+    `);
+
+    await program.printed("ready");
+    program.kill("SIGINT");
+
+    const { exitCode, stderr } = await program.end();
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("not saved");
+  });
+
+  test.skipIf(!Bun).each([
+    [
+      "a revoked proxy",
+      `(() => { const p = Proxy.revocable({}, {}); p.revoke(); return p.proxy; })()`,
+    ],
+    ["throwing getters", `{ get name() { throw 1; }, get cause() { throw 2; } }`],
+    ["a hostile inspector", `{ [Symbol.for("nodejs.util.inspect.custom")]() { throw 1; } }`],
+  ])("interrupted, it survives %s (needs Bun)", async (_, error) => {
+    await using program = start(`
+      await run(async (signal) => {
+        console.log("ready");
+        await sleep(60_000, { signal }).catch(() => {});
+        throw ${error};
+      });
+      console.log("code goes on");
+    `);
+
+    await program.printed("ready");
+    program.kill("SIGINT");
+
+    const { exitCode, stdout, stderr } = await program.end();
+    expect([exitCode, stdout]).toEqual([1, "ready\ncode goes on\n"]);
+    expect(stderr).not.toBe("");
+  });
+
+  test.skipIf(!Bun)("does without a process that has only env (needs Bun)", async () => {
+    await using program = start(`
+      globalThis.process = { env: {} };
+      await run(() => console.log("done"));
+    `);
+
+    expect(await program.end()).toMatchObject({ stdout: "done\n", stderr: "" });
+  });
+
+  test("releases a hold that main returns", async () => {
+    const hold = new Hold();
+
+    await run(() => hold);
+
+    expect(hold.releases).toBe(1);
   });
 });
 
@@ -951,6 +1545,51 @@ async function rejection(promise: Promise<unknown>): Promise<unknown> {
   );
   if ("reason" in result) return result.reason;
   throw new Error(`Expected a rejection, received ${String(result.value)}`);
+}
+
+/** A hold: it can be released and is disposable. Counts how often it has been released. */
+class Hold {
+  releases = 0;
+  release(): void {
+    this.releases++;
+  }
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** A lock that is small enough for a test. Grants in order, and rejects when it is aborted. */
+class Lock {
+  locked = false;
+  readonly #waiting: { grant: () => void; signal: AbortSignal | undefined }[] = [];
+
+  async lock({ signal }: WaitOptions = {}): Promise<Hold> {
+    signal?.throwIfAborted();
+    const granted = Promise.withResolvers<void>();
+    if (this.locked) this.#waiting.push({ grant: granted.resolve, signal });
+    else granted.resolve();
+    this.locked = true;
+    await granted.promise;
+    const hold = new Hold();
+    hold.release = () => {
+      if (hold.releases++ > 0) return;
+      const next = this.#waiting.shift();
+      if (next) next.grant();
+      else this.locked = false;
+    };
+    return hold;
+  }
+}
+
+function revokedProxy(): object {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
+
+/** A turn of the event loop. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** What there is to see of a TimeoutError. */
@@ -990,9 +1629,9 @@ async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
 
 /** Starts a process which runs the code with the concept at hand, and dies with the test. */
 function start(code: string) {
-  const concept = JSON.stringify(require.resolve("../concepts/async-basics.ts"));
+  const concept = JSON.stringify(new URL("../concepts/async-basics.ts", import.meta.url).pathname);
   const program = `import { run, sleep, yieldNow } from ${concept}; ${code}`;
-  const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun!.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "pipe" });
   const output = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let stdout = "";
   const read = async () => {
