@@ -308,8 +308,9 @@ export function yieldNow(options: WaitOptions = {}): Promise<void> {
       resolve();
     });
     const stopListening = onAbort(signal, (reason) => {
-      cancel();
       reject(reason);
+      // Last, because Deno delivers a message when its port is closed.
+      cancel();
     });
   });
 }
