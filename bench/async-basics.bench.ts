@@ -11,7 +11,7 @@ await checkThresholds([
     name: "a wait that can be aborted",
     subject: ["abortable", () => abortable(settled, signal)],
     baseline: ["await", async () => await settled],
-    atMost: 9,
+    atMost: 20,
   },
   {
     name: "a task that is done at once",
