@@ -1,42 +1,86 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Mocks
  *
- * Functions that stand in for asynchronous ones in a test: they answer what the test tells them,
- * when it tells them, and record both who called them and who awaited them.
+ * Stand-ins for asynchronous functions in a test. A mock answers what the test tells it, when the
+ * test tells it, and records who called it and who awaited the call.
  *
- * Reach for it to test code that calls a network, a database or a clock: how it takes an error, a
- * slow answer, no answer at all, or two answers in the wrong order.
+ * Reach for it to test code that calls a network, a database or a clock: how the code takes an
+ * error, a slow answer, no answer at all, or two answers in the wrong order.
  *
- * Without it a forgotten `await` goes unnoticed, because an ordinary mock sees the call and not
- * whether anybody waits for it; and a race is tested by sleeping and hoping.
+ * Without it a forgotten `await` goes unnoticed, because an ordinary mock records the call and not
+ * whether anything waits for it; and a race is tested by sleeping and hoping.
  *
  * Known elsewhere as: `unittest.mock.AsyncMock` in Python, whose names the assertions follow;
- * `jest.fn().mockResolvedValue`; Kotlin's `CompletableDeferred` in the hands of a test.
+ * `jest.fn().mockResolvedValue`; Kotlin's `CompletableDeferred` in a test.
+ *
+ * For those who come from Jest, Vitest or bun:test:
+ *
+ * | there                                             | here                                   |
+ * | ------------------------------------------------- | -------------------------------------- |
+ * | `fn(impl)`, `mockImplementation(impl)`            | `asyncMock(impl)`, `runs(impl)`        |
+ * | `mockResolvedValue(value)`, `mockRejectedValue`   | `resolves(value)`, `rejects(reason)`   |
+ * | `mockResolvedValueOnce`, `mockRejectedValueOnce`  | `resolvesOnce`, `rejectsOnce`          |
+ * | `mockImplementationOnce(impl)`                    | `runsOnce(impl)`                       |
+ * | `mock.calls[0]`, `mock.contexts[0]`               | `calls[0].args`, `calls[0].thisValue`  |
+ * | `mock.settledResults[0]` (Vitest)                 | `calls[0].result`                      |
+ * | `toHaveBeenCalledWith`, `toHaveBeenLastCalledWith` | `assertAnyAwait`, `assertAwaitedWith` |
+ * | `toHaveBeenCalledTimes(1)`                        | `assertAwaitedOnce()`                  |
+ * | `mockName(name)`                                  | `asyncMock(impl, { name })`            |
+ * | `mockClear()`                                     | `reset()`                              |
+ * | `mockReset()`                                     | none: make a new mock for each test    |
+ * | `spyOn(object, "method")`, `mockRestore()`        | `using spy = spyOn(object, "method")`  |
  *
  * @module
  */
 
 type AnyFunction = (...args: any[]) => any;
+type AsyncFunction = (...args: any[]) => Promise<any>;
 
 /** What the promise of a function brings. */
 export type Result<F extends AnyFunction> = Awaited<ReturnType<F>>;
 
-/** What every wait can be told. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason. */
-  signal?: AbortSignal | undefined;
+/** What can stand in for a function: the same arguments, and the result or a promise of it. */
+export type Implementation<F extends AnyFunction> = (
+  this: ThisParameterType<F>,
+  ...args: Parameters<F>
+) => Result<F> | PromiseLike<Result<F>>;
+
+/** The names of an object's asynchronous methods. */
+export type AsyncMethod<T> = {
+  [K in keyof T]-?: NonNullable<T[K]> extends (...args: any) => infer R
+    ? Promise<Awaited<R>> extends R
+      ? K
+      : never
+    : never;
+}[keyof T];
+
+/** What a mock can be made with. */
+export interface MockOptions {
+  /** Stands in the messages, and is the mock's own `name`. Default: the name of what it mocks. */
+  name?: string | undefined;
+  /**
+   * Decides for the assertions whether an argument is equal to the expected one, where the mock
+   * would otherwise ask `Object.is`: for instances of classes, functions and primitives.
+   */
+  equals?: ((received: any, expected: any) => boolean) | undefined;
 }
 
 /** One call of a mock. */
 export interface MockCall<F extends AnyFunction> {
   /** What it was called with: the very objects, not copies of them. */
   readonly args: Parameters<F>;
-  /** Whether anybody has awaited it; known a microtask after the `await`. */
+  /** What it was called on: its `this`. */
+  readonly thisValue: ThisParameterType<F>;
+  /** Whether anything has awaited it. */
   readonly awaited: boolean;
   /** Whether it has been resolved or rejected. */
   readonly settled: boolean;
+  /** What it came to; undefined until it is settled. */
+  readonly result: PromiseSettledResult<Result<F>> | undefined;
   /**
-   * Resolves it by hand.
+   * Resolves it by hand; with a promise, as soon as that is resolved.
    *
    * @throws {Error} it is settled already
    */
@@ -50,17 +94,26 @@ export interface MockCall<F extends AnyFunction> {
 }
 
 /**
- * A function that does as it is told, and records it. What it is told replaces what it was told
- * before, and holds for the calls to come.
+ * A function of type `F` that does what it is told, and records it.
  *
- * The assertions throw an AssertionError that lists all calls. They compare arrays, plain objects
- * and dates by content, everything else by `Object.is`; for finer comparisons take your test
- * runner's `expect` and `calls`. No assertion asks whether there was merely a call: it would let a
- * forgotten `await` pass.
+ * @see {@link MockControls} for what it can be told and asked
  */
-export interface AsyncMock<F extends AnyFunction> {
-  (...args: Parameters<F>): Promise<Result<F>>;
+export type AsyncMock<F extends AnyFunction> = F & MockControls<F>;
 
+/**
+ * What a mock can be told and asked.
+ *
+ * What it is told replaces what it was told before, and holds for the calls to come. What it is
+ * told to do `…Once` holds for one call each, in the order of the telling, and comes first.
+ *
+ * The assertions throw an AssertionError that lists all calls. They compare arrays, plain objects,
+ * Map, Set, Date, RegExp, URL, URLSearchParams, Headers, FormData, bytes and Error by content, and
+ * everything else by `Object.is` or the mock's own `equals`. An expected value with a method
+ * `asymmetricMatch`, such as Vitest's `expect.any(String)`, decides for itself; those of bun:test
+ * don't have that method and are equal to nothing. No assertion asks whether there was merely a
+ * call: it would let a forgotten `await` pass.
+ */
+export interface MockControls<F extends AnyFunction> {
   /** All calls, in the order in which they were made. */
   readonly calls: readonly MockCall<F>[];
   /** The calls that were awaited, in the order in which they first were. */
@@ -77,25 +130,52 @@ export interface AsyncMock<F extends AnyFunction> {
    */
   nthCall(n: number, options?: WaitOptions): Promise<MockCall<F>>;
   /** Forgets all calls and awaits. Behaviour stays, and so do calls that are open. */
-  reset(): AsyncMock<F>;
+  reset(): this;
 
   /** Every call resolves to the value. */
-  resolves(value: Result<F>): AsyncMock<F>;
+  resolves(value: Result<F>): this;
   /** Every call rejects with the reason. */
-  rejects(reason: unknown): AsyncMock<F>;
+  rejects(reason: unknown): this;
+  /**
+   * Every call calls `impl`.
+   *
+   * @throws {TypeError} `impl` is not a function
+   */
+  runs(impl: Implementation<F>): this;
   /** One outcome per call: an Error rejects, anything else resolves. One call more rejects. */
-  sequence(...outcomes: (Result<F> | Error)[]): AsyncMock<F>;
+  sequence(...outcomes: (Result<F> | Error)[]): this;
   /** Every call stays open until it is settled by hand, or its {@link asyncMock signal} aborts. */
-  hangs(): AsyncMock<F>;
+  hangs(): this;
   /**
    * Every call waits before it does what else it was told, unless its {@link asyncMock signal}
    * aborts. It goes with any behaviour; `delays(0)` ends it.
    *
-   * @param ms milliseconds, from 0 to what a timer can hold: 2^31-1
+   * @param ms milliseconds, of any length; Infinity waits for the signal
    * @throws {TypeError} `ms` is not a number
-   * @throws {RangeError} `ms` is out of range
+   * @throws {RangeError} `ms` is negative or NaN
    */
-  delays(ms: number): AsyncMock<F>;
+  delays(ms: number): this;
+
+  /** One call resolves to the value. */
+  resolvesOnce(value: Result<F>): this;
+  /** One call rejects with the reason. */
+  rejectsOnce(reason: unknown): this;
+  /**
+   * One call calls `impl`.
+   *
+   * @throws {TypeError} `impl` is not a function
+   */
+  runsOnce(impl: Implementation<F>): this;
+  /** One call stays open, as with {@link MockControls.hangs hangs}. */
+  hangsOnce(): this;
+  /**
+   * One call waits so long, and then does what every call does.
+   *
+   * @param ms milliseconds, as for {@link MockControls.delays delays}
+   * @throws {TypeError} `ms` is not a number
+   * @throws {RangeError} `ms` is negative or NaN
+   */
+  delaysOnce(ms: number): this;
 
   /** At least one call was awaited. */
   assertAwaited(): void;
@@ -107,22 +187,33 @@ export interface AsyncMock<F extends AnyFunction> {
   assertAwaitedOnceWith(...args: Parameters<F>): void;
   /** Some await was of a call with these arguments. */
   assertAnyAwait(...args: Parameters<F>): void;
-  /** There were awaits of calls with these arguments, in this order, with no other in between. */
-  assertHasAwaits(expected: Parameters<F>[]): void;
+  /**
+   * There were awaits of calls with these arguments, in this order, with no other in between; or
+   * with `anyOrder` in any order, with others in between.
+   *
+   * @throws {TypeError} `expected` is not an array of arrays
+   */
+  assertHasAwaits(expected: Parameters<F>[], options?: { anyOrder?: boolean | undefined }): void;
   /** No call was awaited. There may have been calls. */
   assertNotAwaited(): void;
-  /** No call was forgotten: each was awaited. */
+  /** Each call was awaited: none was forgotten. */
   assertAllAwaited(): void;
 }
 
 /**
  * A mock that calls `impl`, or resolves to undefined, until it is told otherwise. It always returns
- * a promise.
+ * a promise. The `this` of the call reaches `impl`; what `impl` has beside its call (as Bun's
+ * `fetch` has `preconnect`) is copied.
  *
- * A call is awaited, once, when something first asks its promise for the outcome: `await`, `then`,
- * `catch`, `finally`, `Promise.all`, `return` from an async function. The `resolves` and `rejects`
- * of bun:test's `expect` look into the promise without asking, and go unseen. A rejection that
- * nobody awaits does not end the process; `assertAllAwaited` finds the call.
+ * A call counts as awaited, once, from the moment something asks its promise for the outcome:
+ * `await`, `then`, `catch`, `finally`, `Promise.all`, `return` from an async function, the
+ * `resolves` and `rejects` of `expect`. (To ask for its `constructor` counts as well.) Of the
+ * callers that take a function from you, those written in JavaScript await its promise or don't:
+ * `util.callbackify` does, `setTimeout` and an EventEmitter don't. An EventTarget, on Bun and Node,
+ * watches for a rejection, which counts. Bun's native code (`Bun.serve`, a test that is the mock
+ * itself) looks into the promise unseen, so that the call counts as not awaited.
+ *
+ * A rejection that nobody awaits does not end the process; `assertAllAwaited` finds the call.
  *
  * A call that hangs or is delayed rejects with the reason of its signal once that is aborted. Its
  * signal is the first argument that is an AbortSignal or has one as its `signal`.
@@ -130,13 +221,13 @@ export interface AsyncMock<F extends AnyFunction> {
  * Source of the idea: Python's `AsyncMock`.
  *
  * @param impl what to do; it is called at once, as the body of an async function is
- * @throws {TypeError} `impl` is not a function
+ * @throws {TypeError} `impl` or `equals` is not a function, or `name` not a string
  *
  * @example Fail once, and find the forgotten await
  * ```ts
  * import { asyncMock } from "./mocks.ts";
  *
- * const save = asyncMock<(name: string) => Promise<void>>().sequence(new Error("busy"), undefined);
+ * const save = asyncMock<(name: string) => Promise<void>>().rejectsOnce(new Error("busy"));
  *
  * async function saveTwice(name: string): Promise<void> {
  *   await save(name).catch(() => {});
@@ -154,115 +245,57 @@ export interface AsyncMock<F extends AnyFunction> {
  * console.assert(message.includes('call 2 ("ada") was never awaited'));
  * ```
  */
-export function asyncMock<F extends AnyFunction = AnyFunction>(impl?: F): AsyncMock<F> {
-  if (impl !== undefined && typeof impl !== "function") {
-    throw new TypeError(`Cannot create asyncMock: impl must be a function, received ${impl}`);
-  }
-  let log = new Log<F>();
-  let behaviour: Behaviour<F> = (args) => () => impl?.(...args);
-  let delay = 0;
-  const onCall = new Set<(call: Call<F>) => void>();
-
-  const invoke = (...args: Parameters<F>) => {
-    const call = new Call(log, args);
-    call.start(delay, behaviour(args));
-    for (const listener of onCall) listener(call);
-    return call.promise;
-  };
-  const behave = (next: Behaviour<F>) => {
-    behaviour = next;
-    return mock;
-  };
-  const assert = (holds: boolean, expected: string, args: unknown[][] = []) => {
-    if (holds) return;
-    throw new AssertionError(`Expected ${[expected, ...args.map(showArgs)].join(" ")}, but ${log}`);
-  };
-
-  // `Pick` leaves out the call signature.
-  const members: Pick<AsyncMock<F>, keyof AsyncMock<F>> = {
-    get calls() {
-      return log.calls;
-    },
-    get awaits() {
-      return log.awaits;
-    },
-    get open() {
-      return log.open;
-    },
-    async nthCall(n, { signal } = {}) {
-      if (!(Number.isInteger(n) && n > 0)) {
-        throw invalid("wait for a call", "n", "a positive integer", n);
-      }
-      signal?.throwIfAborted();
-      const made = log.calls[n - 1];
-      if (made) return made;
-      const { promise, resolve, reject } = Promise.withResolvers<MockCall<F>>();
-      const listener = (call: Call<F>) => {
-        if (call.number === n) resolve(call);
-      };
-      onCall.add(listener);
-      const stopListening = onAbort(signal, reject);
-      try {
-        return await promise;
-      } finally {
-        onCall.delete(listener);
-        stopListening();
-      }
-    },
-    reset() {
-      log = new Log();
-      return mock;
-    },
-
-    resolves: (value) => behave(() => () => value),
-    rejects: (reason) => behave(() => () => Promise.reject(reason)),
-    sequence(...outcomes) {
-      const size = outcomes.length;
-      let n = 0;
-      return behave(() => {
-        const ranOut = () =>
-          new Error(`asyncMock ran out: call ${n}, but the sequence ends after ${size}`);
-        const outcome = ++n > size ? ranOut() : outcomes[n - 1];
-        return () => (outcome instanceof Error ? Promise.reject(outcome) : outcome);
-      });
-    },
-    hangs: () => behave(() => undefined),
-    delays(ms) {
-      if (!(typeof ms === "number" && ms >= 0 && ms < 2 ** 31)) {
-        throw invalid("delay asyncMock", "ms", "a number from 0 to 2147483647", ms);
-      }
-      delay = ms;
-      return mock;
-    },
-
-    assertAwaited: () => assert(log.awaits.length > 0, "an await"),
-    assertAwaitedOnce: () => assert(log.awaits.length === 1, "exactly one await"),
-    assertAwaitedWith: (...args) =>
-      assert(equal(log.awaits.at(-1)?.args, args), "the last await to be of", [args]),
-    assertAwaitedOnceWith(...args) {
-      mock.assertAwaitedOnce();
-      mock.assertAwaitedWith(...args);
-    },
-    assertAnyAwait: (...args) => mock.assertHasAwaits([args]),
-    assertHasAwaits(expected) {
-      const startsAt = (start: number) =>
-        expected.every((args, i) => equal(log.awaits[start + i]?.args, args));
-      assert(
-        log.awaits.some((_, i) => startsAt(i)),
-        "awaits of",
-        expected,
-      );
-    },
-    assertNotAwaited: () => assert(log.awaits.length === 0, "no await"),
-    assertAllAwaited: () =>
-      assert(log.awaits.length === log.calls.length, "an await of every call"),
-  };
-  const mock: AsyncMock<F> = Object.defineProperties(
-    invoke as AsyncMock<F>,
-    Object.getOwnPropertyDescriptors(members),
-  );
-  return mock;
+export function asyncMock<F extends AsyncFunction = AsyncFunction>(
+  impl?: F,
+  options?: MockOptions,
+): AsyncMock<F>;
+export function asyncMock<This, Args extends any[], R>(
+  impl: (this: This, ...args: Args) => R,
+  options?: MockOptions,
+): AsyncMock<(this: This, ...args: Args) => Promise<Awaited<R>>>;
+export function asyncMock<F extends AnyFunction>(
+  impl?: Implementation<F>,
+  options?: MockOptions,
+): AsyncMock<F>;
+export function asyncMock(impl?: AnyFunction, options?: MockOptions): AsyncMock<AnyFunction> {
+  if (impl !== undefined) requireFunction("create asyncMock", "impl", impl);
+  return new Mock("create asyncMock", impl, options) as unknown as AsyncMock<AnyFunction>;
 }
+
+/**
+ * A mock in the place of an object's method. It calls that method until it is told otherwise, and
+ * records what comes of it. Disposed, it puts the method back; `using` does so however the test
+ * ends. To dispose it twice does nothing.
+ *
+ * The method must be asynchronous, because a mock always returns a promise.
+ *
+ * Source of the idea: Python's `patch.object`.
+ *
+ * @throws {TypeError} `object` is not an object, has no such method, or does not let it be replaced
+ *
+ * @example A network that fails once
+ * ```ts
+ * import { spyOn } from "./mocks.ts";
+ *
+ * const users = { find: async (id: number) => `user ${id}` };
+ * {
+ *   using find = spyOn(users, "find").rejectsOnce(new Error("unreachable"));
+ *   console.assert((await users.find(1).catch(() => "nobody")) === "nobody");
+ *   console.assert((await users.find(1)) === "user 1");
+ *   console.assert(find.awaits.length === 2);
+ * }
+ * ```
+ */
+export function spyOn<T extends object, K extends AsyncMethod<T>>(
+  object: T,
+  method: K,
+  options?: MockOptions,
+): Spy<Extract<NonNullable<T[K]>, AnyFunction>> {
+  return new SpyMock(object, method, options) as unknown as Spy<any>;
+}
+
+/** A {@link spyOn spy}: a mock that puts the method back when it is disposed. */
+export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
 
 /**
  * A mock whose every call stays open until the test settles it, in any order: the answers to
@@ -271,6 +304,8 @@ export function asyncMock<F extends AnyFunction = AnyFunction>(impl?: F): AsyncM
  * It is `asyncMock().hangs()`: a call whose signal is aborted rejects with the signal's reason.
  *
  * Source of the idea: the deferred; Kotlin's tests use a `CompletableDeferred` in the same way.
+ *
+ * @throws {TypeError} `equals` is not a function, or `name` not a string
  *
  * @example The answer to the first question comes last
  * ```ts
@@ -287,17 +322,319 @@ export function asyncMock<F extends AnyFunction = AnyFunction>(impl?: F): AsyncM
  * console.assert(screen === "results for a"); // the user asked for ab last: a bug is found
  * ```
  */
-export function controlled<F extends AnyFunction = AnyFunction>(): AsyncMock<F> {
-  return asyncMock<F>().hangs();
+export function controlled<F extends AnyFunction = AsyncFunction>(
+  options?: MockOptions,
+): AsyncMock<F> {
+  const mock = new Mock("create controlled", undefined, options);
+  return mock.hangs() as unknown as AsyncMock<F>;
 }
 
-/** Decides, when a call is made, what it does after its delay; undefined: it hangs. */
-type Behaviour<F extends AnyFunction> = (args: Parameters<F>) => (() => unknown) | undefined;
+/** What a call does once its delay is over; undefined: it hangs. */
+type Action = ((...args: any[]) => unknown) | undefined;
+
+/** A function with the methods of a class. */
+class Callable {
+  constructor(fn: AnyFunction) {
+    return Object.setPrototypeOf(fn, new.target.prototype);
+  }
+
+  static {
+    Object.setPrototypeOf(Callable.prototype, Function.prototype);
+  }
+}
+
+class Mock extends Callable {
+  readonly #name: string;
+  readonly #equals: MockOptions["equals"];
+  #log = new Log();
+  /** What a call is to do, decided when it is made. */
+  #decide: () => Action;
+  #delay = 0;
+  #once: { decide?: () => Action; delay?: number }[] = [];
+  readonly #arrivals = new Map<number, Set<Arrival>>();
+
+  constructor(action: string, impl: AnyFunction | undefined, options: MockOptions | undefined) {
+    requireOptions(action, options);
+    const { name, equals } = options ?? {};
+    if (name !== undefined && typeof name !== "string") {
+      throw invalid(action, "name", "a string", name, TypeError);
+    }
+    if (equals !== undefined) requireFunction(action, "equals", equals);
+    const { invoke } = {
+      invoke(this: unknown, ...args: unknown[]) {
+        return mock.#call(this, args);
+      },
+    };
+    super(invoke);
+    const mock = this;
+    this.#name = name ?? impl?.name ?? "";
+    this.#equals = equals;
+    this.#decide = () => impl ?? doNothing;
+    if (impl) copyProperties(impl, this);
+    Object.defineProperty(this, "name", { value: this.#name || "asyncMock", configurable: true });
+  }
+
+  #call(thisValue: unknown, args: unknown[]): Promise<unknown> {
+    const call = new Call(this.#log, this.#name, thisValue, args);
+    const once = this.#once.shift();
+    call.start(once?.delay ?? this.#delay, (once?.decide ?? this.#decide)());
+    if (this.#arrivals.size > 0) this.#arrive(call);
+    return call.promise;
+  }
+
+  #arrive(call: Call): void {
+    const arrivals = this.#arrivals.get(call.number) ?? [];
+    this.#arrivals.delete(call.number);
+    for (const arrival of arrivals) arrival.come(call);
+  }
+
+  get calls(): readonly Call[] {
+    return this.#log.calls;
+  }
+
+  get awaits(): readonly Call[] {
+    return this.#log.awaits;
+  }
+
+  get open(): number {
+    return this.#log.open;
+  }
+
+  async nthCall(n: number, options?: WaitOptions): Promise<Call> {
+    const action = "wait for a call";
+    requirePositiveInteger(action, "n", n);
+    requireOptions(action, options);
+    const signal = options?.signal ?? undefined;
+    requireSignal(action, signal);
+    signal?.throwIfAborted();
+    const made = this.#log.calls[n - 1];
+    if (made) return made;
+    const call = await new Promise<Call>((resolve, reject) => {
+      let arrivals = this.#arrivals.get(n);
+      if (!arrivals) this.#arrivals.set(n, (arrivals = new Set()));
+      const arrival: Arrival = {
+        come(call) {
+          stopListening();
+          resolve(call);
+        },
+      };
+      arrivals.add(arrival);
+      const stopListening = onAbort(signal, (reason) => {
+        arrivals.delete(arrival);
+        if (arrivals.size === 0) this.#arrivals.delete(n);
+        reject(reason);
+      });
+    });
+    signal?.throwIfAborted();
+    return call;
+  }
+
+  reset(): this {
+    this.#log = new Log();
+    return this;
+  }
+
+  resolves(value: unknown): this {
+    return this.#every(() => value);
+  }
+
+  rejects(reason: unknown): this {
+    return this.#every(throwing(reason));
+  }
+
+  runs(impl: AnyFunction): this {
+    requireFunction("run an implementation", "impl", impl);
+    return this.#every(impl);
+  }
+
+  hangs(): this {
+    return this.#every(undefined);
+  }
+
+  sequence(...outcomes: unknown[]): this {
+    const size = outcomes.length;
+    const name = this.#name || "asyncMock";
+    let n = 0;
+    this.#decide = () => {
+      const call = ++n;
+      const outcome =
+        call > size
+          ? new Error(`${name} ran out: call ${call}, but the sequence ends after ${size}`)
+          : outcomes[call - 1];
+      return isError(outcome) ? throwing(outcome) : () => outcome;
+    };
+    return this;
+  }
+
+  delays(ms: number): this {
+    requireDuration("delay asyncMock", "ms", ms);
+    this.#delay = ms;
+    return this;
+  }
+
+  resolvesOnce(value: unknown): this {
+    return this.#onceDo(() => value);
+  }
+
+  rejectsOnce(reason: unknown): this {
+    return this.#onceDo(throwing(reason));
+  }
+
+  runsOnce(impl: AnyFunction): this {
+    requireFunction("run an implementation", "impl", impl);
+    return this.#onceDo(impl);
+  }
+
+  hangsOnce(): this {
+    return this.#onceDo(undefined);
+  }
+
+  delaysOnce(ms: number): this {
+    requireDuration("delay asyncMock", "ms", ms);
+    this.#once.push({ delay: ms });
+    return this;
+  }
+
+  #every(action: Action): this {
+    this.#decide = () => action;
+    return this;
+  }
+
+  #onceDo(action: Action): this {
+    this.#once.push({ decide: () => action });
+    return this;
+  }
+
+  /** Does again what it did when it was made. */
+  protected restart(impl: AnyFunction): void {
+    this.#once = [];
+    this.#delay = 0;
+    this.#every(impl);
+  }
+
+  assertAwaited(): void {
+    this.#assert(this.awaits.length > 0, "an await");
+  }
+
+  assertAwaitedOnce(): void {
+    this.#assert(this.awaits.length === 1, "exactly one await");
+  }
+
+  assertAwaitedWith(...args: unknown[]): void {
+    const last = this.awaits.at(-1);
+    this.#assert(last !== undefined && this.#had(last, args), "the last await to be of", [args]);
+  }
+
+  assertAwaitedOnceWith(...args: unknown[]): void {
+    this.assertAwaitedOnce();
+    this.assertAwaitedWith(...args);
+  }
+
+  assertAnyAwait(...args: unknown[]): void {
+    this.assertHasAwaits([args]);
+  }
+
+  assertHasAwaits(expected: unknown[][], options?: { anyOrder?: boolean }): void {
+    requireOptions("assert awaits", options);
+    if (!Array.isArray(expected) || !expected.every(Array.isArray)) {
+      throw invalid("assert awaits", "expected", "an array of arrays", expected, TypeError);
+    }
+    const rest = [...this.awaits];
+    if (options?.anyOrder) {
+      const missing = expected.filter((args) => {
+        const found = rest.findIndex((call) => this.#had(call, args));
+        if (found >= 0) rest.splice(found, 1);
+        return found < 0;
+      });
+      return this.#assert(missing.length === 0, "in any order awaits of", expected);
+    }
+    const starts = Math.max(rest.length - expected.length + 1, 0);
+    const holds = Array.from({ length: starts }, (_, start) => start).some((start) =>
+      expected.every((args, i) => this.#had(rest[start + i]!, args)),
+    );
+    this.#assert(holds, "awaits of", expected);
+  }
+
+  assertNotAwaited(): void {
+    this.#assert(this.awaits.length === 0, "no await");
+  }
+
+  assertAllAwaited(): void {
+    this.#assert(this.awaits.length === this.calls.length, "an await of every call");
+  }
+
+  #had(call: Call, args: unknown[]): boolean {
+    return new Comparison(this.#equals).equal(call.args, args);
+  }
+
+  #assert(holds: boolean, expected: string, argLists?: unknown[][]): void {
+    if (holds) return;
+    const of = argLists
+      ? argLists.map((args) => ` ${this.#name}${showArgs(args)}`).join("")
+      : this.#name && ` of ${this.#name}`;
+    throw new AssertionError(`Expected ${expected}${of}, but ${this.#log}`);
+  }
+}
+
+/** Stands where the method stood, and knows what stood there. */
+class SpyMock extends Mock implements Disposable {
+  readonly #object: object;
+  readonly #method: PropertyKey;
+  readonly #original: AnyFunction;
+  /** The object's own property; undefined if the method was inherited. */
+  readonly #replaced: PropertyDescriptor | undefined;
+  #disposed = false;
+
+  constructor(object: object, method: PropertyKey, options: MockOptions | undefined) {
+    const action = "spy on a method";
+    if (Object(object) !== object) throw invalid(action, "object", "an object", object, TypeError);
+    const original = (object as Record<PropertyKey, unknown>)[method] as AnyFunction;
+    requireFunction(action, String(method), original);
+    requireOptions(action, options);
+    super(action, original, { name: String(method), ...options });
+    this.#object = object;
+    this.#method = method;
+    this.#original = original;
+    this.#replaced = Object.getOwnPropertyDescriptor(object, method);
+    const { enumerable = true } = findProperty(object, method) ?? {};
+    const { configurable = true } = this.#replaced ?? {};
+    const replacement = { value: this, writable: true, enumerable, configurable };
+    if (!Reflect.defineProperty(object, method, replacement)) {
+      throw new TypeError(`Cannot ${action}: ${String(method)} can't be replaced`);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    // What still holds the spy, calls the method through it.
+    this.restart(this.#original);
+    let present = Object.getOwnPropertyDescriptor(this.#object, this.#method);
+    // Of two spies on one method the later puts the method back, in whatever order they end.
+    if (present?.value !== this && this.#isRival(present?.value)) return;
+    present = this.#replaced;
+    while (this.#isRival(present?.value) && present.value.#disposed) {
+      present = present.value.#replaced;
+    }
+    if (present) Reflect.defineProperty(this.#object, this.#method, present);
+    else Reflect.deleteProperty(this.#object, this.#method);
+  }
+
+  #isRival(value: unknown): value is SpyMock {
+    if (!(value instanceof SpyMock)) return false;
+    return value.#object === this.#object && value.#method === this.#method;
+  }
+}
+
+/** Waits for a call. */
+interface Arrival {
+  come(call: Call): void;
+}
 
 /** What happened since the last reset. */
-class Log<F extends AnyFunction> {
-  readonly calls: Call<F>[] = [];
-  readonly awaits: Call<F>[] = [];
+class Log {
+  readonly calls: Call[] = [];
+  readonly awaits: Call[] = [];
   open = 0;
 
   toString(): string {
@@ -309,98 +646,145 @@ class Log<F extends AnyFunction> {
   }
 }
 
-class Call<F extends AnyFunction> implements MockCall<F> {
-  readonly args: Parameters<F>;
+class Call implements MockCall<AnyFunction> {
+  readonly args: any[];
+  readonly thisValue: any;
   readonly number: number;
-  readonly promise: Promise<Result<F>>;
   awaited = false;
+  result: PromiseSettledResult<unknown> | undefined;
   settled = false;
-  readonly #log: Log<F>;
-  #settlers!: [resolve: (value: Result<F>) => void, reject: (reason: unknown) => void];
-  #stopWaiting = () => {};
+  readonly #log: Log;
+  readonly #name: string;
+  readonly #promise: ObservedPromise;
+  #resolve!: (value: unknown) => void;
+  #reject!: (reason: unknown) => void;
+  #stopWaiting = doNothing;
 
-  constructor(log: Log<F>, args: Parameters<F>) {
+  constructor(log: Log, name: string, thisValue: unknown, args: unknown[]) {
     this.args = args;
-    this.number = log.calls.push(this);
-    this.promise = new ObservedPromise<Result<F>>(
-      (...settlers) => void (this.#settlers = settlers),
-      () => {
-        if (!this.awaited) log.awaits.push(this);
-        this.awaited = true;
-      },
-    );
+    this.thisValue = thisValue;
     this.#log = log;
+    this.#name = name;
+    this.number = log.calls.push(this);
     log.open++;
+    this.#promise = new ObservedPromise(this, (resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
   }
 
-  resolve(value: Result<F>): void {
-    this.#close("resolve");
-    this.#settlers[0](value);
+  get promise(): Promise<unknown> {
+    return this.#promise;
+  }
+
+  resolve(value: unknown): void {
+    this.#requireOpen("resolve");
+    if (typeof (value as PromiseLike<unknown> | undefined)?.then === "function") {
+      return this.#follow(value);
+    }
+    this.#fulfil(value);
   }
 
   reject(reason: unknown): void {
-    this.#close("reject");
-    this.#settlers[1](reason);
+    this.#requireOpen("reject");
+    this.#fail(reason);
   }
 
-  /** Performs after the delay, unless it is settled before, by hand or by an abort. */
-  start(delay: number, perform: (() => unknown) | undefined): void {
-    if (perform && delay === 0) return this.#perform(perform);
-    const signal = findSignal(this.args);
-    if (signal?.aborted) return this.reject(signal.reason);
-    const stopListening = onAbort(signal, (reason) => this.reject(reason));
-    const wake = (act: () => unknown) => {
-      this.#stopWaiting();
-      this.#perform(act);
-    };
-    const timer = perform && setTimeout(wake, delay, perform);
-    this.#stopWaiting = () => {
-      stopListening();
-      clearTimeout(timer);
-      this.#stopWaiting = () => {};
-    };
+  noteAwait(): void {
+    if (this.awaited) return;
+    this.awaited = true;
+    this.#log.awaits.push(this);
+  }
+
+  /** Acts after the delay, unless it is settled before, by hand or by an abort. */
+  start(delay: number, action: Action): void {
+    if (action && delay === 0) return this.#act(action);
+    try {
+      const signal = findSignal(this.args);
+      if (signal?.aborted) return this.#fail(signal.reason);
+      const stopListening = onAbort(signal, (reason) => this.#fail(reason));
+      const stopTimer = startTimer(action ? delay : Infinity, () => {
+        stopListening();
+        this.#act(action!);
+      });
+      this.#stopWaiting = () => {
+        stopListening();
+        stopTimer();
+      };
+    } catch (error) {
+      // The arguments are the caller's: their getters may throw.
+      this.#fail(error);
+    }
   }
 
   toString(): string {
-    return `call ${this.number} ${showArgs(this.args)}`;
+    return `call ${this.number} ${this.#name}${showArgs(this.args)}`;
   }
 
-  #perform(perform: () => unknown): void {
-    Promise.try(perform).then(
-      (value) => this.settled || this.resolve(value as Result<F>),
-      (error) => this.settled || this.reject(error),
+  #act(action: (...args: any[]) => unknown): void {
+    try {
+      this.#follow(action.apply(this.thisValue, this.args));
+    } catch (error) {
+      this.#follow(Promise.reject(error));
+    }
+  }
+
+  #follow(outcome: unknown): void {
+    Promise.resolve(outcome).then(
+      (value) => this.#fulfil(value),
+      (reason) => this.#fail(reason),
     );
   }
 
-  #close(action: string): void {
+  #requireOpen(action: string): void {
     if (this.settled) throw new Error(`Cannot ${action} ${this}: it is settled already`);
+  }
+
+  #fulfil(value: unknown): void {
+    if (this.settled) return releaseHold(value);
+    this.#close({ status: "fulfilled", value });
+    this.#resolve(value);
+  }
+
+  #fail(reason: unknown): void {
+    if (this.settled) return;
+    this.#close({ status: "rejected", reason });
+    this.#promise.ignoreRejection();
+    this.#reject(reason);
+  }
+
+  #close(result: PromiseSettledResult<unknown>): void {
     this.settled = true;
+    this.result = result;
     this.#log.open--;
     this.#stopWaiting();
   }
 }
 
-/** Tells when it is asked for its outcome. Only of a subclass does `await` call the `then`. */
-class ObservedPromise<T> extends Promise<T> {
-  readonly #onThen: () => void;
+/**
+ * Tells its call when it is asked for its outcome. The language then always looks at `constructor`
+ * first: `await` to see whether the promise needs another around it, `then` to make the next one.
+ * Since it finds `Promise` there, all goes on as with a promise of an async function.
+ */
+class ObservedPromise extends Promise<unknown> {
+  #call: Call | undefined;
 
-  static override get [Symbol.species](): PromiseConstructor {
+  constructor(call: Call, executor: ConstructorParameters<typeof Promise<unknown>>[0]) {
+    super(executor);
+    this.#call = call;
+  }
+
+  override get ["constructor"](): PromiseConstructor {
+    this.#call?.noteAwait();
     return Promise;
   }
 
-  constructor(executor: ConstructorParameters<typeof Promise<T>>[0], onThen: () => void) {
-    super(executor);
-    this.#onThen = onThen;
-    // A rejection that nobody asks for is a finding for the test, and must not end the process.
-    super.then(undefined, () => {});
-  }
-
-  override then<A = T, B = never>(
-    onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
-    onRejected?: ((reason: any) => B | PromiseLike<B>) | null,
-  ): Promise<A | B> {
-    this.#onThen();
-    return super.then(onFulfilled, onRejected);
+  /** A rejection that nobody asks for is a finding for the test, and must not end the process. */
+  ignoreRejection(): void {
+    const call = this.#call;
+    this.#call = undefined;
+    this.then(undefined, doNothing);
+    this.#call = call;
   }
 }
 
@@ -408,77 +792,347 @@ class AssertionError extends Error {
   override readonly name = "AssertionError";
 }
 
+function throwing(reason: unknown): () => never {
+  return () => {
+    throw reason;
+  };
+}
+
 function findSignal(args: unknown[]): AbortSignal | undefined {
-  return args
-    .flatMap((arg) => [arg, (arg as { signal?: unknown } | null | undefined)?.signal])
-    .find((candidate) => candidate instanceof AbortSignal);
+  for (const arg of args) {
+    if (isSignal(arg)) return arg;
+    const signal = (arg as { signal?: unknown } | null | undefined)?.signal;
+    if (isSignal(signal)) return signal;
+  }
+  return undefined;
 }
 
-function equal(a: unknown, b: unknown): boolean {
-  if (Object.is(a, b)) return true;
-  if (a instanceof Date && b instanceof Date) return Object.is(a.getTime(), b.getTime());
-  if (!isPlain(a) || !isPlain(b) || Array.isArray(a) !== Array.isArray(b)) return false;
-  const keys = Object.keys(a);
-  return (
-    keys.length === Object.keys(b).length &&
-    keys.every((key) => Object.hasOwn(b, key) && equal(a[key], b[key]))
-  );
+function isSignal(value: unknown): value is AbortSignal {
+  return typeof (value as AbortSignal | null | undefined)?.throwIfAborted === "function";
 }
 
-function isPlain(value: unknown): value is Record<string, unknown> {
-  if (typeof value !== "object" || value === null) return false;
-  const prototype = Object.getPrototypeOf(value);
-  return Array.isArray(value) || prototype === Object.prototype || prototype === null;
+/** Gives a mock what the function that it stands in for has beside its call. */
+function copyProperties(from: AnyFunction, to: object): void {
+  for (const key of Reflect.ownKeys(from)) {
+    if (key === "prototype" || (key in to && key !== "length")) continue;
+    Object.defineProperty(to, key, Object.getOwnPropertyDescriptor(from, key)!);
+  }
 }
 
-function showArgs(args: unknown[]): string {
+/** Finds a property where a read would find it: on the object or on one that it inherits from. */
+function findProperty(object: object, key: PropertyKey): PropertyDescriptor | undefined {
+  for (let owner: object | null = object; owner; owner = Object.getPrototypeOf(owner)) {
+    const property = Object.getOwnPropertyDescriptor(owner, key);
+    if (property) return property;
+  }
+  return undefined;
+}
+
+/** Compares by content. Pairs under comparison count as equal, so that circles come to an end. */
+class Comparison {
+  readonly #equals: MockOptions["equals"];
+  readonly #assumed = new Map<unknown, Set<unknown>>();
+  /** The assumed pairs in order, to take back those that followed from a wrong one. */
+  readonly #trail: [unknown, unknown][] = [];
+
+  constructor(equals: MockOptions["equals"]) {
+    this.#equals = equals;
+  }
+
+  equal(received: unknown, expected: unknown): boolean {
+    if (Object.is(received, expected)) return true;
+    const matcher = expected as { asymmetricMatch: (received: unknown) => unknown };
+    if (typeof attempt(() => matcher.asymmetricMatch) === "function") {
+      return Boolean(matcher.asymmetricMatch(received));
+    }
+    const [a, b] = [contentOf(received), contentOf(expected)];
+    if (!a || !b || a.kind !== b.kind) return Boolean(this.#equals?.(received, expected));
+    if (this.#assumed.get(received)?.has(expected)) return true;
+    const mark = this.#trail.length;
+    this.#assume(received, expected);
+    const holds = this.#equalContent(a.content, b.content);
+    if (!holds) this.#forget(mark);
+    return holds;
+  }
+
+  #equalContent(a: unknown, b: unknown): boolean {
+    if (a instanceof Map && b instanceof Map) return this.#equalEntries(a, b);
+    if (!(a instanceof Uint8Array && b instanceof Uint8Array)) return Object.is(a, b);
+    return a.length === b.length && a.every((byte, i) => byte === b[i]);
+  }
+
+  #equalEntries(a: Map<unknown, unknown>, b: Map<unknown, unknown>): boolean {
+    const rest = new Map(b);
+    const take = (key: unknown, value: unknown) => {
+      if (rest.has(key)) return this.equal(value, rest.get(key)) && rest.delete(key);
+      for (const [candidate, expected] of rest) {
+        if (Object(candidate) !== candidate || !this.equal(key, candidate)) continue;
+        if (this.equal(value, expected)) return rest.delete(candidate);
+      }
+      return false;
+    };
+    return a.size === b.size && Array.from(a).every(([key, value]) => take(key, value));
+  }
+
+  #assume(received: unknown, expected: unknown): void {
+    let pairs = this.#assumed.get(received);
+    if (!pairs) this.#assumed.set(received, (pairs = new Set()));
+    pairs.add(expected);
+    this.#trail.push([received, expected]);
+  }
+
+  #forget(mark: number): void {
+    for (const [received, expected] of this.#trail.splice(mark)) {
+      this.#assumed.get(received)?.delete(expected);
+    }
+  }
+}
+
+/** What an object is compared and shown by: entries, bytes, or one value. */
+interface Content {
+  kind: string;
+  content: unknown;
+}
+
+/** Undefined for what has no content that others could read: primitives, functions, instances. */
+function contentOf(value: unknown): Content | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  return attempt(() => {
+    const kind = kindOf(value);
+    const content = readContent(kind, value);
+    return content === undefined ? undefined : { kind, content };
+  });
+}
+
+function readContent(kind: string, value: any): unknown {
+  switch (kind) {
+    case "plain":
+      return ownEntries(value);
+    case "Array":
+      return ownEntries(value).set("length", value.length);
+    case "Error":
+    case "DOMException": {
+      const entries = ownEntries(value).set("class", value.constructor?.name);
+      for (const key of ERROR_KEYS) entries.set(key, value[key]);
+      return entries;
+    }
+    case "Map":
+    case "Set":
+      return new Map(value.entries());
+    case "FormData":
+    case "Headers":
+    case "URLSearchParams":
+      return new Map([...value].entries());
+    case "ArrayBuffer":
+    case "SharedArrayBuffer":
+      return new Uint8Array(value);
+    case "Date":
+      return value.getTime();
+    case "Boolean":
+    case "Number":
+    case "RegExp":
+    case "String":
+    case "URL":
+      return String(value);
+    default:
+      if (kind.startsWith("Temporal.")) return String(value);
+      if (!ArrayBuffer.isView(value)) return undefined;
+      return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  }
+}
+
+const ERROR_KEYS = ["name", "message", "cause", "errors", "error", "suppressed"];
+
+/** The same in every realm, and for a Buffer as for a Uint8Array. */
+function kindOf(value: object): string {
+  if (Array.isArray(value)) return "Array";
+  const prototype: object | null = Object.getPrototypeOf(value);
+  if (!prototype || !Object.getPrototypeOf(prototype)) return "plain";
+  return describe(value);
+}
+
+function ownEntries(value: Record<PropertyKey, unknown>): Map<unknown, unknown> {
+  const isEnumerable = (key: PropertyKey) => Object.prototype.propertyIsEnumerable.call(value, key);
+  const keys = Reflect.ownKeys(value).filter(isEnumerable);
+  return new Map(keys.map((key) => [key, value[key]]));
+}
+
+function isError(value: unknown): boolean {
+  return describe(value) === "Error" || attempt(() => value instanceof Error) === true;
+}
+
+/** Undefined if it throws: what a test hands to a mock may do so whenever it is looked at. */
+function attempt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
+
+function showArgs(args: readonly unknown[]): string {
   return `(${args.map((arg) => show(arg)).join(", ")})`;
 }
 
-function show(value: unknown, parents: unknown[] = []): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "function") return `[function ${value.name}]`;
-  if (!isPlain(value)) return String(value);
+function show(value: unknown, parents: readonly unknown[] = []): string {
+  return attempt(() => showUnguarded(value, parents)) ?? `[${describe(value)}]`;
+}
+
+function showUnguarded(value: unknown, parents: readonly unknown[]): string {
+  if (typeof value === "string") return JSON.stringify(shorten(value));
+  if (typeof value === "function") return `[function ${shorten(value.name)}]`;
   if (parents.includes(value)) return "[circular]";
   const within = [...parents, value];
-  if (Array.isArray(value)) return `[${value.map((item) => show(item, within)).join(", ")}]`;
-  const entries = Object.entries(value).map(([key, item]) => `${key}: ${show(item, within)}`);
-  return `{ ${entries.join(", ")} }`;
+  const list = (items: ArrayLike<unknown>, showItem = (item: any) => show(item, within)) => {
+    if (within.length > DEEPEST) return "…";
+    const shown = Array.from({ length: Math.min(items.length, MOST) }, (_, i) =>
+      showItem(items[i]),
+    );
+    return [...shown, ...(items.length > MOST ? [`… ${items.length - MOST} more`] : [])].join(", ");
+  };
+  const { kind, content } = contentOf(value) ?? {};
+  if (Array.isArray(value)) return `[${list(value)}]`;
+  if (content instanceof Uint8Array) return `${kind} [${list(content)}]`;
+  if (kind === "Set") return `Set [${list([...(value as Set<unknown>)])}]`;
+  if (kind === "Map") return `Map [${list([...(value as Map<unknown, unknown>)])}]`;
+  if (kind !== "plain") return shorten(String(value));
+  const entries = [...(content as Map<PropertyKey, unknown>)];
+  if (entries.length === 0) return "{}";
+  return `{ ${list(entries, ([key, item]) => `${shorten(String(key))}: ${show(item, within)}`)} }`;
+}
+
+/** What of an argument is shown: levels, items of each, characters. */
+const [DEEPEST, MOST, LONGEST] = [5, 50, 500];
+
+function shorten(text: string): string {
+  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+}
+
+function requireOptions(action: string, options: unknown): void {
+  if (options == null || typeof options === "object") return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A `setTimeout` of any length, which is never early. Returns what stops it. */
+function startTimer(ms: number, callback: () => void): () => void {
+  if (ms === Infinity) return doNothing;
+  const due = performance.now() + ms;
+  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
+  const check = () => {
+    const left = due - performance.now();
+    if (left > 0) timer = set(left);
+    else callback();
+  };
+  let timer = set(ms);
+  return () => clearTimeout(timer);
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
   listeners.add(listener);
   return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
   };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
 class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
-function invalid(action: string, name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" ? RangeError : TypeError;
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
+}
+
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+}
+
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
+function requirePositiveInteger(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
+  throw invalid(action, name, "a positive integer", value);
+}
+
+function requireDuration(action: string, name: string, value: number): void {
+  if (typeof value === "number" && value >= 0) return;
+  throw invalid(action, name, "a number of 0 or more", value);
+}
+
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/mocks.ts` ───────────────────────────────────────────────────────────────
@@ -518,4 +1172,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();

@@ -1,11 +1,18 @@
 /**
  * How to test code that calls something asynchronous: tell the other side what to answer and when,
- * prove how many calls overlap, make the answers come in the wrong order, and find the call that
+ * prove how many calls overlap, let the answers come in the wrong order, and find the call that
  * nobody awaited. Nothing here sleeps: delays run on virtual time, and order is decided by hand.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
-import { type AsyncMock, asyncMock, controlled, type MockCall } from "../concepts/mocks.ts";
+import {
+  type AsyncMock,
+  asyncMock,
+  controlled,
+  type MockCall,
+  type MockOptions,
+  spyOn,
+} from "../concepts/mocks.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
 interface User {
@@ -14,713 +21,2045 @@ interface User {
 }
 
 type FetchUser = (id: number, options?: { signal?: AbortSignal }) => Promise<User>;
+type Load = (text: string) => Promise<string>;
+type Save = (name: string) => Promise<void>;
+type FetchLoosely = (...args: unknown[]) => Promise<unknown>;
 
 const ada: User = { id: 1, name: "Ada" };
 const bob: User = { id: 2, name: "Bob" };
 
-describe("asyncMock, with a client that tries again", () => {
-  /** The code under test: up to three attempts, each given 50 ms. */
-  async function fetchPatiently(fetchUser: FetchUser, id: number): Promise<User> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await fetchUser(id, { signal: AbortSignal.timeout(50) });
-      } catch (error) {
-        if (attempt === 3) throw error;
-      }
-    }
-  }
+/** An asymmetric matcher, such as Vitest's `expect.any(Number)`. */
+const anyNumber = { asymmetricMatch: (value: unknown) => typeof value === "number" };
 
-  test.each<[string, (User | Error)[]]>([
-    ["at once", [ada]],
-    ["at the second attempt", [new Error("busy"), ada]],
-    ["at the last attempt", [new Error("busy"), new Error("busy"), ada]],
-  ])("it may succeed %s", async (_when, outcomes) => {
-    const fetchUser = asyncMock<FetchUser>().sequence(...outcomes);
+describe("Start here", () => {
+  test("a mock answers what it is told, and records its calls", async () => {
+    const fetchUser = asyncMock<FetchUser>().resolves(ada);
+    const greet = async (id: number) => `Hello, ${(await fetchUser(id)).name}!`;
 
-    expect(await fetchPatiently(fetchUser, 1)).toBe(ada);
+    expect(await greet(1)).toBe("Hello, Ada!");
 
-    expect(fetchUser.awaits).toHaveLength(outcomes.length);
+    fetchUser.assertAwaitedOnceWith(1);
   });
 
-  test("it gives up with the last error", async () => {
-    const [first, second, third] = [new Error("1"), new Error("2"), new Error("3")];
-    const fetchUser = asyncMock<FetchUser>().sequence(first, second, third, ada);
+  test("it fails once, and the code under test tries again", async () => {
+    const fetchUser = asyncMock<FetchUser>().rejectsOnce(new Error("busy")).resolves(ada);
+    const fetchTwice = (id: number) => fetchUser(id).catch(() => fetchUser(id));
 
-    expect(await reasonOf(fetchPatiently(fetchUser, 1))).toBe(third);
+    expect(await fetchTwice(1)).toBe(ada);
 
-    expect(fetchUser.calls).toHaveLength(3);
+    expect(fetchUser.awaits).toHaveLength(2);
   });
 
-  test("it waits no longer than its timeout, three times, when no answer comes", async () => {
+  test("it never answers, and the code under test gives up in time", async () => {
     await virtualTime(async (clock) => {
       const fetchUser = asyncMock<FetchUser>().hangs();
 
-      expect(await reasonOf(fetchPatiently(fetchUser, 1))).toMatchObject({ name: "TimeoutError" });
+      const user = fetchUser(1, { signal: AbortSignal.timeout(5000) });
 
-      expect(clock.elapsed).toBe(150);
-      expect(fetchUser.calls).toHaveLength(3);
+      expect(await reasonOf(user)).toMatchObject({ name: "TimeoutError" });
+      expect(clock.elapsed).toBe(5000);
     });
   });
 
-  test.each([
-    { ms: 49, elapsed: 49, calls: 1 },
-    { ms: 51, elapsed: 150, calls: 3 },
-  ])(
-    "an answer that takes $ms ms costs $calls call(s) and $elapsed ms",
-    async ({ ms, elapsed, calls }) => {
-      await virtualTime(async (clock) => {
-        const fetchUser = asyncMock<FetchUser>().resolves(ada).delays(ms);
+  test("a controlled mock holds every call open: so many of them overlap", async () => {
+    const fetchUser = controlled<FetchUser>();
+    const users = Promise.all([fetchUser(1), fetchUser(2)]);
 
-        await Promise.allSettled([fetchPatiently(fetchUser, 1)]);
+    expect(fetchUser.open).toBe(2);
+    fetchUser.calls[1]?.resolve(bob);
+    fetchUser.calls[0]?.resolve(ada);
 
-        expect(clock.elapsed).toBe(elapsed);
-        expect(fetchUser.calls).toHaveLength(calls);
-      });
-    },
-  );
-});
-
-describe("asyncMock, and the await that was forgotten", () => {
-  type Save = (name: string) => Promise<void>;
-
-  async function saveBoth(save: Save): Promise<void> {
-    await save("ada");
-    await save("bob");
-  }
-
-  async function saveBothCarelessly(save: Save): Promise<void> {
-    await save("ada");
-    void save("bob");
-  }
-
-  test("a call that nobody awaits can be told from one that somebody does", async () => {
-    const save = asyncMock<Save>();
-
-    await saveBothCarelessly(save);
-
-    expect(save.calls.map((call) => call.args[0])).toEqual(["ada", "bob"]);
-    expect(save.calls.map((call) => call.awaited)).toEqual([true, false]);
-    expect(save.awaits).toEqual([save.calls[0]!]);
+    expect(await users).toEqual([ada, bob]);
   });
 
-  test("assertAllAwaited() names it", async () => {
-    const [careful, careless] = [asyncMock<Save>(), asyncMock<Save>()];
+  test("the answers come in the wrong order, and the bug is there every time", async () => {
+    const search = controlled<Load>();
+    let screen = "";
+    const show = async (text: string) => void (screen = await search(text));
 
-    await saveBoth(careful);
-    await saveBothCarelessly(careless);
+    const shown = [show("a"), show("ab")];
+    (await search.nthCall(2)).resolve("results for ab");
+    (await search.nthCall(1)).resolve("results for a");
+    await Promise.all(shown);
 
-    careful.assertAllAwaited();
-    expect(() => careless.assertAllAwaited()).toThrow(
-      "Expected an await of every call, but these are the calls:\n" +
-        '  call 1 ("ada") was awaited\n' +
-        '  call 2 ("bob") was never awaited',
+    expect(screen).toBe("results for a"); // the user asked for ab last
+  });
+
+  test("a spy stands in the place of a method until the test ends", async () => {
+    const users = { fetch: async (id: number) => ({ ...ada, id }) };
+    {
+      using fetchUser = spyOn(users, "fetch").rejectsOnce(new Error("unreachable"));
+
+      await expect(users.fetch(1)).rejects.toThrow("unreachable");
+      expect(await users.fetch(2)).toEqual({ ...ada, id: 2 });
+      expect(fetchUser.calls.map((call) => call.args)).toEqual([[1], [2]]);
+    }
+    expect(await users.fetch(3)).toEqual({ ...ada, id: 3 });
+  });
+
+  test("the trap: a call is not an await", async () => {
+    const save = asyncMock<Save>().rejects(new Error("disk full"));
+    const saveCarelessly = async (name: string) => {
+      save(name); // forgot to await: the error goes nowhere, and nobody would see it
+    };
+
+    await saveCarelessly("ada");
+
+    expect(save.calls).toHaveLength(1);
+    expect(() => save.assertAllAwaited()).toThrow('call 1 ("ada") was never awaited');
+  });
+});
+
+describe("asyncMock", () => {
+  describe("with a client that tries again", () => {
+    /** The code under test: up to three attempts, each given 50 ms. */
+    async function fetchPatiently(fetchUser: FetchUser, id: number): Promise<User> {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          return await fetchUser(id, { signal: AbortSignal.timeout(50) });
+        } catch (error) {
+          if (attempt === 3) throw error;
+        }
+      }
+    }
+
+    test.each<[string, (User | Error)[]]>([
+      ["at once", [ada]],
+      ["at the second attempt", [new Error("busy"), ada]],
+      ["at the last attempt", [new Error("busy"), new Error("busy"), ada]],
+    ])("it may succeed %s", async (_when, outcomes) => {
+      const fetchUser = asyncMock<FetchUser>().sequence(...outcomes);
+
+      expect(await fetchPatiently(fetchUser, 1)).toBe(ada);
+
+      expect(fetchUser.awaits).toHaveLength(outcomes.length);
+    });
+
+    test("it gives up with the last error", async () => {
+      const [first, second, third] = [new Error("1"), new Error("2"), new Error("3")];
+      const fetchUser = asyncMock<FetchUser>().sequence(first, second, third, ada);
+
+      expect(await reasonOf(fetchPatiently(fetchUser, 1))).toBe(third);
+
+      expect(fetchUser.calls).toHaveLength(3);
+    });
+
+    test("it waits no longer than its timeout, three times, when no answer comes", async () => {
+      await virtualTime(async (clock) => {
+        const fetchUser = asyncMock<FetchUser>().hangs();
+
+        expect(await reasonOf(fetchPatiently(fetchUser, 1))).toMatchObject({
+          name: "TimeoutError",
+        });
+
+        expect(clock.elapsed).toBe(150);
+        expect(fetchUser.calls).toHaveLength(3);
+      });
+    });
+
+    test.each([
+      { ms: 49, elapsed: 49, calls: 1 },
+      { ms: 51, elapsed: 150, calls: 3 },
+    ])(
+      "an answer that takes $ms ms costs $calls call(s) and $elapsed ms",
+      async ({ ms, elapsed, calls }) => {
+        await virtualTime(async (clock) => {
+          const fetchUser = asyncMock<FetchUser>().resolves(ada).delays(ms);
+
+          await Promise.allSettled([fetchPatiently(fetchUser, 1)]);
+
+          expect(clock.elapsed).toBe(elapsed);
+          expect(fetchUser.calls).toHaveLength(calls);
+        });
+      },
     );
   });
 
-  test("its rejection does not end the process", async () => {
-    const save = asyncMock<Save>().rejects(new Error("disk full"));
+  describe("behaviour", () => {
+    test("without an implementation it resolves to undefined", async () => {
+      expect(await asyncMock()("anything", 1)).toBeUndefined();
+    });
 
-    void save("ada");
-    // bun:test fails a test in which a rejection is left unhandled.
-    await settled();
+    test.each<[string, (n: number) => number | Promise<number>]>([
+      ["plain", (n) => n + 1],
+      ["asynchronous", async (n) => n + 1],
+    ])("calls its implementation at once, and waits for the value: %s", async (_name, add) => {
+      const seen: number[] = [];
+      const mock = asyncMock((n: number) => (seen.push(n), add(n)));
 
-    expect(save.calls[0]?.settled).toBe(true);
-    save.assertNotAwaited();
+      const promise = mock(41);
+
+      expect(seen).toEqual([41]);
+      expect(promise).toBeInstanceOf(Promise);
+      expect(await promise).toBe(42);
+    });
+
+    test.each<[string, () => unknown]>([
+      ["throws", () => JSON.parse("{")],
+      ["rejects", () => Promise.reject(new SyntaxError("{"))],
+    ])("an implementation that %s makes a promise that rejects", async (_name, impl) => {
+      expect(await reasonOf(asyncMock(impl)())).toBeInstanceOf(SyntaxError);
+    });
+
+    test.each<[string, unknown]>([
+      ["an object", ada],
+      ["undefined", undefined],
+      ["an Error", new Error("a value as others are")],
+    ])("resolves() resolves every call to the value: %s", async (_name, value) => {
+      const mock = asyncMock<() => Promise<unknown>>().resolves(value);
+
+      expect(await mock()).toBe(value);
+      expect(await mock()).toBe(value);
+    });
+
+    test.each<[string, unknown]>([
+      ["an Error", new Error("failed")],
+      ["a string", "failed"],
+      ["undefined", undefined],
+    ])("rejects() rejects every call with the reason: %s", async (_name, reason) => {
+      const mock = asyncMock().rejects(reason);
+
+      expect(await reasonOf(mock())).toBe(reason);
+      expect(await reasonOf(mock())).toBe(reason);
+    });
+
+    test("sequence() gives one outcome a call, of which an Error rejects", async () => {
+      const error = new Error("busy");
+      const mock = asyncMock<FetchUser>().sequence(ada, error, bob);
+
+      expect(await Promise.allSettled([mock(1), mock(2), mock(3)])).toEqual([
+        { status: "fulfilled", value: ada },
+        { status: "rejected", reason: error },
+        { status: "fulfilled", value: bob },
+      ]);
+    });
+
+    test.each<[size: number, outcomes: User[]]>([
+      [0, []],
+      [1, [ada]],
+      [3, [ada, bob, ada]],
+    ])("a sequence() of %d runs out with an error that says so", async (size, outcomes) => {
+      const mock = asyncMock<FetchUser>().sequence(...outcomes);
+      for (const outcome of outcomes) expect(await mock(1)).toBe(outcome);
+
+      for (const call of [size + 1, size + 2]) {
+        const message = `asyncMock ran out: call ${call}, but the sequence ends after ${size}`;
+        expect(await reasonOf(mock(1))).toEqual(new Error(message));
+      }
+    });
+
+    test("what it is told last holds, for the calls to come", async () => {
+      const mock = asyncMock(async () => "impl");
+      const calls = [mock()];
+
+      calls.push(mock.rejects(new Error("failed"))());
+      calls.push(mock.sequence("first", "second")());
+      calls.push(mock.hangs()());
+      calls.push(mock.resolves("resolved")());
+
+      mock.calls[3]?.resolve("by hand");
+      expect(await Promise.allSettled(calls)).toMatchObject([
+        { value: "impl" },
+        { reason: { message: "failed" } },
+        { value: "first" },
+        { value: "by hand" },
+        { value: "resolved" },
+      ]);
+    });
+
+    test.each<[string, AsyncMock<Load>, outcome: unknown, elapsed: number]>([
+      ["resolves() before it", asyncMock<Load>().resolves("a").delays(100), "a", 100],
+      ["resolves() after it", asyncMock<Load>().delays(100).resolves("a"), "a", 100],
+      ["rejects()", asyncMock<Load>().rejects("failed").delays(100), "failed", 100],
+      ["sequence()", asyncMock<Load>().delays(100).sequence("a"), "a", 100],
+      ["an implementation", asyncMock<Load>(async (text) => text).delays(100), "a", 100],
+      ["delays(0), which ends it", asyncMock<Load>().resolves("a").delays(100).delays(0), "a", 0],
+    ])("delays() goes with %s", async (_name, mock, outcome, elapsed) => {
+      await virtualTime(async (clock) => {
+        expect(await mock("a").catch((reason: unknown) => reason)).toBe(outcome);
+        expect(clock.elapsed).toBe(elapsed);
+      });
+    });
+
+    test("delays() holds back the implementation itself", async () => {
+      await virtualTime(async (clock) => {
+        const calledAt: number[] = [];
+        const mock = asyncMock(() => void calledAt.push(clock.elapsed)).delays(100);
+
+        await Promise.all([mock(), mock()]);
+
+        expect(calledAt).toEqual([100, 100]);
+        expect(clock.elapsed).toBe(100);
+      });
+    });
+
+    test("a call that is aborted in its delay has used up its outcome of the sequence", async () => {
+      await virtualTime(async () => {
+        const mock = asyncMock<FetchUser>().sequence(ada, bob).delays(100);
+
+        const aborted = mock(1, { signal: AbortSignal.timeout(50) });
+        expect(await reasonOf(aborted)).toMatchObject({ name: "TimeoutError" });
+
+        expect(await mock(2)).toBe(bob);
+      });
+    });
+
+    test("delays() overlap: ten calls of 100 ms take 100 together and 1,000 in turn", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock().delays(100);
+
+        await Promise.all(Array.from({ length: 10 }, () => mock()));
+        expect(clock.elapsed).toBe(100);
+
+        for (let call = 0; call < 10; call++) await mock();
+        expect(clock.elapsed).toBe(1100);
+      });
+    });
+
+    test("after the delay an abort is the implementation's own business", async () => {
+      await virtualTime(async () => {
+        const open = Promise.withResolvers<string>();
+        const mock = asyncMock((_signal: AbortSignal) => open.promise).delays(100);
+        const { controller, listeners } = watchedController();
+        const call = mock(controller.signal);
+        expect(listeners()).toBe(1);
+
+        await sleep(100);
+        expect(listeners()).toBe(0);
+        controller.abort("too late");
+        open.resolve("answer");
+
+        expect(await call).toBe("answer");
+        expect(listeners()).toBe(0);
+      });
+    });
+
+    test.each(["resolve", "reject"] as const)(
+      "a call settled by hand ignores what its implementation comes to (%s)",
+      async (end) => {
+        const open = Promise.withResolvers<string>();
+        const mock = asyncMock(() => open.promise);
+        const call = mock();
+
+        mock.calls[0]?.resolve("by hand");
+        open[end]("too late");
+        await settled();
+
+        expect(await call).toBe("by hand");
+        expect(mock.open).toBe(0);
+      },
+    );
+
+    describe.each(["delays", "delaysOnce"] as const)("%s()", (method) => {
+      test.each<[received: string, ms: unknown, Kind: ErrorConstructor]>([
+        ["-1", -1, RangeError],
+        ["NaN", NaN, RangeError],
+        ['"100"', "100", TypeError],
+        ["null", null, TypeError],
+      ])("refuses %s", (received, ms, Kind) => {
+        const message = `Cannot delay asyncMock: ms must be a number of 0 or more, received ${received}`;
+        expect(thrownBy(() => asyncMock()[method](ms as number))).toEqual(new Kind(message));
+      });
+
+      test("waits longer than a timer can", async () => {
+        await virtualTime(async (clock) => {
+          await asyncMock()[method](2 ** 31)();
+          expect(clock.elapsed).toBe(2 ** 31);
+        });
+      });
+
+      test("of Infinity sets no timer, and waits for the signal", async () => {
+        await virtualTime(async (clock) => {
+          const call = asyncMock<FetchLoosely>()[method](Infinity)(AbortSignal.timeout(100));
+          expect(clock.pending).toBe(1);
+          expect(await reasonOf(call)).toMatchObject({ name: "TimeoutError" });
+        });
+      });
+    });
+
+    test.each<[string, () => unknown, message: string]>([
+      ["impl null", () => asyncMock(null as never), "impl must be a function, received null"],
+      ["impl 1", () => asyncMock(1 as never), "impl must be a function, received 1"],
+      ["impl {}", () => asyncMock({} as never), "impl must be a function, received Object"],
+      ["impl 'f'", () => asyncMock("f" as never), 'impl must be a function, received "f"'],
+      [
+        "options 5",
+        () => asyncMock(undefined, 5 as never),
+        "options must be an object, received 5",
+      ],
+      [
+        "name 5",
+        () => asyncMock(undefined, { name: 5 as never }),
+        "name must be a string, received 5",
+      ],
+      [
+        "equals 5",
+        () => asyncMock(undefined, { equals: 5 as never }),
+        "equals must be a function, received 5",
+      ],
+    ])("refuses %s", (_what, create, message) => {
+      expect(thrownBy(create)).toEqual(new TypeError(`Cannot create asyncMock: ${message}`));
+    });
+
+    test.each(["runs", "runsOnce"] as const)("%s() refuses what is no function", (method) => {
+      const mock = asyncMock(async () => "before");
+
+      expect(thrownBy(() => mock[method](undefined as never))).toEqual(
+        new TypeError("Cannot run an implementation: impl must be a function, received undefined"),
+      );
+      expect(mock.calls).toEqual([]);
+    });
+
+    test("runs() replaces the implementation", async () => {
+      const mock = asyncMock(async (n: number) => n + 1).runs((n) => n * 10);
+
+      expect(await mock(5)).toBe(50);
+    });
+
+    test("an outcome is never there before the next microtask", async () => {
+      const mock = asyncMock<Load>().resolves("a");
+
+      const call = mock("");
+      expect(mock.open).toBe(1);
+      await call;
+
+      expect(mock.open).toBe(0);
+    });
+
+    test.each<[string, () => unknown]>([
+      ["a thenable", () => ({ then: (resolve: (value: string) => void) => resolve("a") })],
+      ["a promise of a promise", async () => Promise.resolve("a")],
+      ["another mock's promise", () => asyncMock().resolves("a")()],
+    ])("an implementation may return %s", async (_what, impl) => {
+      const mock = asyncMock(impl);
+
+      expect(await mock()).toBe("a");
+
+      expect(mock.calls[0]?.result).toEqual({ status: "fulfilled", value: "a" });
+    });
+
+    test("an outcome whose then() can't be read rejects", async () => {
+      const error = new Error("hostile");
+      const hostile = {
+        get then() {
+          throw error;
+        },
+      };
+
+      expect(await reasonOf(asyncMock<FetchLoosely>(() => hostile as never)())).toBe(error);
+    });
+
+    test("a hold that comes too late is released", async () => {
+      const open = Promise.withResolvers<{ release: () => void } & Disposable>();
+      const releases: string[] = [];
+      const release = () => void releases.push("released");
+      const lock = asyncMock(() => open.promise);
+      const call = lock();
+
+      lock.calls[0]?.reject("by hand");
+      open.resolve({ release, [Symbol.dispose]: release });
+      await settled();
+
+      expect(await reasonOf(call)).toBe("by hand");
+      expect(releases).toEqual(["released"]);
+    });
+
+    test("an Error of another kind rejects in a sequence, too", async () => {
+      const stop = new DOMException("stop", "AbortError");
+
+      expect(await reasonOf(asyncMock<Load>().sequence(stop as Error)("a"))).toBe(stop);
+    });
+
+    test("a call can be resolved with a promise, and then comes to the same", async () => {
+      const mock = controlled<FetchLoosely>();
+      const calls = [mock(), mock()];
+
+      mock.calls[0]?.resolve(Promise.reject("failed"));
+      mock.calls[1]?.resolve(Promise.resolve("a"));
+
+      expect(await Promise.allSettled(calls)).toEqual([
+        { status: "rejected", reason: "failed" },
+        { status: "fulfilled", value: "a" },
+      ]);
+      expect(mock.calls[1]?.result).toEqual({ status: "fulfilled", value: "a" });
+    });
+
+    test("its types follow the mocked function", async () => {
+      const typed = asyncMock<FetchUser>().resolves(ada);
+      const inferred = asyncMock(async (id: number) => ({ ...ada, id }));
+      const plain = asyncMock((text: string) => text.length);
+      const nothing: AsyncMock<() => Promise<void>> = asyncMock<() => Promise<void>>().resolves();
+
+      const standIn: FetchUser = typed;
+      const user: User = await standIn(1);
+      const id: number = (await inferred(3)).id;
+      const length: number = await plain("four");
+      const argument: number | undefined = typed.calls[0]?.args[0];
+      await nothing();
+      expect([user.name, id, length, argument]).toEqual(["Ada", 3, 4, 1]);
+
+      // @ts-expect-error: an id is a number
+      await typed("1");
+      // @ts-expect-error: an id is missing
+      await inferred();
+      // @ts-expect-error: a user is not a string
+      typed.resolves("Ada");
+      // @ts-expect-error: nor one of several outcomes
+      typed.sequence(ada, "Bob");
+      // @ts-expect-error: nor what a call is resolved to by hand
+      (typed.hangs()(1), typed.calls.at(-1)?.resolve("Ada"));
+      // @ts-expect-error: an id is compared with a number
+      expect(() => typed.assertAwaitedOnceWith("1")).toThrow();
+    });
   });
 
-  test.each<[string, (promise: Promise<void>) => unknown]>([
-    ["await", async (promise) => await promise],
-    ["then", (promise) => promise.then(() => {})],
-    ["catch", (promise) => promise.catch(() => {})],
-    ["finally", (promise) => promise.finally(() => {})],
-    ["Promise.all", (promise) => Promise.all([promise])],
-    ["Promise.allSettled", (promise) => Promise.allSettled([promise])],
-    ["Promise.race", (promise) => Promise.race([promise])],
-    ["Promise.any", (promise) => Promise.any([promise])],
-    ["return from an async function", async (promise) => promise],
-    ["return from a then", (promise) => Promise.resolve().then(() => promise)],
-    ["for await", async (promise) => void (await Array.fromAsync([promise]))],
-    ["two awaits", async (promise) => [await promise, await promise]],
-  ])("%s counts as one await", async (_name, use) => {
-    const save = asyncMock<Save>();
+  describe("what it is told to do once", () => {
+    test("comes first, in the order of the telling, and leaves what holds for every call", async () => {
+      const mock = asyncMock<Load>()
+        .rejectsOnce("failed")
+        .resolves("every")
+        .resolvesOnce("once")
+        .runsOnce(async (text) => `ran ${text}`);
 
-    await use(save("ada"));
+      const results = await Promise.allSettled(["a", "b", "c", "d", "e"].map((text) => mock(text)));
 
-    expect(save.awaits).toHaveLength(1);
+      expect(results).toEqual([
+        { status: "rejected", reason: "failed" },
+        { status: "fulfilled", value: "once" },
+        { status: "fulfilled", value: "ran c" },
+        { status: "fulfilled", value: "every" },
+        { status: "fulfilled", value: "every" },
+      ]);
+    });
+
+    test("rejectsOnce() leaves the implementation", async () => {
+      const mock = asyncMock(async (n: number) => n).rejectsOnce(new Error("busy"));
+
+      await expect(mock(1)).rejects.toThrow("busy");
+      expect(await mock(2)).toBe(2);
+    });
+
+    test("uses up nothing of a sequence()", async () => {
+      const mock = asyncMock<Load>().sequence("first", "second").rejectsOnce("failed");
+
+      expect(await reasonOf(mock(""))).toBe("failed");
+      expect(await mock("")).toBe("first");
+      expect(await mock("")).toBe("second");
+    });
+
+    test("hangsOnce() keeps one call open, and no other", async () => {
+      const mock = asyncMock<Load>().resolves("every").hangsOnce();
+      const controller = new AbortController();
+
+      const first = (mock as AsyncMock<FetchLoosely>)(controller.signal);
+      expect(await mock("")).toBe("every");
+      expect(mock.open).toBe(1);
+      controller.abort("stop");
+
+      expect(await reasonOf(first)).toBe("stop");
+    });
+
+    test("delaysOnce() delays one call, which then does what every call does", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<Load>().resolves("every").rejectsOnce("failed").delaysOnce(100);
+
+        expect(await reasonOf(mock(""))).toBe("failed");
+        expect(clock.elapsed).toBe(0);
+        expect(await mock("")).toBe("every");
+        expect(clock.elapsed).toBe(100);
+        expect(await mock("")).toBe("every");
+        expect(clock.elapsed).toBe(100);
+      });
+    });
+
+    test("takes the delay of every call, but for delaysOnce()", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<Load>().delays(100).resolvesOnce("once").delaysOnce(0);
+
+        expect(await mock("")).toBe("once");
+        expect(clock.elapsed).toBe(100);
+        await mock("");
+        expect(clock.elapsed).toBe(100);
+        await mock("");
+        expect(clock.elapsed).toBe(200);
+      });
+    });
+
+    test("stays over a reset()", async () => {
+      const mock = asyncMock<Load>().resolves("every").resolvesOnce("once").reset();
+
+      expect(await mock("")).toBe("once");
+    });
   });
 
-  test.each<[string, (promise: Promise<void>) => unknown]>([
-    ["nothing at all", () => {}],
-    ["void", (promise) => void promise],
-    ["keeping it in a list", (promise) => [promise]],
-  ])("%s counts as none", async (_name, use) => {
-    const save = asyncMock<Save>();
+  describe("what it records", () => {
+    test("the this of a call, which reaches the implementation", async () => {
+      const counter = {
+        count: 5,
+        next: asyncMock(async function (this: { count: number }, step: number) {
+          return this.count + step;
+        }),
+      };
 
-    use(save("ada"));
-    await settled();
+      expect(await counter.next(1)).toBe(6);
 
-    expect(save.calls).toHaveLength(1);
-    save.assertNotAwaited();
+      expect(counter.next.calls[0]?.thisValue).toBe(counter);
+    });
+
+    test.each<[string, (mock: AsyncMock<FetchLoosely>, object: object) => unknown]>([
+      ["call", (mock, object) => mock.call(object, "a", "b")],
+      ["apply", (mock, object) => mock.apply(object, ["a", "b"])],
+      ["bind", (mock, object) => mock.bind(object, "a")("b")],
+      ["Reflect.apply", (mock, object) => Reflect.apply(mock, object, ["a", "b"])],
+    ])("the this of %s", async (_name, use) => {
+      const [mock, object] = [asyncMock<FetchLoosely>().delays(0), {}];
+
+      await use(mock, object);
+
+      expect(mock.calls).toMatchObject([{ args: ["a", "b"] }]);
+      expect(mock.calls[0]?.thisValue).toBe(object);
+    });
+
+    test("the this of a delayed call, and of runs() and runsOnce()", async () => {
+      await virtualTime(async () => {
+        const seen: unknown[] = [];
+        const object = {
+          method: asyncMock(async function (this: unknown) {
+            seen.push(this);
+          })
+            .delays(100)
+            .runsOnce(async function (this: unknown) {
+              seen.push(this);
+            }),
+        };
+
+        await object.method();
+        await object.method();
+
+        expect(seen).toEqual([object, object]);
+        expect(seen[0]).toBe(object);
+      });
+    });
+
+    test("no this where there is none", async () => {
+      const mock = asyncMock();
+
+      await mock();
+
+      expect(mock.calls[0]?.thisValue).toBeUndefined();
+    });
+
+    test("what each call came to", async () => {
+      const mock = asyncMock<Load>().sequence("a", new Error("busy"));
+      const calls = [mock(""), mock("")];
+      mock.hangs();
+      calls.push(mock(""), mock(""));
+      mock.calls[3]?.resolve("by hand");
+
+      await Promise.allSettled(calls.filter((_, n) => n !== 2));
+
+      expect(mock.calls.map((call) => call.result)).toEqual([
+        { status: "fulfilled", value: "a" },
+        { status: "rejected", reason: new Error("busy") },
+        undefined,
+        { status: "fulfilled", value: "by hand" },
+      ]);
+    });
+
+    test.each<[name: string, AsyncMock<() => Promise<unknown>>]>([
+      ["save", asyncMock(async () => {}, { name: "save" })],
+      ["given", asyncMock(async function own() {}, { name: "given" })],
+      ["own", asyncMock(async function own() {})],
+      ["asyncMock", asyncMock(async () => {})],
+      ["asyncMock", asyncMock(undefined, {})],
+      ["asyncMock", controlled()],
+      ["search", controlled({ name: "search" })],
+    ])("a name: %s", (name, mock) => {
+      expect(mock.name).toBe(name);
+    });
+
+    test("its name stands in the messages", async () => {
+      const save = asyncMock<Save>(undefined, { name: "save" });
+      await save("ada");
+      const calls = 'but these are the calls:\n  call 1 save("ada") was awaited';
+
+      expect(thrownBy(() => save.assertNotAwaited())).toMatchObject({
+        message: `Expected no await of save, ${calls}`,
+      });
+      expect(thrownBy(() => save.assertAwaitedWith("bob"))).toMatchObject({
+        message: `Expected the last await to be of save("bob"), ${calls}`,
+      });
+      expect(thrownBy(() => save.calls[0]?.resolve())).toMatchObject({
+        message: 'Cannot resolve call 1 save("ada"): it is settled already',
+      });
+      expect(await reasonOf(save.sequence()("bob"))).toMatchObject({
+        message: "save ran out: call 1, but the sequence ends after 0",
+      });
+    });
+
+    test("the length, and what else the implementation has", () => {
+      const impl = Object.assign(async (_a: string, _b: string) => {}, { retries: 3, open: 5 });
+      const mock = asyncMock(impl);
+
+      expect(mock.length).toBe(2);
+      expect(mock.retries).toBe(3);
+      // The mock's own members come first.
+      expect(mock.open).toBe(0);
+      expect("prototype" in asyncMock(function () {})).toBe(false);
+    });
   });
 
-  test("awaits are listed in the order in which they came, not in that of the calls", async () => {
-    const save = asyncMock<Save>();
-    const [first, second] = [save("ada"), save("bob")];
+  describe("awaits", () => {
+    async function saveBoth(save: Save): Promise<void> {
+      await save("ada");
+      await save("bob");
+    }
 
-    await second;
-    await first;
+    async function saveBothCarelessly(save: Save): Promise<void> {
+      await save("ada");
+      void save("bob");
+    }
 
-    expect(save.calls.map((call) => call.args[0])).toEqual(["ada", "bob"]);
-    expect(save.awaits.map((call) => call.args[0])).toEqual(["bob", "ada"]);
+    test("a call that nobody awaits can be told from one that somebody does", async () => {
+      const save = asyncMock<Save>();
+
+      await saveBothCarelessly(save);
+
+      expect(save.calls.map((call) => call.args[0])).toEqual(["ada", "bob"]);
+      expect(save.calls.map((call) => call.awaited)).toEqual([true, false]);
+      expect(save.awaits).toEqual([save.calls[0]!]);
+    });
+
+    test("assertAllAwaited() names it", async () => {
+      const [careful, careless] = [asyncMock<Save>(), asyncMock<Save>()];
+
+      await saveBoth(careful);
+      await saveBothCarelessly(careless);
+
+      careful.assertAllAwaited();
+      expect(() => careless.assertAllAwaited()).toThrow(
+        "Expected an await of every call, but these are the calls:\n" +
+          '  call 1 ("ada") was awaited\n' +
+          '  call 2 ("bob") was never awaited',
+      );
+    });
+
+    test("its rejection does not end the process", async () => {
+      const save = asyncMock<Save>().rejects(new Error("disk full"));
+
+      void save("ada");
+      // bun:test fails a test in which a rejection is left unhandled.
+      await settled();
+
+      expect(save.calls[0]?.settled).toBe(true);
+      save.assertNotAwaited();
+    });
+
+    test.each<[string, (promise: Promise<void>) => unknown]>([
+      ["await", async (promise) => await promise],
+      ["then", (promise) => promise.then(() => {})],
+      ["catch", (promise) => promise.catch(() => {})],
+      ["finally", (promise) => promise.finally(() => {})],
+      ["Promise.all", (promise) => Promise.all([promise])],
+      ["Promise.allSettled", (promise) => Promise.allSettled([promise])],
+      ["Promise.race", (promise) => Promise.race([promise])],
+      ["Promise.any", (promise) => Promise.any([promise])],
+      ["return from an async function", async (promise) => promise],
+      ["return from a then", (promise) => Promise.resolve().then(() => promise)],
+      ["for await", async (promise) => void (await Array.fromAsync([promise]))],
+      ["two awaits", async (promise) => [await promise, await promise]],
+    ])("%s counts as one await", async (_name, use) => {
+      const save = asyncMock<Save>();
+
+      await use(save("ada"));
+
+      expect(save.awaits).toHaveLength(1);
+    });
+
+    test.each<[string, (promise: Promise<void>) => unknown]>([
+      ["nothing at all", () => {}],
+      ["void", (promise) => void promise],
+      ["keeping it in a list", (promise) => [promise]],
+    ])("%s counts as none", async (_name, use) => {
+      const save = asyncMock<Save>();
+
+      use(save("ada"));
+      await settled();
+
+      expect(save.calls).toHaveLength(1);
+      save.assertNotAwaited();
+    });
+
+    test("awaits are listed in the order in which they came, not in that of the calls", async () => {
+      const save = asyncMock<Save>();
+      const [first, second] = [save("ada"), save("bob")];
+
+      await second;
+      await first;
+
+      expect(save.calls.map((call) => call.args[0])).toEqual(["ada", "bob"]);
+      expect(save.awaits.map((call) => call.args[0])).toEqual(["bob", "ada"]);
+    });
+
+    test("reset() forgets what was recorded and keeps the behaviour", async () => {
+      const save = asyncMock<FetchUser>().sequence(ada, bob);
+      const late = save(1);
+
+      expect(save.reset()).toBe(save);
+      await late;
+
+      expect(save.calls).toEqual([]);
+      expect(save.awaits).toEqual([]);
+      expect(save.open).toBe(0);
+      expect(await save(2)).toBe(bob);
+      expect((await save.nthCall(1)).args).toEqual([2]);
+    });
   });
 
-  test("reset() forgets what was recorded and keeps the behaviour", async () => {
-    const save = asyncMock<FetchUser>().sequence(ada, bob);
-    const late = save(1);
+  describe("what counts as an await", () => {
+    test.each<[string, (promise: Promise<void>) => unknown]>([
+      ["expect().resolves", (promise) => expect(promise).resolves.toBeUndefined()],
+      ["Promise.resolve", (promise) => Promise.resolve(promise)],
+      ["Promise.try", (promise) => Promise.try(() => promise)],
+      ["await using", (promise) => disposeOf(() => promise)],
+      ["the pull() of a stream", (promise) => readAll(promise)],
+      ["resolving another promise", (promise) => Promise.withResolvers<void>().resolve(promise)],
+    ])("%s", async (_name, use) => {
+      const save = asyncMock<Save>();
 
-    expect(save.reset()).toBe(save);
-    await late;
+      await use(save("ada"));
+      await settled();
 
-    expect(save.calls).toEqual([]);
-    expect(save.awaits).toEqual([]);
-    expect(save.open).toBe(0);
-    expect(await save(2)).toBe(bob);
-    expect((await save.nthCall(1)).args).toEqual([2]);
+      expect(save.awaits).toHaveLength(1);
+    });
+
+    test("expect().rejects", async () => {
+      const save = asyncMock<Save>().rejects(new Error("disk full"));
+
+      await expect(save("ada")).rejects.toThrow("disk full");
+
+      save.assertAwaitedOnceWith("ada");
+    });
+
+    test("a listener of an EventTarget counts on Bun and Node, which watch for a rejection", async () => {
+      const save = asyncMock<FetchLoosely>();
+      const target = new EventTarget();
+
+      target.addEventListener("save", save);
+      target.dispatchEvent(new Event("save"));
+      await settled();
+
+      expect(save.calls).toHaveLength(1);
+      expect(save.awaits).toHaveLength("Deno" in globalThis ? 0 : 1);
+    });
+
+    test("a timer's callback doesn't count", async () => {
+      await virtualTime(async () => {
+        const save = asyncMock<Save>();
+
+        setTimeout(save, 100, "ada");
+        await sleep(100);
+
+        expect(save.calls).toHaveLength(1);
+        save.assertNotAwaited();
+      });
+    });
+
+    test("looking at the promise doesn't count", async () => {
+      const save = asyncMock<Save>();
+      const promise = save("ada");
+
+      expect(promise instanceof Promise).toBe(true);
+      expect(Object.prototype.toString.call(promise)).toBe("[object Promise]");
+      expect(typeof promise.then).toBe("function");
+      expect(JSON.stringify({ promise })).toBe('{"promise":{}}');
+      await settled();
+
+      save.assertNotAwaited();
+    });
+
+    test("it is known at once, and every one of many is seen", async () => {
+      const save = asyncMock<Save>();
+      void save("ada").then(() => {});
+      expect(save.calls[0]?.awaited).toBe(true);
+
+      for (let call = 2; call <= 10_000; call++) await save("ada");
+
+      expect(save.awaits).toHaveLength(10_000);
+      save.assertAllAwaited();
+    });
+
+    test("what then() returns is an ordinary promise", async () => {
+      const save = asyncMock<Save>();
+      const next = save("ada").then(() => "next");
+
+      expect(next.constructor).toBe(Promise);
+      expect(await next).toBe("next");
+      save.assertAwaitedOnce();
+    });
+  });
+
+  describe.each<[string, (mock: AsyncMock<FetchLoosely>) => unknown]>([
+    ["hangs()", (mock) => mock.hangs()],
+    ["delays()", (mock) => mock.delays(1000)],
+    ["both", (mock) => mock.delays(1000).hangs()],
+  ])("%s and its signal", (_name, tell) => {
+    test.each<[string, (signal: AbortSignal) => unknown[]]>([
+      ["an argument", (signal) => [signal]],
+      ["the last argument", (signal) => ["url", null, undefined, signal]],
+      ["in the options", (signal) => ["url", { signal }]],
+      ["in a Request", (signal) => [new Request("http://localhost", { signal })]],
+    ])("an abort rejects with the reason: the signal is %s", async (_name, argsWith) => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+        const controller = new AbortController();
+        const reason = new Error("stop");
+        const call = mock(...argsWith(controller.signal));
+        expect(mock.open).toBe(1);
+
+        setTimeout(() => controller.abort(reason), 100);
+
+        expect(await reasonOf(call)).toBe(reason);
+        expect(clock.elapsed).toBe(100);
+        expect(clock.pending).toBe(0);
+        expect(mock.open).toBe(0);
+      });
+    });
+
+    test("leaves neither timer nor listener behind, aborted or settled by hand", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+        const { controller, listeners } = watchedController();
+        const calls = [1, 2, 3].map(() => mock({ signal: controller.signal }));
+
+        mock.calls[1]?.resolve("by hand");
+        mock.calls[2]?.reject("by hand");
+        expect(mock.open).toBe(1);
+        controller.abort("stop");
+
+        expect(await Promise.allSettled(calls)).toEqual([
+          { status: "rejected", reason: "stop" },
+          { status: "fulfilled", value: "by hand" },
+          { status: "rejected", reason: "by hand" },
+        ]);
+        expect(clock.pending).toBe(0);
+        expect(listeners()).toBe(0);
+      });
+    });
+
+    test("aborted before the call, it rejects at once and calls nothing", async () => {
+      await virtualTime(async (clock) => {
+        let called = false;
+        const mock = asyncMock<FetchLoosely>(async () => (called = true));
+        tell(mock);
+        const { controller, listeners } = watchedController();
+        controller.abort("stopped before");
+
+        expect(await reasonOf(mock(controller.signal))).toBe("stopped before");
+
+        expect(called).toBe(false);
+        expect(listeners()).toBe(0);
+        expect(clock.pending).toBe(0);
+        expect(clock.elapsed).toBe(0);
+      });
+    });
+
+    test("a signal whose calls have all ended is listened to again for those to come", async () => {
+      await virtualTime(async () => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+        const controller = new AbortController();
+        void mock(controller.signal);
+        mock.calls[0]?.resolve("by hand");
+
+        const later = mock(controller.signal);
+        controller.abort("stop");
+
+        expect(await reasonOf(later)).toBe("stop");
+      });
+    });
+
+    test("a signal that can't be read rejects the call, which is then not open", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+        const error = new Error("hostile");
+        const hostile = {
+          get signal() {
+            throw error;
+          },
+        };
+
+        expect(await reasonOf(mock(hostile))).toBe(error);
+        expect(await reasonOf(mock(revokedProxy()))).toBeInstanceOf(TypeError);
+
+        expect(mock.open).toBe(0);
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test.each([{ signal: "SIGINT" }, { signal: null }, { signal: {} }, "text", 5, null])(
+      "%j is or has no signal",
+      async (arg) => {
+        await virtualTime(async () => {
+          const mock = asyncMock<FetchLoosely>();
+          tell(mock);
+          const call = mock(arg, { signal: AbortSignal.abort("stop") });
+
+          expect(await reasonOf(call)).toBe("stop");
+        });
+      },
+    );
+
+    test("the first signal counts", async () => {
+      await virtualTime(async () => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+
+        const call = mock({ signal: AbortSignal.abort("options") }, AbortSignal.abort("argument"));
+
+        expect(await reasonOf(call)).toBe("options");
+      });
+    });
+  });
+
+  describe("nthCall()", () => {
+    test("gives a call that has been made, and waits for one that has not", async () => {
+      const load = controlled<Load>();
+      void load("a");
+      const arrivals: string[] = [];
+      const note = (n: number) =>
+        load.nthCall(n).then(({ args }) => arrivals.push(`${n} ${args[0]}`));
+      const waits = [note(3), note(1), note(2), note(3)];
+
+      await settled();
+      expect(arrivals).toEqual(["1 a"]);
+      void load("b");
+      await settled();
+      expect(arrivals).toEqual(["1 a", "2 b"]);
+      void load("c");
+      await Promise.all(waits);
+
+      expect(arrivals).toEqual(["1 a", "2 b", "3 c", "3 c"]);
+    });
+
+    test("works for every mock, and awaits nothing", async () => {
+      const save = asyncMock<Load>().resolves("saved");
+      const first = save.nthCall(1);
+
+      void save("ada");
+
+      expect((await first).args).toEqual(["ada"]);
+      save.assertNotAwaited();
+    });
+
+    test("rejects with the reason when aborted, before and while it waits", async () => {
+      const load = controlled<Load>();
+      const { controller, listeners } = watchedController();
+      const waits = [1, 2].map((n) => load.nthCall(n, { signal: controller.signal }));
+
+      void load("a");
+      expect((await waits[0])?.args).toEqual(["a"]);
+      expect(listeners()).toBe(1);
+      controller.abort("stop");
+
+      expect(await reasonOf(waits[1]!)).toBe("stop");
+      expect(await reasonOf(load.nthCall(1, { signal: controller.signal }))).toBe("stop");
+      expect(listeners()).toBe(0);
+    });
+
+    test("a call that never comes is a deadlock in virtual time", async () => {
+      const waiting = virtualTime(() => controlled().nthCall(1));
+
+      expect(await reasonOf(waiting)).toMatchObject({ name: "DeadlockError" });
+    });
+
+    test.each<[received: string, n: unknown, Kind: ErrorConstructor]>([
+      ["0", 0, RangeError],
+      ["-1", -1, RangeError],
+      ["1.5", 1.5, RangeError],
+      ["NaN", NaN, RangeError],
+      ["9007199254740992", 2 ** 53, RangeError],
+      ['"1"', "1", TypeError],
+      ["undefined", undefined, TypeError],
+    ])("refuses %s", async (received, n, Kind) => {
+      const error = await reasonOf(controlled().nthCall(n as number));
+
+      const message = `Cannot wait for a call: n must be a positive integer, received ${received}`;
+      expect(error).toEqual(new Kind(message));
+    });
+
+    test.each<[string, unknown, message: string]>([
+      ["a signal that is none", { signal: {} }, "signal must be an AbortSignal, received Object"],
+      ["options that are none", 1000, "options must be an object, received 1000"],
+    ])("refuses %s", async (_what, options, message) => {
+      const error = await reasonOf(controlled().nthCall(1, options as never));
+
+      expect(error).toEqual(new TypeError(`Cannot wait for a call: ${message}`));
+    });
+
+    test.each([{ options: null }, { options: {} }, { options: { signal: null } }])(
+      "takes %j for no signal",
+      async ({ options }) => {
+        const load = controlled<Load>();
+        const waiting = load.nthCall(1, options as never);
+
+        void load("a");
+
+        expect((await waiting).args).toEqual(["a"]);
+      },
+    );
+
+    test("an abort in the turn of the call is obeyed", async () => {
+      const load = controlled<Load>();
+      const { controller, listeners } = watchedController();
+      const waiting = load.nthCall(1, { signal: controller.signal });
+
+      void load("a");
+      expect(listeners()).toBe(0);
+      controller.abort("stop");
+
+      expect(await reasonOf(waiting)).toBe("stop");
+    });
+
+    test("a waiter that is aborted but not yet told gets no call", async () => {
+      const load = controlled<Load>();
+      const controller = new AbortController();
+      controller.signal.addEventListener("abort", () => void load("a"));
+      const waiting = load.nthCall(1, { signal: controller.signal });
+
+      controller.abort("stop");
+
+      expect(await reasonOf(waiting)).toBe("stop");
+    });
+
+    test("goes on over a reset, and counts from there", async () => {
+      const load = controlled<Load>();
+      const waiting = load.nthCall(2);
+      void load("a");
+
+      load.reset();
+      void load("b");
+      void load("c");
+
+      expect((await waiting).args).toEqual(["c"]);
+    });
+
+    test("one of many waiters may leave, and the others wait on", async () => {
+      const load = controlled<Load>();
+      const controller = new AbortController();
+      const waits = [
+        load.nthCall(1),
+        load.nthCall(1, { signal: controller.signal }),
+        load.nthCall(1),
+      ];
+
+      controller.abort("stop");
+      void load("a");
+
+      expect(await Promise.allSettled(waits)).toMatchObject([
+        { value: { args: ["a"] } },
+        { reason: "stop" },
+        { value: { args: ["a"] } },
+      ]);
+    });
+  });
+
+  describe("assertions", () => {
+    const NEVER = "it was never called";
+    const ONCE = 'these are the calls:\n  call 1 ("a") was awaited';
+    const TWICE = `${ONCE}\n  call 2 ("b") was awaited`;
+    const FORGOTTEN = 'these are the calls:\n  call 1 ("a") was never awaited';
+
+    type Assertion = Extract<keyof AsyncMock<Load>, `assert${string}`>;
+
+    /** Calls an assertion by name, and returns its error. */
+    function check(mock: AsyncMock<Load>, name: Assertion, args: unknown[]): unknown {
+      try {
+        (mock[name] as (...args: unknown[]) => void)(...args);
+      } catch (error) {
+        return error;
+      }
+      return undefined;
+    }
+
+    test.each<[awaited: string[], Assertion, args: unknown[]]>([
+      [["a"], "assertAwaited", []],
+      [["a", "b"], "assertAwaited", []],
+      [["a"], "assertAwaitedOnce", []],
+      [["a", "b"], "assertAwaitedWith", ["b"]],
+      [["a"], "assertAwaitedOnceWith", ["a"]],
+      [["a", "b"], "assertAnyAwait", ["a"]],
+      [["a", "b"], "assertAnyAwait", ["b"]],
+      [["a", "b", "c"], "assertHasAwaits", [[["a"], ["b"]]]],
+      [["a", "b", "c"], "assertHasAwaits", [[["b"], ["c"]]]],
+      [["a", "a", "b"], "assertHasAwaits", [[["a"], ["b"]]]],
+      [[], "assertHasAwaits", [[]]],
+      [["a"], "assertHasAwaits", [[]]],
+      [["a", "b", "c"], "assertHasAwaits", [[["c"], ["a"]], { anyOrder: true }]],
+      [["a", "b", "a"], "assertHasAwaits", [[["a"], ["a"]], { anyOrder: true }]],
+      [[], "assertHasAwaits", [[], { anyOrder: true }]],
+      [["a", "b"], "assertHasAwaits", [[["a"], ["b"]], { anyOrder: false }]],
+      [["a", "b"], "assertHasAwaits", [[["a"]], null]],
+      [[], "assertNotAwaited", []],
+      [[], "assertAllAwaited", []],
+      [["a", "b"], "assertAllAwaited", []],
+    ])("after awaits of %j, %s passes, given %j", async (awaited, name, args) => {
+      const load = asyncMock<Load>();
+      for (const text of awaited) await load(text);
+
+      expect(check(load, name, args)).toBeUndefined();
+    });
+
+    test.each<[awaited: string[], Assertion, args: unknown[], message: string]>([
+      [[], "assertAwaited", [], `an await, but ${NEVER}`],
+      [[], "assertAwaitedOnce", [], `exactly one await, but ${NEVER}`],
+      [["a", "b"], "assertAwaitedOnce", [], `exactly one await, but ${TWICE}`],
+      [[], "assertAwaitedWith", ["a"], `the last await to be of ("a"), but ${NEVER}`],
+      [["a", "b"], "assertAwaitedWith", ["a"], `the last await to be of ("a"), but ${TWICE}`],
+      [["a", "b"], "assertAwaitedOnceWith", ["b"], `exactly one await, but ${TWICE}`],
+      [["a"], "assertAwaitedOnceWith", ["b"], `the last await to be of ("b"), but ${ONCE}`],
+      [["a", "b"], "assertAnyAwait", ["c"], `awaits of ("c"), but ${TWICE}`],
+      [["a", "b"], "assertHasAwaits", [[["b"], ["a"]]], `awaits of ("b") ("a"), but ${TWICE}`],
+      [["a"], "assertHasAwaits", [[["a"], ["b"]]], `awaits of ("a") ("b"), but ${ONCE}`],
+      [["a", "b"], "assertHasAwaits", [[["b"], ["c"]]], `awaits of ("b") ("c"), but ${TWICE}`],
+      [
+        ["a", "b"],
+        "assertHasAwaits",
+        [[["b"], ["a"]], { anyOrder: false }],
+        `awaits of ("b") ("a"), but ${TWICE}`,
+      ],
+      [
+        ["a", "b"],
+        "assertHasAwaits",
+        [[["b"], ["b"]], { anyOrder: true }],
+        `in any order awaits of ("b") ("b"), but ${TWICE}`,
+      ],
+      [["a"], "assertNotAwaited", [], `no await, but ${ONCE}`],
+    ])("after awaits of %j, %s fails, given %j", async (awaited, name, args, message) => {
+      const load = asyncMock<Load>();
+      for (const text of awaited) await load(text);
+
+      const error = check(load, name, args);
+
+      expect(error).toBeInstanceOf(Error);
+      expect(error).toMatchObject({ name: "AssertionError", message: `Expected ${message}` });
+    });
+
+    test.each<[Assertion, args: unknown[], expected: string]>([
+      ["assertAwaited", [], "an await"],
+      ["assertAwaitedOnce", [], "exactly one await"],
+      ["assertAwaitedWith", ["a"], 'the last await to be of ("a")'],
+      ["assertAwaitedOnceWith", ["a"], "exactly one await"],
+      ["assertAnyAwait", ["a"], 'awaits of ("a")'],
+      ["assertHasAwaits", [[["a"]]], 'awaits of ("a")'],
+      ["assertAllAwaited", [], "an await of every call"],
+    ])("a call that nobody awaited does not satisfy %s", async (name, args, expected) => {
+      const load = asyncMock<Load>();
+
+      void load("a");
+      await settled();
+
+      const message = `Expected ${expected}, but ${FORGOTTEN}`;
+      expect(check(load, name, args)).toMatchObject({ message });
+    });
+
+    class Person {
+      readonly name = "Ada";
+    }
+    const person = new Person();
+    const action = (): void => {};
+
+    test.each<[what: string, received: unknown, expected: unknown]>([
+      ["strings", "a", "a"],
+      ["NaN", NaN, NaN],
+      ["arrays", [1, [2, 3]], [1, [2, 3]]],
+      ["objects", { a: { b: [1] } }, { a: { b: [1] } }],
+      ["keys in another order", { a: 1, b: 2 }, { b: 2, a: 1 }],
+      ["an object without a prototype", Object.assign(Object.create(null), { a: 1 }), { a: 1 }],
+      ["dates", new Date(0), new Date(0)],
+      ["invalid dates", new Date(NaN), new Date(NaN)],
+      ["the very same instance", { person }, { person }],
+      ["the very same function", action, action],
+    ])("takes as equal: %s", async (_what, received, expected) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(received);
+
+      mock.assertAwaitedOnceWith(expected);
+    });
+
+    test.each<[what: string, received: unknown, expected: unknown]>([
+      ["strings", "a", "b"],
+      ["a string and a number", "1", 1],
+      ["0 and -0", 0, -0],
+      ["null and undefined", null, undefined],
+      ["null and an object", null, {}],
+      ["an object and null", {}, null],
+      ["a longer array", [1, 2], [1]],
+      ["a shorter array", [1], [1, 2]],
+      ["an array and an object", ["a"], { 0: "a" }],
+      ["values", { a: 1 }, { a: 2 }],
+      ["keys", { a: undefined }, { b: undefined }],
+      ["a key that is missing", { a: 1 }, { a: 1, b: undefined }],
+      ["dates", new Date(0), new Date(1)],
+      ["a date and an object", new Date(0), {}],
+      ["an instance and an object", person, { name: "Ada" }],
+      ["instances", person, new Person()],
+      ["functions", () => {}, () => {}],
+    ])("takes as different: %s", async (_what, received, expected) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(received);
+
+      expect(() => mock.assertAwaitedOnceWith(expected)).toThrow(
+        "Expected the last await to be of",
+      );
+    });
+
+    test.each<[string, args: unknown[], message: string]>([
+      ["a text", ["a"], 'expected must be an array of arrays, received "a"'],
+      ["arguments of one call", [["a"]], "expected must be an array of arrays, received Array"],
+      ["nothing", [], "expected must be an array of arrays, received undefined"],
+      ["options that are none", [[["a"]], true], "options must be an object, received true"],
+    ])("assertHasAwaits() refuses %s", async (_what, args, message) => {
+      const load = asyncMock<Load>();
+      await load("a");
+
+      expect(check(load, "assertHasAwaits", args)).toEqual(
+        new TypeError(`Cannot assert awaits: ${message}`),
+      );
+    });
+
+    test("takes as different: another number of arguments", async () => {
+      const mock = asyncMock<(...values: unknown[]) => Promise<void>>();
+
+      await mock("a", undefined);
+
+      expect(() => mock.assertAwaitedOnceWith("a")).toThrow('("a", undefined) was awaited');
+    });
+
+    const circle: Record<string, unknown> = { twice: [action, action] };
+    circle["self"] = circle;
+
+    test.each<[shown: string, value: unknown]>([
+      ['"say \\"hi\\""', 'say "hi"'],
+      ["null", null],
+      ["12", 12n],
+      ["Symbol(s)", Symbol("s")],
+      ['[1, "a"]', [1, "a"]],
+      ["[{ n: 1 }, { n: 1 }]", Array(2).fill({ n: 1 })],
+      ["{ a: { b: undefined } }", { a: { b: undefined } }],
+      ["{ signal: [object AbortSignal] }", { signal: AbortSignal.abort() }],
+      ["Error: boom", new Error("boom")],
+      ["{ twice: [[function action], [function action]], self: [circular] }", circle],
+      ["{}", {}],
+      ["[]", []],
+      ["[undefined, 1]", [, 1]],
+      ["{ Symbol(s): 1 }", { [Symbol("s")]: 1 }],
+      ['Map [["a", 1]]', new Map([["a", 1]])],
+      ['Set ["a"]', new Set(["a"])],
+      ["Uint8Array [1, 2]", new Uint8Array([1, 2])],
+      ["ArrayBuffer [0, 0]", new ArrayBuffer(2)],
+      ["http://localhost/", new URL("http://localhost/")],
+      ["/a/g", /a/g],
+      ["[[[[[[…]]]]]]", [[[[[[1]]]]]]],
+      [`[${"0, ".repeat(50)}… 950 more]`, new Array(1000).fill(0)],
+      [`Uint8Array [${"0, ".repeat(50)}… 950 more]`, new Uint8Array(1000)],
+      [`"${"a".repeat(500)}…"`, "a".repeat(10_000)],
+      [`"${"a".repeat(500)}"`, "a".repeat(500)],
+    ])("an argument is shown as %s", (shown, value) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      void mock(value);
+
+      expect(() => mock.assertAwaited()).toThrow(`call 1 (${shown}) was never awaited`);
+    });
+
+    const fail = (): never => {
+      throw new Error("hostile");
+    };
+
+    test.each<[what: string, shown: string, value: unknown]>([
+      [
+        "a toString() that throws",
+        "[Object]",
+        new (class {
+          toString = fail;
+        })(),
+      ],
+      [
+        "a toString() that returns nothing",
+        "[Object]",
+        new (class {
+          toString() {
+            return {};
+          }
+        })(),
+      ],
+      [
+        "a getter that throws",
+        "[object Object]",
+        {
+          get value() {
+            return fail();
+          },
+        },
+      ],
+      ["an error without a text", "[Error]", Object.assign(new Error(), { toString: fail })],
+      ["a name that throws", "[Function]", Object.defineProperty(() => {}, "name", { get: fail })],
+      [
+        "a name that is none",
+        "[function 5]",
+        Object.defineProperty(() => {}, "name", { value: 5 }),
+      ],
+      ["a revoked proxy", "[object]", revokedProxy()],
+      ["a proxy that refuses all", "[object]", new Proxy({}, { get: fail, getPrototypeOf: fail })],
+      [
+        "an object of no class",
+        "[object]",
+        Object.create({}, { [Symbol.toStringTag]: { get: fail } }),
+      ],
+      ["an invalid date", "Invalid Date", new Date(NaN)],
+      [
+        "a hostile value deep inside",
+        "[{ a: [Object] }]",
+        [
+          {
+            a: new (class {
+              toString = fail;
+            })(),
+          },
+        ],
+      ],
+    ])("%s doesn't hide the AssertionError", async (_what, shown, value) => {
+      const mock = asyncMock<Load>();
+
+      await mock(value as string);
+
+      expect(check(mock, "assertNotAwaited", [])).toMatchObject({
+        name: "AssertionError",
+        message: `Expected no await, but these are the calls:\n  call 1 (${shown}) was awaited`,
+      });
+      expect(check(mock, "assertAwaitedWith", [1])).toMatchObject({
+        name: "AssertionError",
+      });
+      expect(check(mock, "assertAwaitedWith", [value])).toBeUndefined();
+    });
+
+    test("an argument that branches without end is shown in an instant", () => {
+      let value: unknown = "leaf";
+      for (let level = 0; level < 40; level++) value = [value, value];
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      void mock(value);
+
+      expect(() => mock.assertAwaited()).toThrow("was never awaited");
+    });
+
+    test("arguments that branch without end are compared in an instant", async () => {
+      const branch = () => {
+        let value: unknown = "leaf";
+        for (let level = 0; level < 40; level++) value = [value, value];
+        return value;
+      };
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(branch());
+
+      mock.assertAwaitedWith(branch());
+    });
+  });
+
+  describe("what is equal", () => {
+    const circle = () => {
+      const list: unknown[] = [1];
+      const node: Record<string, unknown> = { list };
+      list.push(node);
+      return Object.assign(node, { self: node });
+    };
+    const ring = (size: number) => {
+      const nodes = Array.from({ length: size }, () => ({ next: {} }));
+      nodes.forEach((node, n) => (node.next = nodes[(n + 1) % size]!));
+      return nodes[0];
+    };
+    const symbol = Symbol("key");
+    const bytes = [1, 2, 255];
+    class DatabaseError extends Error {}
+    const withCode = (message: string, code: string) => Object.assign(new Error(message), { code });
+    const hostile = () => ({
+      get value() {
+        throw new Error("hostile");
+      },
+    });
+    const deepSet = (n: number) => new Set([{ n, self: circle() }, { n: n + 1 }]);
+
+    test.each<[what: string, received: unknown, expected: unknown]>([
+      ["circular objects", circle(), circle()],
+      ["rings of another length", ring(2), ring(3)],
+      ["symbol keys", { [symbol]: [1] }, { [symbol]: [1] }],
+      ["hidden properties aside", Object.defineProperty({}, "hidden", { value: 1 }), {}],
+      ["maps", new Map([["a", [1]]]), new Map([["a", [1]]])],
+      [
+        "maps in another order",
+        new Map([
+          ["a", 1],
+          ["b", 2],
+        ]),
+        new Map([
+          ["b", 2],
+          ["a", 1],
+        ]),
+      ],
+      ["maps of objects", new Map([[{ a: 1 }, [2]]]), new Map([[{ a: 1 }, [2]]])],
+      ["sets", new Set([1, "a"]), new Set([1, "a"])],
+      ["sets in another order", new Set([1, 2]), new Set([2, 1])],
+      [
+        "sets of objects in another order",
+        new Set([{ a: 1 }, { b: 2 }]),
+        new Set([{ b: 2 }, { a: 1 }]),
+      ],
+      ["sets of circles", deepSet(1), new Set([...deepSet(1)].reverse())],
+      ["bytes", new Uint8Array(bytes), new Uint8Array(bytes)],
+      ["bytes within a buffer", new Uint8Array([0, ...bytes]).subarray(1), new Uint8Array(bytes)],
+      ["buffers", new Uint8Array(bytes).buffer, new Uint8Array(bytes).buffer],
+      ["views", new DataView(new ArrayBuffer(2)), new DataView(new ArrayBuffer(2))],
+      ["numbers in an array of floats", new Float64Array([NaN, -0]), new Float64Array([NaN, -0])],
+      ["URLs", new URL("http://a/b?c"), new URL("http://a/b?c")],
+      ["search parameters", new URLSearchParams("a=1&a=2"), new URLSearchParams("a=1&a=2")],
+      ["headers", new Headers({ a: "1", B: "2" }), new Headers({ b: "2", A: "1" })],
+      ["regular expressions", /a/g, /a/g],
+      ["errors", new TypeError("a"), new TypeError("a")],
+      ["errors with causes", new Error("a", { cause: [1] }), new Error("a", { cause: [1] })],
+      ["errors with codes", withCode("a", "E"), withCode("a", "E")],
+      ["groups", new AggregateError([new Error("a")]), new AggregateError([new Error("a")])],
+      ["errors of a class", new DatabaseError("a"), new DatabaseError("a")],
+      ["DOMExceptions", new DOMException("a", "AbortError"), new DOMException("a", "AbortError")],
+      ["boxed values", Object("a"), Object("a")],
+      ["sparse arrays", [, 1], [, 1]],
+      ["a sparse array of any length", new Array(2 ** 32 - 1), new Array(2 ** 32 - 1)],
+      ["an asymmetric matcher", "anything", { asymmetricMatch: () => true }],
+      ["a matcher deep inside", [{ a: new Map([["b", 5]]) }], [{ a: new Map([["b", anyNumber]]) }]],
+      ["a matcher in a set", new Set([1, 2]), new Set([2, anyNumber])],
+    ])("takes as equal: %s", async (_what, received, expected) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(received);
+
+      mock.assertAwaitedOnceWith(expected);
+    });
+
+    test.each<[what: string, received: unknown, expected: unknown]>([
+      ["circles with other content", circle(), Object.assign(circle(), { list: [2] })],
+      ["a circle and its copy by one turn", circle(), { list: [1, {}], self: {} }],
+      ["symbol keys", { [symbol]: 1 }, { [Symbol("key")]: 1 }],
+      ["values of symbol keys", { [symbol]: 1 }, { [symbol]: 2 }],
+      ["keys of maps", new Map([["a", 1]]), new Map([["b", 1]])],
+      ["values of maps", new Map([["a", 1]]), new Map([["a", 2]])],
+      ["values of maps of objects", new Map([[{ a: 1 }, 1]]), new Map([[{ a: 1 }, 2]])],
+      [
+        "sizes of maps",
+        new Map([["a", 1]]),
+        new Map([
+          ["a", 1],
+          ["b", 2],
+        ]),
+      ],
+      ["sets", new Set([1]), new Set([2])],
+      ["sets of objects", new Set([{ a: 1 }, { a: 1 }]), new Set([{ a: 1 }, { a: 2 }])],
+      ["sets of circles", deepSet(1), deepSet(2)],
+      ["a set and a map", new Set([1]), new Map([[1, 1]])],
+      ["bytes", new Uint8Array(bytes), new Uint8Array([1, 2, 254])],
+      ["fewer bytes", new Uint8Array(bytes), new Uint8Array([1, 2])],
+      ["bytes of another kind", new Uint8Array(bytes), new Int8Array([1, 2, -1])],
+      ["buffers", new Uint8Array(bytes).buffer, new ArrayBuffer(3)],
+      ["URLs", new URL("http://a/b"), new URL("http://a/c")],
+      ["a URL and its text", new URL("http://a/"), "http://a/"],
+      ["search parameters", new URLSearchParams("a=1"), new URLSearchParams("a=2")],
+      ["headers", new Headers({ a: "1" }), new Headers({ a: "2" })],
+      ["regular expressions", /a/g, /a/i],
+      ["messages", new Error("a"), new Error("b")],
+      ["kinds of errors", new TypeError("a"), new RangeError("a")],
+      ["classes of errors", new DatabaseError("a"), new Error("a")],
+      ["causes", new Error("a", { cause: 1 }), new Error("a", { cause: 2 })],
+      ["codes", withCode("a", "E"), withCode("a", "F")],
+      [
+        "errors of groups",
+        new AggregateError([new Error("a")]),
+        new AggregateError([new Error("b")]),
+      ],
+      ["DOMExceptions", new DOMException("a", "AbortError"), new DOMException("a", "TimeoutError")],
+      ["sparse arrays of other lengths", new Array(2), new Array(3)],
+      ["an array and the same without a value", [undefined], new Array(1)],
+      ["boxed values", Object("a"), Object("b")],
+      ["a value and a box of it", "a", Object("a")],
+      ["an asymmetric matcher", "anything", { asymmetricMatch: () => false }],
+      ["a matcher that was received", { asymmetricMatch: () => true }, "anything"],
+      ["objects with throwing getters", hostile(), hostile()],
+      ["revoked proxies", revokedProxy(), revokedProxy()],
+      ["a revoked proxy and an object", revokedProxy(), {}],
+    ])("takes as different: %s", async (_what, received, expected) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(received);
+
+      expect(thrownBy(() => mock.assertAwaitedOnceWith(expected))).toMatchObject({
+        name: "AssertionError",
+      });
+    });
+
+    test("a matcher gets what was received", async () => {
+      const seen: unknown[] = [];
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+      await mock({ id: 5 });
+
+      mock.assertAwaitedWith({
+        id: { asymmetricMatch: (received: unknown) => seen.push(received) > 0 },
+      });
+
+      expect(seen).toEqual([5]);
+    });
+
+    class Money {
+      readonly #cents: number;
+
+      constructor(cents: number) {
+        this.#cents = cents;
+      }
+
+      equals(other: Money): boolean {
+        return this.#cents === other.#cents;
+      }
+    }
+
+    const options: MockOptions = {
+      equals: (a, b) => a instanceof Money && b instanceof Money && a.equals(b),
+    };
+
+    test("equals() decides about instances, at any depth", async () => {
+      const pay = asyncMock<(order: { price: Money; of: string }) => Promise<void>>(
+        undefined,
+        options,
+      );
+
+      await pay({ price: new Money(100), of: "tea" });
+
+      pay.assertAwaitedOnceWith({ price: new Money(100), of: "tea" });
+      expect(() => pay.assertAwaitedWith({ price: new Money(99), of: "tea" })).toThrow();
+      expect(() => pay.assertAwaitedWith({ price: new Money(100), of: "coffee" })).toThrow();
+    });
+
+    test("equals() is asked about what has no content: received first, expected second", async () => {
+      const asked: unknown[][] = [];
+      const mock = asyncMock<FetchLoosely>(undefined, {
+        equals: (...pair) => {
+          asked.push(pair);
+          return true;
+        },
+      });
+      const received = new Money(1);
+
+      await mock(1, "same", { a: received }, new Set(["b"]), new Map([["k", "v"]]));
+      mock.assertAwaitedOnceWith(2, "same", { a: null }, new Set(["b"]), new Map([["k", "w"]]));
+
+      expect(asked).toEqual([
+        [1, 2],
+        [received, null],
+        ["v", "w"],
+      ]);
+      expect(() => mock.assertAwaitedWith(2)).toThrow();
+    });
+
+    test.each<[string, (mock: AsyncMock<FetchLoosely>) => void]>([
+      ["assertAnyAwait", (mock) => mock.assertAnyAwait(new Money(1))],
+      ["assertHasAwaits", (mock) => mock.assertHasAwaits([[new Money(1)]])],
+      ["a spy's", (mock) => mock.assertAwaitedWith(new Money(1))],
+    ])("equals() is asked by %s", async (_name, assert) => {
+      const object = { method: async (..._args: unknown[]): Promise<unknown> => 1 };
+      using spy = spyOn(object, "method", options);
+
+      await object.method(new Money(1));
+
+      assert(spy);
+    });
+
+    test("what equals() throws is told", async () => {
+      const error = new Error("can't compare");
+      const equals = () => {
+        throw error;
+      };
+      const mock = asyncMock<FetchLoosely>(undefined, { equals });
+      await mock(1);
+
+      expect(thrownBy(() => mock.assertAwaitedWith(2))).toBe(error);
+    });
+
+    test("sets and maps of a thousand items are compared in an instant", async () => {
+      const numbers = Array.from({ length: 1000 }, (_, n) => n);
+      const mock = asyncMock<FetchLoosely>();
+
+      await mock(new Set(numbers), new Map(numbers.map((n) => [{ n }, n])));
+
+      mock.assertAwaitedWith(
+        new Set(numbers.toReversed()),
+        new Map(numbers.map((n) => [{ n }, n])),
+      );
+    });
+  });
+
+  describe("types", () => {
+    type Identity = <T>(value: T) => Promise<T>;
+    interface Parse {
+      (text: string): Promise<string>;
+      (count: number): Promise<number>;
+    }
+
+    test("a mock of F is an F, generic and overloaded functions included", async () => {
+      const identity: Identity = asyncMock<Identity>(async (value) => value);
+      const parse: Parse = asyncMock<Parse>().resolves(5);
+      const user: FetchUser = asyncMock<FetchUser>().resolves(ada);
+
+      expectTypeOf(identity("a")).toEqualTypeOf<Promise<string>>();
+      expectTypeOf(parse("a")).toEqualTypeOf<Promise<string>>();
+      expectTypeOf(parse(1)).toEqualTypeOf<Promise<number>>();
+      expect(await identity("a")).toBe("a");
+      expect(await parse(1)).toBe(5);
+      expect(await user(1)).toBe(ada);
+    });
+
+    test("in a generic function, too", async () => {
+      const wrap = <F extends (...args: any[]) => Promise<any>>(fn: F): F => asyncMock(fn);
+      const unwrap = <F extends (...args: any[]) => Promise<any>>(mock: AsyncMock<F>): F => mock;
+
+      expect(await wrap(async (n: number) => n)(5)).toBe(5);
+      expect(await unwrap(asyncMock(async (n: number) => n))(5)).toBe(5);
+    });
+
+    test("a mock of fetch is a fetch, whatever else the platform's has", async () => {
+      const mock = asyncMock<typeof fetch>(async (input, init) => {
+        return new Response(`${init?.method} ${String(input)}`);
+      });
+      const standIn: typeof fetch = mock;
+
+      const response = await standIn("http://localhost/", { method: "PUT" });
+
+      expect(await response.text()).toBe("PUT http://localhost/");
+      mock.assertAwaitedOnceWith("http://localhost/", { method: "PUT" });
+    });
+
+    test("a mock of a synchronous function returns a promise", async () => {
+      const length = asyncMock((text: string) => text.length);
+      const mixed = asyncMock((n: number): number | Promise<string> => n);
+
+      expectTypeOf(length("four")).toEqualTypeOf<Promise<number>>();
+      expectTypeOf(mixed(4)).toEqualTypeOf<Promise<number | string>>();
+      expect(await length("four")).toBe(4);
+      expect(await mixed(4)).toBe(4);
+    });
+
+    test("what a mock is told keeps its type, a spy's being disposable", () => {
+      const users = { fetch: async (id: number) => ({ ...ada, id }) };
+      using spy = spyOn(users, "fetch").resolvesOnce(bob).delays(5).rejects("failed").reset();
+
+      expectTypeOf<(typeof spy.calls)[0]["args"]>().toEqualTypeOf<[id: number]>();
+      expectTypeOf(spy).toExtend<Disposable>();
+    });
+
+    test("an implementation may be synchronous, and knows its this", async () => {
+      type Named = (this: User, greeting: string) => Promise<string>;
+      const greet = asyncMock<Named>(function (greeting) {
+        return `${greeting}, ${this.name}!`;
+      });
+
+      expect(await greet.call(ada, "Hello")).toBe("Hello, Ada!");
+      expectTypeOf<(typeof greet.calls)[0]["thisValue"]>().toEqualTypeOf<User>();
+    });
+
+    test("only methods that may return a promise can be spied on", () => {
+      const object = {
+        name: "Ada",
+        load: async (text: string) => text,
+        length: (text: string) => text.length,
+        perhaps: undefined as undefined | ((text: string) => Promise<string>),
+      };
+      expectTypeOf(spyOn<typeof object, "load" | "perhaps">).toBeFunction();
+      // @ts-expect-error: its callers expect a number, and get a promise
+      spyOn(object, "length")[Symbol.dispose]();
+      // @ts-expect-error: not a method
+      expect(() => spyOn(object, "name")).toThrow();
+    });
   });
 });
 
-describe("asyncMock, and what it is told", () => {
-  test("without an implementation it resolves to undefined", async () => {
-    expect(await asyncMock()("anything", 1)).toBeUndefined();
-  });
+describe("spyOn", () => {
+  class Repository {
+    readonly rows = ["a", "b"];
 
-  test.each<[string, (n: number) => number | Promise<number>]>([
-    ["plain", (n) => n + 1],
-    ["asynchronous", async (n) => n + 1],
-  ])("calls its implementation at once, and waits for the value: %s", async (_name, add) => {
-    const seen: number[] = [];
-    const mock = asyncMock((n: number) => (seen.push(n), add(n)));
-
-    const promise = mock(41);
-
-    expect(seen).toEqual([41]);
-    expect(promise).toBeInstanceOf(Promise);
-    expect(await promise).toBe(42);
-  });
-
-  test.each<[string, () => unknown]>([
-    ["throws", () => JSON.parse("{")],
-    ["rejects", () => Promise.reject(new SyntaxError("{"))],
-  ])("an implementation that %s makes a promise that rejects", async (_name, impl) => {
-    expect(await reasonOf(asyncMock(impl)())).toBeInstanceOf(SyntaxError);
-  });
-
-  test.each<[string, unknown]>([
-    ["an object", ada],
-    ["undefined", undefined],
-    ["an Error", new Error("a value as others are")],
-  ])("resolves() resolves every call to the value: %s", async (_name, value) => {
-    const mock = asyncMock<() => Promise<unknown>>().resolves(value);
-
-    expect(await mock()).toBe(value);
-    expect(await mock()).toBe(value);
-  });
-
-  test.each<[string, unknown]>([
-    ["an Error", new Error("failed")],
-    ["a string", "failed"],
-    ["undefined", undefined],
-  ])("rejects() rejects every call with the reason: %s", async (_name, reason) => {
-    const mock = asyncMock().rejects(reason);
-
-    expect(await reasonOf(mock())).toBe(reason);
-    expect(await reasonOf(mock())).toBe(reason);
-  });
-
-  test("sequence() gives one outcome a call, of which an Error rejects", async () => {
-    const error = new Error("busy");
-    const mock = asyncMock<FetchUser>().sequence(ada, error, bob);
-
-    expect(await Promise.allSettled([mock(1), mock(2), mock(3)])).toEqual([
-      { status: "fulfilled", value: ada },
-      { status: "rejected", reason: error },
-      { status: "fulfilled", value: bob },
-    ]);
-  });
-
-  test.each<[size: number, outcomes: User[]]>([
-    [0, []],
-    [1, [ada]],
-    [3, [ada, bob, ada]],
-  ])("a sequence() of %d runs out with an error that says so", async (size, outcomes) => {
-    const mock = asyncMock<FetchUser>().sequence(...outcomes);
-    for (const outcome of outcomes) expect(await mock(1)).toBe(outcome);
-
-    for (const call of [size + 1, size + 2]) {
-      const message = `asyncMock ran out: call ${call}, but the sequence ends after ${size}`;
-      expect(await reasonOf(mock(1))).toEqual(new Error(message));
+    async read(index: number): Promise<string | undefined> {
+      return this.rows[index];
     }
+  }
+
+  test("calls the method with its this, and records what came of it", async () => {
+    const repository = new Repository();
+    using read = spyOn(repository, "read");
+
+    expect(await repository.read(1)).toBe("b");
+
+    read.assertAwaitedOnceWith(1);
+    expect(read.calls[0]?.thisValue).toBe(repository);
+    expect(read.calls[0]?.result).toEqual({ status: "fulfilled", value: "b" });
+    expect(read.name).toBe("read");
   });
 
-  test("what it is told last holds, for the calls to come", async () => {
-    const mock = asyncMock(async () => "impl");
-    const calls = [mock()];
+  test("does instead what it is told", async () => {
+    const repository = new Repository();
+    using read = spyOn(repository, "read").resolves("told").rejectsOnce("failed");
 
-    calls.push(mock.rejects(new Error("failed"))());
-    calls.push(mock.sequence("first", "second")());
-    calls.push(mock.hangs()());
-    calls.push(mock.resolves("resolved")());
-
-    mock.calls[3]?.resolve("by hand");
-    expect(await Promise.allSettled(calls)).toMatchObject([
-      { value: "impl" },
-      { reason: { message: "failed" } },
-      { value: "first" },
-      { value: "by hand" },
-      { value: "resolved" },
-    ]);
+    expect(await reasonOf(repository.read(0))).toBe("failed");
+    expect(await repository.read(0)).toBe("told");
+    expect(read.awaits).toHaveLength(2);
   });
 
-  test.each<[string, AsyncMock<Load>, outcome: unknown, elapsed: number]>([
-    ["resolves() before it", asyncMock<Load>().resolves("a").delays(100), "a", 100],
-    ["resolves() after it", asyncMock<Load>().delays(100).resolves("a"), "a", 100],
-    ["rejects()", asyncMock<Load>().rejects("failed").delays(100), "failed", 100],
-    ["sequence()", asyncMock<Load>().delays(100).sequence("a"), "a", 100],
-    ["an implementation", asyncMock<Load>(async (text) => text).delays(100), "a", 100],
-    ["delays(0), which ends it", asyncMock<Load>().resolves("a").delays(100).delays(0), "a", 0],
-  ])("delays() goes with %s", async (_name, mock, outcome, elapsed) => {
-    await virtualTime(async (clock) => {
-      expect(await mock("a").catch((reason: unknown) => reason)).toBe(outcome);
-      expect(clock.elapsed).toBe(elapsed);
-    });
+  test("on a prototype it stands for all instances", async () => {
+    {
+      using read = spyOn(Repository.prototype, "read").resolves("told");
+
+      expect(await new Repository().read(0)).toBe("told");
+      expect(read.calls[0]?.thisValue).toBeInstanceOf(Repository);
+      expect(Object.keys(Repository.prototype)).toEqual([]);
+    }
+    expect(await new Repository().read(0)).toBe("a");
   });
 
-  test("delays() holds back the implementation itself", async () => {
-    await virtualTime(async (clock) => {
-      const calledAt: number[] = [];
-      const mock = asyncMock(() => void calledAt.push(clock.elapsed)).delays(100);
-
-      await Promise.all([mock(), mock()]);
-
-      expect(calledAt).toEqual([100, 100]);
-      expect(clock.elapsed).toBe(100);
-    });
+  test.each<[string, (read: Repository["read"]) => { read: Repository["read"] }]>([
+    ["its own", (read) => ({ read })],
+    ["inherited", (read) => Object.create({ read })],
+    [
+      "inherited and hidden",
+      (read) => Object.create(Object.create(null, { read: { value: read } })),
+    ],
+    [
+      "hidden",
+      (read) => Object.defineProperty({} as never, "read", { value: read, configurable: true }),
+    ],
+    [
+      "behind a getter",
+      (read) => Object.defineProperty({} as never, "read", { get: () => read, configurable: true }),
+    ],
+    [
+      "fixed, but writable",
+      (read) => Object.defineProperty({} as never, "read", { value: read, writable: true }),
+    ],
+    ["of a list", (read) => Object.assign([], { read })],
+    ["of a function", (read) => Object.assign(() => {}, { read })],
+    ["of an object without a prototype", (read) => Object.assign(Object.create(null), { read })],
+  ])("puts a method back exactly as it was: %s", async (_what, create) => {
+    const read = async () => "original";
+    const object = create(read);
+    const before = Object.getOwnPropertyDescriptors(object);
+    const keys: string[] = [];
+    for (const key in object) keys.push(key);
+    {
+      using spy = spyOn(object, "read").resolves("told");
+      expect(object.read).toBe(spy);
+      expect(await object.read(1)).toBe("told");
+      for (const key in object) expect(keys.shift()).toBe(key);
+      expect(keys).toEqual([]);
+    }
+    expect(Object.getOwnPropertyDescriptors(object)).toEqual(before);
+    expect(object.read).toBe(read);
   });
 
-  test("a call that is aborted in its delay has used up its outcome of the sequence", async () => {
-    await virtualTime(async () => {
-      const mock = asyncMock<FetchUser>().sequence(ada, bob).delays(100);
+  test("puts it back when the test fails, too", async () => {
+    const object = { read: async () => "original" };
+    const { read } = object;
 
-      const aborted = mock(1, { signal: AbortSignal.timeout(50) });
-      expect(await reasonOf(aborted)).toMatchObject({ name: "TimeoutError" });
+    expect(() => {
+      using _spy = spyOn(object, "read");
+      throw new Error("the test failed");
+    }).toThrow("the test failed");
 
-      expect(await mock(2)).toBe(bob);
-    });
+    expect(object.read).toBe(read);
   });
 
-  test("delays() overlap: ten calls of 100 ms take 100 together and 1,000 in turn", async () => {
-    await virtualTime(async (clock) => {
-      const mock = asyncMock().delays(100);
+  test("disposed twice, it puts back once", async () => {
+    const object = { read: async () => "original" };
+    const later = async () => "later";
+    const spy = spyOn(object, "read");
 
-      await Promise.all(Array.from({ length: 10 }, () => mock()));
-      expect(clock.elapsed).toBe(100);
+    spy[Symbol.dispose]();
+    object.read = later;
+    spy[Symbol.dispose]();
 
-      for (let call = 0; call < 10; call++) await mock();
-      expect(clock.elapsed).toBe(1100);
-    });
+    expect(object.read).toBe(later);
   });
 
-  test("after the delay an abort is the implementation's own business", async () => {
-    await virtualTime(async () => {
-      const open = Promise.withResolvers<string>();
-      const mock = asyncMock((_signal: AbortSignal) => open.promise).delays(100);
-      const { controller, listeners } = watchedController();
-      const call = mock(controller.signal);
-      expect(listeners()).toBe(1);
+  test("disposed, it calls the method for those that still hold it", async () => {
+    const object = { read: async () => "original" };
+    const spy = spyOn(object, "read").delays(1000).resolves("told").rejectsOnce("failed");
 
-      await sleep(100);
-      expect(listeners()).toBe(0);
-      controller.abort("too late");
-      open.resolve("answer");
+    spy[Symbol.dispose]();
 
-      expect(await call).toBe("answer");
-      expect(listeners()).toBe(0);
-    });
+    expect(await spy()).toBe("original");
+    expect(spy.calls).toHaveLength(1);
   });
 
-  test.each(["resolve", "reject"] as const)(
-    "a call settled by hand ignores what its implementation comes to (%s)",
-    async (end) => {
-      const open = Promise.withResolvers<string>();
-      const mock = asyncMock(() => open.promise);
-      const call = mock();
+  test("what was assigned meanwhile gives way", () => {
+    const object = { read: async () => "original" };
+    const { read } = object;
+    const spy = spyOn(object, "read");
 
-      mock.calls[0]?.resolve("by hand");
-      open[end]("too late");
-      await settled();
+    object.read = asyncMock(async () => "assigned");
+    spy[Symbol.dispose]();
 
-      expect(await call).toBe("by hand");
-      expect(mock.open).toBe(0);
+    expect(object.read).toBe(read);
+  });
+
+  test.each([[[0, 1, 2]], [[0, 2, 1]], [[1, 0, 2]], [[1, 2, 0]], [[2, 0, 1]], [[2, 1, 0]]])(
+    "three spies on one method may end in the order %j",
+    async (order) => {
+      const object = { read: async () => "original" };
+      const { read } = object;
+      const spies = [0, 1, 2].map((n) => spyOn(object, "read").runs(async () => `spy ${n}`));
+
+      const alive = new Set([0, 1, 2]);
+      for (const n of order) {
+        expect(await object.read()).toBe(`spy ${Math.max(...alive)}`);
+        spies[n]![Symbol.dispose]();
+        alive.delete(n);
+      }
+
+      expect(object.read).toBe(read);
     },
   );
 
-  test.each([
-    [-1, RangeError],
-    [NaN, RangeError],
-    [Infinity, RangeError],
-    [2 ** 31, RangeError],
-    ["100" as unknown as number, TypeError],
-  ])("delays(%p) is refused", (ms, Kind) => {
-    const message = `ms must be a number from 0 to 2147483647, received ${ms}`;
-    expect(() => asyncMock().delays(ms)).toThrow(Kind);
-    expect(() => asyncMock().delays(ms)).toThrow(`Cannot delay asyncMock: ${message}`);
+  test("spies on an object and on its prototype don't get into each other's way", async () => {
+    const prototype = { read: async () => "original" };
+    const object: typeof prototype = Object.create(prototype);
+    const onPrototype = spyOn(prototype, "read").resolves("prototype");
+    const onObject = spyOn(object, "read");
+
+    expect(await object.read()).toBe("prototype");
+    onPrototype[Symbol.dispose]();
+    expect(await object.read()).toBe("original");
+    onObject[Symbol.dispose]();
+
+    expect(Object.hasOwn(object, "read")).toBe(false);
+    expect(await object.read()).toBe("original");
   });
 
-  test("the longest delay that a timer can hold is waited for", async () => {
-    await virtualTime(async (clock) => {
-      await asyncMock().delays(2 ** 31 - 1)();
-      expect(clock.elapsed).toBe(2 ** 31 - 1);
-    });
-  });
-
-  test.each([null, 1, {}])("an implementation that is %p is refused", (impl) => {
-    const message = `Cannot create asyncMock: impl must be a function, received ${impl}`;
-    expect(() => asyncMock(impl as never)).toThrow(TypeError);
-    expect(() => asyncMock(impl as never)).toThrow(message);
-  });
-
-  test("its types follow the mocked function", async () => {
-    const typed = asyncMock<FetchUser>().resolves(ada);
-    const inferred = asyncMock(async (id: number) => ({ ...ada, id }));
-    const plain = asyncMock((text: string) => text.length);
-    const nothing: AsyncMock<() => Promise<void>> = asyncMock<() => Promise<void>>().resolves();
-
-    const standIn: FetchUser = typed;
-    const user: User = await standIn(1);
-    const id: number = (await inferred(3)).id;
-    const length: number = await plain("four");
-    const argument: number | undefined = typed.calls[0]?.args[0];
-    await nothing();
-    expect([user.name, id, length, argument]).toEqual(["Ada", 3, 4, 1]);
-
-    // @ts-expect-error: an id is a number
-    await typed("1");
-    // @ts-expect-error: an id is missing
-    await inferred();
-    // @ts-expect-error: a user is not a string
-    typed.resolves("Ada");
-    // @ts-expect-error: nor one of several outcomes
-    typed.sequence(ada, "Bob");
-    // @ts-expect-error: nor what a call is resolved to by hand
-    (typed.hangs()(1), typed.calls.at(-1)?.resolve("Ada"));
-    // @ts-expect-error: an id is compared with a number
-    expect(() => typed.assertAwaitedOnceWith("1")).toThrow();
-  });
-});
-
-describe.each<[string, (mock: AsyncMock<FetchLoosely>) => unknown]>([
-  ["hangs()", (mock) => mock.hangs()],
-  ["delays()", (mock) => mock.delays(1000)],
-  ["both", (mock) => mock.delays(1000).hangs()],
-])("asyncMock › %s and its signal", (_name, tell) => {
-  test.each<[string, (signal: AbortSignal) => unknown[]]>([
-    ["an argument", (signal) => [signal]],
-    ["the last argument", (signal) => ["url", null, undefined, signal]],
-    ["in the options", (signal) => ["url", { signal }]],
-    ["in a Request", (signal) => [new Request("http://localhost", { signal })]],
-  ])("an abort rejects with the reason: the signal is %s", async (_name, argsWith) => {
-    await virtualTime(async (clock) => {
-      const mock = asyncMock<FetchLoosely>();
-      tell(mock);
-      const controller = new AbortController();
-      const reason = new Error("stop");
-      const call = mock(...argsWith(controller.signal));
-      expect(mock.open).toBe(1);
-
-      setTimeout(() => controller.abort(reason), 100);
-
-      expect(await reasonOf(call)).toBe(reason);
-      expect(clock.elapsed).toBe(100);
-      expect(clock.pending).toBe(0);
-      expect(mock.open).toBe(0);
-    });
-  });
-
-  test("leaves neither timer nor listener behind, aborted or settled by hand", async () => {
-    await virtualTime(async (clock) => {
-      const mock = asyncMock<FetchLoosely>();
-      tell(mock);
-      const { controller, listeners } = watchedController();
-      const calls = [1, 2, 3].map(() => mock({ signal: controller.signal }));
-
-      mock.calls[1]?.resolve("by hand");
-      mock.calls[2]?.reject("by hand");
-      expect(mock.open).toBe(1);
-      controller.abort("stop");
-
-      expect(await Promise.allSettled(calls)).toEqual([
-        { status: "rejected", reason: "stop" },
-        { status: "fulfilled", value: "by hand" },
-        { status: "rejected", reason: "by hand" },
-      ]);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
-  });
-
-  test("aborted before the call, it rejects at once and calls nothing", async () => {
-    await virtualTime(async (clock) => {
-      let called = false;
-      const mock = asyncMock<FetchLoosely>(async () => (called = true));
-      tell(mock);
-      const { controller, listeners } = watchedController();
-      controller.abort("stopped before");
-
-      expect(await reasonOf(mock(controller.signal))).toBe("stopped before");
-
-      expect(called).toBe(false);
-      expect(listeners()).toBe(0);
-      expect(clock.pending).toBe(0);
-      expect(clock.elapsed).toBe(0);
-    });
-  });
-
-  test("a signal whose calls have all ended is listened to again for those to come", async () => {
-    await virtualTime(async () => {
-      const mock = asyncMock<FetchLoosely>();
-      tell(mock);
-      const controller = new AbortController();
-      void mock(controller.signal);
-      mock.calls[0]?.resolve("by hand");
-
-      const later = mock(controller.signal);
-      controller.abort("stop");
-
-      expect(await reasonOf(later)).toBe("stop");
-    });
-  });
-
-  test("the first signal counts", async () => {
-    await virtualTime(async () => {
-      const mock = asyncMock<FetchLoosely>();
-      tell(mock);
-
-      const call = mock({ signal: AbortSignal.abort("options") }, AbortSignal.abort("argument"));
-
-      expect(await reasonOf(call)).toBe("options");
-    });
-  });
-});
-
-describe("asyncMock › assertions", () => {
-  const NEVER = "it was never called";
-  const ONCE = 'these are the calls:\n  call 1 ("a") was awaited';
-  const TWICE = `${ONCE}\n  call 2 ("b") was awaited`;
-  const FORGOTTEN = 'these are the calls:\n  call 1 ("a") was never awaited';
-
-  type Assertion = Extract<keyof AsyncMock<Load>, `assert${string}`>;
-
-  /** Calls an assertion by name, and returns its error. */
-  function check(mock: AsyncMock<Load>, name: Assertion, args: unknown[]): unknown {
-    try {
-      (mock[name] as (...args: unknown[]) => void)(...args);
-    } catch (error) {
-      return error;
+  test("takes a symbol, a static method and a name of its own", async () => {
+    const key = Symbol("read");
+    class Static {
+      static async [key](): Promise<string> {
+        return "original";
+      }
     }
-    return undefined;
-  }
+    using spy = spyOn(Static, key);
+    using named = spyOn(new Repository(), "read", { name: "repository.read" });
 
-  test.each<[awaited: string[], Assertion, args: unknown[]]>([
-    [["a"], "assertAwaited", []],
-    [["a", "b"], "assertAwaited", []],
-    [["a"], "assertAwaitedOnce", []],
-    [["a", "b"], "assertAwaitedWith", ["b"]],
-    [["a"], "assertAwaitedOnceWith", ["a"]],
-    [["a", "b"], "assertAnyAwait", ["a"]],
-    [["a", "b"], "assertAnyAwait", ["b"]],
-    [["a", "b", "c"], "assertHasAwaits", [[["a"], ["b"]]]],
-    [["a", "b", "c"], "assertHasAwaits", [[["b"], ["c"]]]],
-    [[], "assertNotAwaited", []],
-    [[], "assertAllAwaited", []],
-    [["a", "b"], "assertAllAwaited", []],
-  ])("after awaits of %j, %s passes, given %j", async (awaited, name, args) => {
-    const load = asyncMock<Load>();
-    for (const text of awaited) await load(text);
-
-    expect(check(load, name, args)).toBeUndefined();
+    expect(await Static[key]()).toBe("original");
+    expect(spy.name).toBe("Symbol(read)");
+    expect(named.name).toBe("repository.read");
   });
 
-  test.each<[awaited: string[], Assertion, args: unknown[], message: string]>([
-    [[], "assertAwaited", [], `an await, but ${NEVER}`],
-    [[], "assertAwaitedOnce", [], `exactly one await, but ${NEVER}`],
-    [["a", "b"], "assertAwaitedOnce", [], `exactly one await, but ${TWICE}`],
-    [[], "assertAwaitedWith", ["a"], `the last await to be of ("a"), but ${NEVER}`],
-    [["a", "b"], "assertAwaitedWith", ["a"], `the last await to be of ("a"), but ${TWICE}`],
-    [["a", "b"], "assertAwaitedOnceWith", ["b"], `exactly one await, but ${TWICE}`],
-    [["a"], "assertAwaitedOnceWith", ["b"], `the last await to be of ("b"), but ${ONCE}`],
-    [["a", "b"], "assertAnyAwait", ["c"], `awaits of ("c"), but ${TWICE}`],
-    [["a", "b"], "assertHasAwaits", [[["b"], ["a"]]], `awaits of ("b") ("a"), but ${TWICE}`],
-    [["a"], "assertHasAwaits", [[["a"], ["b"]]], `awaits of ("a") ("b"), but ${ONCE}`],
-    [["a"], "assertNotAwaited", [], `no await, but ${ONCE}`],
-  ])("after awaits of %j, %s fails, given %j", async (awaited, name, args, message) => {
-    const load = asyncMock<Load>();
-    for (const text of awaited) await load(text);
+  test("keeps what the method has beside its call", () => {
+    const object = { read: Object.assign(async () => "original", { retries: 3 }) };
+    using spy = spyOn(object, "read");
 
-    const error = check(load, name, args);
-
-    expect(error).toBeInstanceOf(Error);
-    expect(error).toMatchObject({ name: "AssertionError", message: `Expected ${message}` });
+    expect(object.read.retries).toBe(3);
+    expect(spy).toHaveLength(0);
   });
 
-  test.each<[Assertion, args: unknown[], expected: string]>([
-    ["assertAwaited", [], "an await"],
-    ["assertAwaitedOnce", [], "exactly one await"],
-    ["assertAwaitedWith", ["a"], 'the last await to be of ("a")'],
-    ["assertAwaitedOnceWith", ["a"], "exactly one await"],
-    ["assertAnyAwait", ["a"], 'awaits of ("a")'],
-    ["assertHasAwaits", [[["a"]]], 'awaits of ("a")'],
-    ["assertAllAwaited", [], "an await of every call"],
-  ])("a call that nobody awaited does not satisfy %s", async (name, args, expected) => {
-    const load = asyncMock<Load>();
-
-    void load("a");
-    await settled();
-
-    const message = `Expected ${expected}, but ${FORGOTTEN}`;
-    expect(check(load, name, args)).toMatchObject({ message });
-  });
-
-  class Person {
-    readonly name = "Ada";
-  }
-  const person = new Person();
-  const action = (): void => {};
-
-  test.each<[what: string, received: unknown, expected: unknown]>([
-    ["strings", "a", "a"],
-    ["NaN", NaN, NaN],
-    ["arrays", [1, [2, 3]], [1, [2, 3]]],
-    ["objects", { a: { b: [1] } }, { a: { b: [1] } }],
-    ["keys in another order", { a: 1, b: 2 }, { b: 2, a: 1 }],
-    ["an object without a prototype", Object.assign(Object.create(null), { a: 1 }), { a: 1 }],
-    ["dates", new Date(0), new Date(0)],
-    ["invalid dates", new Date(NaN), new Date(NaN)],
-    ["the very same instance", { person }, { person }],
-    ["the very same function", action, action],
-  ])("takes as equal: %s", async (_what, received, expected) => {
-    const mock = asyncMock<(value: unknown) => Promise<void>>();
-
-    await mock(received);
-
-    mock.assertAwaitedOnceWith(expected);
-  });
-
-  test.each<[what: string, received: unknown, expected: unknown]>([
-    ["strings", "a", "b"],
-    ["a string and a number", "1", 1],
-    ["0 and -0", 0, -0],
-    ["null and undefined", null, undefined],
-    ["null and an object", null, {}],
-    ["an object and null", {}, null],
-    ["a longer array", [1, 2], [1]],
-    ["a shorter array", [1], [1, 2]],
-    ["an array and an object", ["a"], { 0: "a" }],
-    ["values", { a: 1 }, { a: 2 }],
-    ["keys", { a: undefined }, { b: undefined }],
-    ["a key that is missing", { a: 1 }, { a: 1, b: undefined }],
-    ["dates", new Date(0), new Date(1)],
-    ["a date and an object", new Date(0), {}],
-    ["an instance and an object", person, { name: "Ada" }],
-    ["instances", person, new Person()],
-    ["functions", () => {}, () => {}],
-  ])("takes as different: %s", async (_what, received, expected) => {
-    const mock = asyncMock<(value: unknown) => Promise<void>>();
-
-    await mock(received);
-
-    expect(() => mock.assertAwaitedOnceWith(expected)).toThrow("Expected the last await to be of");
-  });
-
-  test("takes as different: another number of arguments", async () => {
-    const mock = asyncMock<(...values: unknown[]) => Promise<void>>();
-
-    await mock("a", undefined);
-
-    expect(() => mock.assertAwaitedOnceWith("a")).toThrow('("a", undefined) was awaited');
-  });
-
-  const circle: Record<string, unknown> = { twice: [action, action] };
-  circle["self"] = circle;
-
-  test.each<[shown: string, value: unknown]>([
-    ['"say \\"hi\\""', 'say "hi"'],
-    ["null", null],
-    ["12", 12n],
-    ["Symbol(s)", Symbol("s")],
-    ['[1, "a"]', [1, "a"]],
-    ["[{ n: 1 }, { n: 1 }]", Array(2).fill({ n: 1 })],
-    ["{ a: { b: undefined } }", { a: { b: undefined } }],
-    ["{ signal: [object AbortSignal] }", { signal: AbortSignal.abort() }],
-    ["Error: boom", new Error("boom")],
-    ["{ twice: [[function action], [function action]], self: [circular] }", circle],
-  ])("an argument is shown as %s", (shown, value) => {
-    const mock = asyncMock<(value: unknown) => Promise<void>>();
-
-    void mock(value);
-
-    expect(() => mock.assertAwaited()).toThrow(`call 1 (${shown}) was never awaited`);
-  });
-});
-
-describe("controlled, with a search box that is typed into", () => {
-  type Search = (text: string) => Promise<string>;
-
-  /** The code under test, with the bug that we all write first: the last answer wins. */
-  class NaiveSearchBox {
-    results = "";
-    protected readonly search: Search;
-
-    constructor(search: Search) {
-      this.search = search;
-    }
-
-    async type(text: string): Promise<void> {
-      this.results = await this.search(text);
-    }
-  }
-
-  /** The same without the bug: the last question wins. */
-  class SearchBox extends NaiveSearchBox {
-    #latest = 0;
-
-    override async type(text: string): Promise<void> {
-      const question = ++this.#latest;
-      const results = await this.search(text);
-      if (question === this.#latest) this.results = results;
-    }
-  }
-
-  test.each([
-    { box: "the naive one", Box: NaiveSearchBox, order: [1, 2], shown: "results for ab" },
-    { box: "the naive one", Box: NaiveSearchBox, order: [2, 1], shown: "results for a" },
-    { box: "the right one", Box: SearchBox, order: [1, 2], shown: "results for ab" },
-    { box: "the right one", Box: SearchBox, order: [2, 1], shown: "results for ab" },
-  ])("$box shows $shown when the answers come in the order $order", async (given) => {
-    const search = controlled<Search>();
-    const box = new given.Box(search);
-    const typed = [box.type("a"), box.type("ab")];
-
-    for (const n of given.order) {
-      const call = await search.nthCall(n);
-      call.resolve(`results for ${call.args[0]}`);
-      await typed[n - 1];
-    }
-
-    expect(box.results).toBe(given.shown);
+  test.each<[string, () => unknown, message: string]>([
+    ["no object", () => spyOn(5 as never, "read" as never), "object must be an object, received 5"],
+    [
+      "null",
+      () => spyOn(null as never, "read" as never),
+      "object must be an object, received null",
+    ],
+    [
+      "no method",
+      () => spyOn({} as never, "read" as never),
+      "read must be a function, received undefined",
+    ],
+    [
+      "a property",
+      () => spyOn({ read: "a" } as never, "read" as never),
+      'read must be a function, received "a"',
+    ],
+    [
+      "options that are none",
+      () => spyOn({ read: async () => {} }, "read", 5 as never),
+      "options must be an object, received 5",
+    ],
+    [
+      "a frozen object",
+      () => spyOn(Object.freeze({ read: async () => {} }), "read"),
+      "read can't be replaced",
+    ],
+    [
+      "an object that takes no properties",
+      () => spyOn(Object.preventExtensions(new Repository()), "read"),
+      "read can't be replaced",
+    ],
+  ])("refuses %s", (_what, spy, message) => {
+    expect(thrownBy(spy)).toEqual(new TypeError(`Cannot spy on a method: ${message}`));
   });
 });
 
 describe("controlled", () => {
+  describe("with a search box that is typed into", () => {
+    type Search = (text: string) => Promise<string>;
+
+    /** The code under test, with the bug that we all write first: the last answer wins. */
+    class NaiveSearchBox {
+      results = "";
+      protected readonly search: Search;
+
+      constructor(search: Search) {
+        this.search = search;
+      }
+
+      async type(text: string): Promise<void> {
+        this.results = await this.search(text);
+      }
+    }
+
+    /** The same without the bug: the last question wins. */
+    class SearchBox extends NaiveSearchBox {
+      #latest = 0;
+
+      override async type(text: string): Promise<void> {
+        const question = ++this.#latest;
+        const results = await this.search(text);
+        if (question === this.#latest) this.results = results;
+      }
+    }
+
+    test.each([
+      { box: "the naive one", Box: NaiveSearchBox, order: [1, 2], shown: "results for ab" },
+      { box: "the naive one", Box: NaiveSearchBox, order: [2, 1], shown: "results for a" },
+      { box: "the right one", Box: SearchBox, order: [1, 2], shown: "results for ab" },
+      { box: "the right one", Box: SearchBox, order: [2, 1], shown: "results for ab" },
+    ])("$box shows $shown when the answers come in the order $order", async (given) => {
+      const search = controlled<Search>();
+      const box = new given.Box(search);
+      const typed = [box.type("a"), box.type("ab")];
+
+      for (const n of given.order) {
+        const call = await search.nthCall(n);
+        call.resolve(`results for ${call.args[0]}`);
+        await typed[n - 1];
+      }
+
+      expect(box.results).toBe(given.shown);
+    });
+  });
+
   /** The code under test: at most so many calls at a time. */
   async function loadAll(texts: string[], load: Load, concurrency: number): Promise<void> {
     const rest = texts.values();
@@ -749,7 +2088,7 @@ describe("controlled", () => {
   });
 
   test.each([[[0, 1, 2]], [[2, 1, 0]], [[1, 2, 0]]])(
-    "its calls can be settled in the order %p",
+    "its calls can be settled in the order %j",
     async (order) => {
       const load = controlled<(index: number) => Promise<string>>();
       const ended: unknown[] = [];
@@ -847,75 +2186,6 @@ describe("controlled", () => {
   });
 });
 
-describe("nthCall()", () => {
-  test("gives a call that has been made, and waits for one that has not", async () => {
-    const load = controlled<Load>();
-    void load("a");
-    const arrivals: string[] = [];
-    const note = (n: number) =>
-      load.nthCall(n).then(({ args }) => arrivals.push(`${n} ${args[0]}`));
-    const waits = [note(3), note(1), note(2), note(3)];
-
-    await settled();
-    expect(arrivals).toEqual(["1 a"]);
-    void load("b");
-    await settled();
-    expect(arrivals).toEqual(["1 a", "2 b"]);
-    void load("c");
-    await Promise.all(waits);
-
-    expect(arrivals).toEqual(["1 a", "2 b", "3 c", "3 c"]);
-  });
-
-  test("works for every mock, and awaits nothing", async () => {
-    const save = asyncMock<Load>().resolves("saved");
-    const first = save.nthCall(1);
-
-    void save("ada");
-
-    expect((await first).args).toEqual(["ada"]);
-    save.assertNotAwaited();
-  });
-
-  test("rejects with the reason when aborted, before and while it waits", async () => {
-    const load = controlled<Load>();
-    const { controller, listeners } = watchedController();
-    const waits = [1, 2].map((n) => load.nthCall(n, { signal: controller.signal }));
-
-    void load("a");
-    expect((await waits[0])?.args).toEqual(["a"]);
-    expect(listeners()).toBe(1);
-    controller.abort("stop");
-
-    expect(await reasonOf(waits[1]!)).toBe("stop");
-    expect(await reasonOf(load.nthCall(1, { signal: controller.signal }))).toBe("stop");
-    expect(listeners()).toBe(0);
-  });
-
-  test("a call that never comes is a deadlock in virtual time", async () => {
-    const waiting = virtualTime(() => controlled().nthCall(1));
-
-    expect(await reasonOf(waiting)).toMatchObject({ name: "DeadlockError" });
-  });
-
-  test.each([
-    [0, RangeError],
-    [-1, RangeError],
-    [1.5, RangeError],
-    [NaN, RangeError],
-    ["1" as unknown as number, TypeError],
-  ])("nthCall(%p) is refused", async (n, Kind) => {
-    const error = await reasonOf(controlled().nthCall(n));
-
-    const message = `Cannot wait for a call: n must be a positive integer, received ${n}`;
-    expect(error).toBeInstanceOf(Kind);
-    expect(error).toMatchObject({ message });
-  });
-});
-
-type Load = (text: string) => Promise<string>;
-type FetchLoosely = (...args: unknown[]) => Promise<unknown>;
-
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -930,6 +2200,38 @@ async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
   return result.reason;
 }
 
+function revokedProxy(): object {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
+
+/** What the function throws. */
+function thrownBy(fn: () => unknown): unknown {
+  try {
+    fn();
+  } catch (error) {
+    return error;
+  }
+  throw new Error("It threw nothing");
+}
+
+/** Runs a function as the cleanup of `await using`. */
+async function disposeOf(dispose: () => Promise<void>): Promise<void> {
+  await using _resource = { [Symbol.asyncDispose]: dispose };
+}
+
+/** Reads a stream whose source returns the promise from its pull(). */
+async function readAll(promise: Promise<void>): Promise<void> {
+  const stream = new ReadableStream({
+    pull(controller) {
+      controller.close();
+      return promise;
+    },
+  });
+  await stream.getReader().read();
+}
+
 /** Comes back when all promises that can settle have done so. */
 function settled(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
@@ -940,11 +2242,14 @@ function watchedController(): { controller: AbortController; listeners: () => nu
   const controller = new AbortController();
   const { signal } = controller;
   const [add, remove] = [signal.addEventListener, signal.removeEventListener];
-  let count = 0;
-  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
-  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
-    count--,
-    remove.apply(signal, args)
-  );
-  return { controller, listeners: () => count };
+  const listeners = new Set<unknown>();
+  signal.addEventListener = (...args: Parameters<typeof add>) => {
+    listeners.add(args[1]);
+    add.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => {
+    listeners.delete(args[1]);
+    remove.apply(signal, args);
+  };
+  return { controller, listeners: () => listeners.size };
 }
