@@ -1,4 +1,4 @@
-import { type AsyncMock, asyncMock, controlled } from "../concepts/mocks.ts";
+import { type AsyncMock, asyncMock, controlled, spyOn } from "../concepts/mocks.ts";
 import { checkThresholds } from "./thresholds.ts";
 
 const answer = async (n: number) => n;
@@ -8,30 +8,45 @@ await checkThresholds([
     name: "100 calls that are recorded and awaited",
     subject: ["asyncMock", () => callInTurn(asyncMock(answer))],
     baseline: ["async function", () => callInTurn(answer)],
-    atMost: 40,
+    atMost: 20,
   },
   {
     name: "100 calls that are settled by hand",
     subject: ["controlled", settleByHand],
     baseline: ["Promise.withResolvers", resolveByHand],
-    atMost: 20,
+    atMost: 8,
   },
   {
-    name: "recording costs the same after many calls",
-    subject: ["20,000 calls", () => callTogether(asyncMock(answer), 20_000)],
-    baseline: ["200", () => callTogether(asyncMock(answer), 200)],
-    atMost: 700,
+    name: "a mock that is made and called once",
+    subject: ["asyncMock", () => asyncMock(answer)(1)],
+    baseline: ["async function", () => answer(1)],
+    atMost: 60,
   },
   {
-    name: "aborting costs the same with many calls open",
-    subject: ["20,000 calls with one signal", () => abortTogether(20_000)],
-    baseline: ["200", () => abortTogether(200)],
-    atMost: 700,
+    name: "a method that is replaced and put back",
+    subject: ["spyOn", replaceMethod],
+    baseline: ["two assignments", assignMethod],
+    atMost: 120,
   },
   {
-    name: "a wait for a call that was aborted costs later calls nothing",
-    subject: ["after 10,000 waits", await callerAfter(10_000)],
-    baseline: ["after none", await callerAfter(0)],
+    name: "20,000 calls: recording costs the same in a crowd",
+    subject: ["20,000 of one mock", () => callTogether(asyncMock(answer), 20_000)],
+    baseline: [
+      "200 of each of 100 mocks",
+      () => repeat(() => callTogether(asyncMock(answer), 200)),
+    ],
+    atMost: 3,
+  },
+  {
+    name: "20,000 open calls: aborting costs the same in a crowd",
+    subject: ["20,000 with one signal", () => abortTogether(20_000)],
+    baseline: ["200 with each of 100 signals", () => repeat(() => abortTogether(200))],
+    atMost: 3,
+  },
+  {
+    name: "20,000 waits for a call cost the same in a crowd",
+    subject: ["20,000 of one mock", () => waitTogether(20_000)],
+    baseline: ["200 of each of 100 mocks", () => repeat(() => waitTogether(200))],
     atMost: 3,
   },
 ]);
@@ -57,6 +72,24 @@ async function resolveByHand(): Promise<void> {
   }
 }
 
+async function replaceMethod(): Promise<number> {
+  const object = { answer };
+  using _spy = spyOn(object, "answer");
+  return await object.answer(1);
+}
+
+async function assignMethod(): Promise<number> {
+  const object = { answer };
+  object.answer = (n) => answer(n);
+  const result = await object.answer(1);
+  object.answer = answer;
+  return result;
+}
+
+async function repeat(task: () => Promise<void>): Promise<void> {
+  for (let n = 0; n < 100; n++) await task();
+}
+
 async function callTogether(mock: AsyncMock<typeof answer>, count: number): Promise<void> {
   await Promise.all(Array.from({ length: count }, (_, n) => mock(n)));
 }
@@ -69,14 +102,15 @@ async function abortTogether(count: number): Promise<void> {
   await Promise.allSettled(calls);
 }
 
-/** Calls a mock, for whose calls others have given up waiting. */
-async function callerAfter(waits: number): Promise<() => Promise<void>> {
+/** Waits for as many calls with one signal, of which every other comes; the rest are aborted. */
+async function waitTogether(count: number): Promise<void> {
   const controller = new AbortController();
   const mock = asyncMock(answer);
-  const waiting = Array.from({ length: waits }, () =>
-    mock.nthCall(101, { signal: controller.signal }),
+  const waits = Array.from({ length: count }, (_, n) =>
+    mock.nthCall(n + 1, { signal: controller.signal }),
   );
+  for (let n = 0; n < count / 2; n++) void mock(n);
+  await Promise.all(waits.slice(0, count / 2));
   controller.abort();
-  await Promise.allSettled(waiting);
-  return () => callInTurn(mock.reset());
+  await Promise.allSettled(waits);
 }

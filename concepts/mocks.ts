@@ -329,7 +329,7 @@ export function controlled<F extends AnyFunction = AsyncFunction>(
   return mock.hangs() as unknown as AsyncMock<F>;
 }
 
-/** What a call does once its delay is over; undefined: it hangs. */
+/** What a call does after its delay; undefined: it hangs. */
 type Action = ((...args: any[]) => unknown) | undefined;
 
 /** A function with the methods of a class. */
@@ -346,7 +346,7 @@ class Callable {
 class Mock extends Callable {
   readonly #name: string;
   readonly #equals: MockOptions["equals"];
-  #log = new Log();
+  #log: Log;
   /** What a call is to do, decided when it is made. */
   #decide: () => Action;
   #delay = 0;
@@ -368,6 +368,7 @@ class Mock extends Callable {
     super(invoke);
     const mock = this;
     this.#name = name ?? impl?.name ?? "";
+    this.#log = new Log(this.#name);
     this.#equals = equals;
     this.#decide = () => impl ?? doNothing;
     if (impl) copyProperties(impl, this);
@@ -375,16 +376,18 @@ class Mock extends Callable {
   }
 
   #call(thisValue: unknown, args: unknown[]): Promise<unknown> {
-    const call = new Call(this.#log, this.#name, thisValue, args);
-    const once = this.#once.shift();
-    call.start(once?.delay ?? this.#delay, (once?.decide ?? this.#decide)());
-    if (this.#arrivals.size > 0) this.#arrive(call);
-    return call.promise;
+    const call = new Call(this.#log, thisValue, args);
+    this.#log.open++;
+    const number = this.#log.calls.push(call);
+    const once = this.#once.length > 0 ? this.#once.shift() : undefined;
+    const promise = call.start(once?.delay ?? this.#delay, (once?.decide ?? this.#decide)());
+    if (this.#arrivals.size > 0) this.#arrive(call, number);
+    return promise;
   }
 
-  #arrive(call: Call): void {
-    const arrivals = this.#arrivals.get(call.number) ?? [];
-    this.#arrivals.delete(call.number);
+  #arrive(call: Call, number: number): void {
+    const arrivals = this.#arrivals.get(number) ?? [];
+    this.#arrivals.delete(number);
     for (const arrival of arrivals) arrival.come(call);
   }
 
@@ -430,7 +433,7 @@ class Mock extends Callable {
   }
 
   reset(): this {
-    this.#log = new Log();
+    this.#log = new Log(this.#name);
     return this;
   }
 
@@ -505,11 +508,11 @@ class Mock extends Callable {
     return this;
   }
 
-  /** Does again what it did when it was made. */
-  protected restart(impl: AnyFunction): void {
-    this.#once = [];
-    this.#delay = 0;
-    this.#every(impl);
+  /** Makes a mock forget what it was told. */
+  protected static restart(mock: Mock, impl: AnyFunction): void {
+    mock.#once = [];
+    mock.#delay = 0;
+    mock.#every(impl);
   }
 
   assertAwaited(): void {
@@ -576,7 +579,7 @@ class Mock extends Callable {
   }
 }
 
-/** Stands where the method stood, and knows what stood there. */
+/** Takes the place of a method, and remembers what was there. */
 class SpyMock extends Mock implements Disposable {
   readonly #object: object;
   readonly #method: PropertyKey;
@@ -600,24 +603,24 @@ class SpyMock extends Mock implements Disposable {
     const { configurable = true } = this.#replaced ?? {};
     const replacement = { value: this, writable: true, enumerable, configurable };
     if (!Reflect.defineProperty(object, method, replacement)) {
-      throw new TypeError(`Cannot ${action}: ${String(method)} can't be replaced`);
+      throw new TypeError(`Cannot ${action}: ${String(method)} is read-only`);
     }
   }
 
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    // What still holds the spy, calls the method through it.
-    this.restart(this.#original);
-    let present = Object.getOwnPropertyDescriptor(this.#object, this.#method);
-    // Of two spies on one method the later puts the method back, in whatever order they end.
-    if (present?.value !== this && this.#isRival(present?.value)) return;
-    present = this.#replaced;
-    while (this.#isRival(present?.value) && present.value.#disposed) {
-      present = present.value.#replaced;
-    }
-    if (present) Reflect.defineProperty(this.#object, this.#method, present);
-    else Reflect.deleteProperty(this.#object, this.#method);
+    // Code that still holds the spy reaches the method through it.
+    Mock.restart(this, this.#original);
+    // Of several spies on one method the last to end puts it back, in whatever order they end.
+    const present = Object.getOwnPropertyDescriptor(this.#object, this.#method)?.value;
+    if (present !== this && this.#isRival(present)) return;
+    let before = this.#replaced;
+    while (this.#isRival(before?.value) && before.value.#disposed) before = before.value.#replaced;
+    const done = before
+      ? Reflect.defineProperty(this.#object, this.#method, before)
+      : Reflect.deleteProperty(this.#object, this.#method);
+    if (!done) throw new TypeError(`Cannot put ${String(this.#method)} back: it is read-only now`);
   }
 
   #isRival(value: unknown): value is SpyMock {
@@ -635,12 +638,22 @@ interface Arrival {
 class Log {
   readonly calls: Call[] = [];
   readonly awaits: Call[] = [];
+  readonly name: string;
   open = 0;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  describe(call: Call, number = this.calls.indexOf(call) + 1): string {
+    return `call ${number} ${this.name}${showArgs(call.args)}`;
+  }
 
   toString(): string {
     if (this.calls.length === 0) return "it was never called";
     const lines = this.calls.map(
-      (call) => `  ${call} was ${call.awaited ? "awaited" : "never awaited"}`,
+      (call, n) =>
+        `  ${this.describe(call, n + 1)} was ${call.awaited ? "awaited" : "never awaited"}`,
     );
     return `these are the calls:\n${lines.join("\n")}`;
   }
@@ -649,32 +662,21 @@ class Log {
 class Call implements MockCall<AnyFunction> {
   readonly args: any[];
   readonly thisValue: any;
-  readonly number: number;
   awaited = false;
   result: PromiseSettledResult<unknown> | undefined;
-  settled = false;
   readonly #log: Log;
-  readonly #name: string;
-  readonly #promise: ObservedPromise;
-  #resolve!: (value: unknown) => void;
-  #reject!: (reason: unknown) => void;
-  #stopWaiting = doNothing;
+  /** The caller's. Dropped once it is settled, because a log may become long. */
+  #promise: ObservedPromise | undefined;
+  #stopWaiting: (() => void) | undefined;
 
-  constructor(log: Log, name: string, thisValue: unknown, args: unknown[]) {
+  constructor(log: Log, thisValue: unknown, args: unknown[]) {
     this.args = args;
     this.thisValue = thisValue;
     this.#log = log;
-    this.#name = name;
-    this.number = log.calls.push(this);
-    log.open++;
-    this.#promise = new ObservedPromise(this, (resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
   }
 
-  get promise(): Promise<unknown> {
-    return this.#promise;
+  get settled(): boolean {
+    return this.result !== undefined;
   }
 
   resolve(value: unknown): void {
@@ -697,8 +699,15 @@ class Call implements MockCall<AnyFunction> {
   }
 
   /** Acts after the delay, unless it is settled before, by hand or by an abort. */
-  start(delay: number, action: Action): void {
-    if (action && delay === 0) return this.#act(action);
+  start(delay: number, action: Action): Promise<unknown> {
+    const promise = new ObservedPromise(this);
+    this.#promise = promise;
+    if (action && delay === 0) this.#act(action);
+    else this.#wait(delay, action);
+    return promise;
+  }
+
+  #wait(delay: number, action: Action): void {
     try {
       const signal = findSignal(this.args);
       if (signal?.aborted) return this.#fail(signal.reason);
@@ -717,10 +726,6 @@ class Call implements MockCall<AnyFunction> {
     }
   }
 
-  toString(): string {
-    return `call ${this.number} ${this.#name}${showArgs(this.args)}`;
-  }
-
   #act(action: (...args: any[]) => unknown): void {
     try {
       this.#follow(action.apply(this.thisValue, this.args));
@@ -737,40 +742,44 @@ class Call implements MockCall<AnyFunction> {
   }
 
   #requireOpen(action: string): void {
-    if (this.settled) throw new Error(`Cannot ${action} ${this}: it is settled already`);
+    if (!this.result) return;
+    throw new Error(`Cannot ${action} ${this.#log.describe(this)}: it is settled already`);
   }
 
   #fulfil(value: unknown): void {
-    if (this.settled) return releaseHold(value);
-    this.#close({ status: "fulfilled", value });
-    this.#resolve(value);
+    if (this.result) return releaseHold(value);
+    this.#close({ status: "fulfilled", value }).resolve(value);
   }
 
   #fail(reason: unknown): void {
-    if (this.settled) return;
-    this.#close({ status: "rejected", reason });
-    this.#promise.ignoreRejection();
-    this.#reject(reason);
+    if (!this.result) this.#close({ status: "rejected", reason }).reject(reason);
   }
 
-  #close(result: PromiseSettledResult<unknown>): void {
-    this.settled = true;
+  #close(result: PromiseSettledResult<unknown>): ObservedPromise {
+    const promise = this.#promise!;
+    this.#promise = undefined;
     this.result = result;
     this.#log.open--;
-    this.#stopWaiting();
+    this.#stopWaiting?.();
+    return promise;
   }
 }
 
 /**
- * Tells its call when it is asked for its outcome. The language then always looks at `constructor`
- * first: `await` to see whether the promise needs another around it, `then` to make the next one.
- * Since it finds `Promise` there, all goes on as with a promise of an async function.
+ * Tells its call when something asks for the outcome. The language then looks at `constructor`
+ * first: `await` to see whether it needs a promise of its own around this one, `then` to know what
+ * to return. It finds `Promise`, and treats this one as it treats the promise of an async function.
+ * (If only `then` were overridden, every `await` would take two microtasks more.)
  */
 class ObservedPromise extends Promise<unknown> {
   #call: Call | undefined;
+  readonly resolve: (value: unknown) => void;
+  readonly #reject: (reason: unknown) => void;
 
-  constructor(call: Call, executor: ConstructorParameters<typeof Promise<unknown>>[0]) {
-    super(executor);
+  constructor(call: Call) {
+    let settlers!: [resolve: (value: unknown) => void, reject: (reason: unknown) => void];
+    super((...both) => void (settlers = both));
+    [this.resolve, this.#reject] = settlers;
     this.#call = call;
   }
 
@@ -779,12 +788,13 @@ class ObservedPromise extends Promise<unknown> {
     return Promise;
   }
 
-  /** A rejection that nobody asks for is a finding for the test, and must not end the process. */
-  ignoreRejection(): void {
+  reject(reason: unknown): void {
+    // A rejection that nobody asks for is a finding for the test, and must not end the process.
     const call = this.#call;
     this.#call = undefined;
     this.then(undefined, doNothing);
     this.#call = call;
+    this.#reject(reason);
   }
 }
 

@@ -1966,6 +1966,16 @@ describe("spyOn", () => {
     expect(named.name).toBe("repository.read");
   });
 
+  test("says so when it can't put the method back", () => {
+    const object = { read: async () => "original" };
+    const spy = spyOn(object, "read");
+    Object.freeze(object);
+
+    expect(thrownBy(() => spy[Symbol.dispose]())).toEqual(
+      new TypeError("Cannot put read back: it is read-only now"),
+    );
+  });
+
   test("keeps what the method has beside its call", () => {
     const object = { read: Object.assign(async () => "original", { retries: 3 }) };
     using spy = spyOn(object, "read");
@@ -1999,12 +2009,12 @@ describe("spyOn", () => {
     [
       "a frozen object",
       () => spyOn(Object.freeze({ read: async () => {} }), "read"),
-      "read can't be replaced",
+      "read is read-only",
     ],
     [
       "an object that takes no properties",
       () => spyOn(Object.preventExtensions(new Repository()), "read"),
-      "read can't be replaced",
+      "read is read-only",
     ],
   ])("refuses %s", (_what, spy, message) => {
     expect(thrownBy(spy)).toEqual(new TypeError(`Cannot spy on a method: ${message}`));
