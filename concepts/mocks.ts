@@ -58,26 +58,26 @@ export type AsyncMethod<T> = {
 
 /** What a mock can be made with. */
 export interface MockOptions {
-  /** Stands in the messages, and is the mock's own `name`. Default: the name of what it mocks. */
+  /** The mock's `name`, which its messages contain. Default: the name of what it mocks. */
   name?: string | undefined;
   /**
-   * Decides for the assertions whether an argument is equal to the expected one, where the mock
-   * would otherwise ask `Object.is`: for instances of classes, functions and primitives.
+   * Decides whether two values are equal that the assertions would otherwise compare with
+   * `Object.is`: instances of classes, functions, primitives. It is not asked if they are the same.
    */
   equals?: ((received: any, expected: any) => boolean) | undefined;
 }
 
 /** One call of a mock. */
 export interface MockCall<F extends AnyFunction> {
-  /** What it was called with: the very objects, not copies of them. */
+  /** What it was called with: the objects themselves, not copies. */
   readonly args: Parameters<F>;
-  /** What it was called on: its `this`. */
+  /** The `this` of the call. */
   readonly thisValue: ThisParameterType<F>;
   /** Whether anything has awaited it. */
   readonly awaited: boolean;
   /** Whether it has been resolved or rejected. */
   readonly settled: boolean;
-  /** What it came to; undefined until it is settled. */
+  /** The outcome; undefined until it is settled. */
   readonly result: PromiseSettledResult<Result<F>> | undefined;
   /**
    * Resolves it by hand; with a promise, as soon as that is resolved.
@@ -103,15 +103,15 @@ export type AsyncMock<F extends AnyFunction> = F & MockControls<F>;
 /**
  * What a mock can be told and asked.
  *
- * What it is told replaces what it was told before, and holds for the calls to come. What it is
- * told to do `…Once` holds for one call each, in the order of the telling, and comes first.
+ * What it is told replaces what it was told before, and holds for all later calls. The methods that
+ * end in `Once` tell it what to do in one call each, in that order, before all others.
  *
  * The assertions throw an AssertionError that lists all calls. They compare arrays, plain objects,
  * Map, Set, Date, RegExp, URL, URLSearchParams, Headers, FormData, bytes and Error by content, and
  * everything else by `Object.is` or the mock's own `equals`. An expected value with a method
  * `asymmetricMatch`, such as Vitest's `expect.any(String)`, decides for itself; those of bun:test
- * don't have that method and are equal to nothing. No assertion asks whether there was merely a
- * call: it would let a forgotten `await` pass.
+ * don't have that method and are equal to nothing. There are no assertions about mere calls: they
+ * would let a forgotten `await` pass.
  */
 export interface MockControls<F extends AnyFunction> {
   /** All calls, in the order in which they were made. */
@@ -147,10 +147,10 @@ export interface MockControls<F extends AnyFunction> {
   /** Every call stays open until it is settled by hand, or its {@link asyncMock signal} aborts. */
   hangs(): this;
   /**
-   * Every call waits before it does what else it was told, unless its {@link asyncMock signal}
-   * aborts. It goes with any behaviour; `delays(0)` ends it.
+   * Every call waits before it does what it was told, unless its {@link asyncMock signal} aborts.
+   * It goes with any behaviour; `delays(0)` ends it.
    *
-   * @param ms milliseconds, of any length; Infinity waits for the signal
+   * @param ms milliseconds, as many as you like; with Infinity only the signal ends the wait
    * @throws {TypeError} `ms` is not a number
    * @throws {RangeError} `ms` is negative or NaN
    */
@@ -202,16 +202,18 @@ export interface MockControls<F extends AnyFunction> {
 
 /**
  * A mock that calls `impl`, or resolves to undefined, until it is told otherwise. It always returns
- * a promise. The `this` of the call reaches `impl`; what `impl` has beside its call (as Bun's
- * `fetch` has `preconnect`) is copied.
+ * a promise. The `this` of the call reaches `impl`. Properties of `impl` (as Bun's `fetch` has
+ * `preconnect`) are copied to the mock.
  *
  * A call counts as awaited, once, from the moment something asks its promise for the outcome:
  * `await`, `then`, `catch`, `finally`, `Promise.all`, `return` from an async function, the
- * `resolves` and `rejects` of `expect`. (To ask for its `constructor` counts as well.) Of the
- * callers that take a function from you, those written in JavaScript await its promise or don't:
- * `util.callbackify` does, `setTimeout` and an EventEmitter don't. An EventTarget, on Bun and Node,
- * watches for a rejection, which counts. Bun's native code (`Bun.serve`, a test that is the mock
- * itself) looks into the promise unseen, so that the call counts as not awaited.
+ * `resolves` and `rejects` of `expect`. (Reading the promise's `constructor` counts as well.)
+ *
+ * A mock that is passed on as a handler counts as awaited if its caller awaits the promise:
+ * `util.callbackify` and streams do, `setTimeout` and an EventEmitter don't. An EventTarget watches
+ * for a rejection on Bun and Node, which counts, and not on Deno. Limitation: Bun's native code can
+ * read a promise without asking. The awaits of `Bun.serve` and of a test function that is itself a
+ * mock are never seen, those of bun:test's `expect` only as long as the promise is pending.
  *
  * A rejection that nobody awaits does not end the process; `assertAllAwaited` finds the call.
  *
@@ -263,15 +265,15 @@ export function asyncMock(impl?: AnyFunction, options?: MockOptions): AsyncMock<
 }
 
 /**
- * A mock in the place of an object's method. It calls that method until it is told otherwise, and
- * records what comes of it. Disposed, it puts the method back; `using` does so however the test
- * ends. To dispose it twice does nothing.
+ * Replaces an object's method with a mock, which calls that method until it is told otherwise. When
+ * the mock is disposed, it puts the method back: with `using` at the end of the block, even if the
+ * test fails; otherwise call `spy[Symbol.dispose]()`. Disposing it twice does nothing.
  *
  * The method must be asynchronous, because a mock always returns a promise.
  *
  * Source of the idea: Python's `patch.object`.
  *
- * @throws {TypeError} `object` is not an object, has no such method, or does not let it be replaced
+ * @throws {TypeError} `object` is not an object, has no such method, or the method is read-only
  *
  * @example A network that fails once
  * ```ts

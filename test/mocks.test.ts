@@ -28,6 +28,13 @@ type FetchLoosely = (...args: unknown[]) => Promise<unknown>;
 const ada: User = { id: 1, name: "Ada" };
 const bob: User = { id: 2, name: "Bob" };
 
+const { Bun } = globalThis as {
+  Bun?: {
+    gc(force: boolean): void;
+    serve(options: object): { url: URL } & Disposable;
+  };
+};
+
 /** An asymmetric matcher, such as Vitest's `expect.any(Number)`. */
 const anyNumber = { asymmetricMatch: (value: unknown) => typeof value === "number" };
 
@@ -853,6 +860,27 @@ describe("asyncMock", () => {
       expect(save.awaits).toHaveLength("Deno" in globalThis ? 0 : 1);
     });
 
+    test("expect() on a promise that is settled counts, but not in bun:test", async () => {
+      const save = asyncMock<Save>();
+      const promise = save("ada");
+      await settled();
+
+      await expect(promise).resolves.toBeUndefined();
+
+      expect(save.awaits).toHaveLength(Bun ? 0 : 1);
+    });
+
+    test.skipIf(!Bun)("a handler of Bun.serve doesn't count (needs Bun)", async () => {
+      const handle = asyncMock(async (_request: Request) => new Response("hello"));
+      using server = Bun!.serve({ port: 0, fetch: handle });
+
+      const response = await fetch(server.url);
+
+      expect(await response.text()).toBe("hello");
+      expect(handle.calls).toHaveLength(1);
+      handle.assertNotAwaited();
+    });
+
     test("a timer's callback doesn't count", async () => {
       await virtualTime(async () => {
         const save = asyncMock<Save>();
@@ -1026,6 +1054,26 @@ describe("asyncMock", () => {
   });
 
   describe("nthCall()", () => {
+    test.skipIf(!Bun)(
+      "frees what it holds for a waiter when that is aborted (needs Bun)",
+      async () => {
+        const load = controlled<Load>();
+        const reasons = Array.from({ length: 100 }, () => {
+          const controller = new AbortController();
+          const reason = new Error("stop");
+          load.nthCall(5, { signal: controller.signal }).catch(() => {});
+          controller.abort(reason);
+          return new WeakRef(reason);
+        });
+
+        await settled();
+        Bun!.gc(true);
+
+        const kept = reasons.filter((reason) => reason.deref() !== undefined).length;
+        expect(kept < 50).toBe(true);
+      },
+    );
+
     test("gives a call that has been made, and waits for one that has not", async () => {
       const load = controlled<Load>();
       void load("a");
