@@ -601,7 +601,7 @@ class SpyMock extends Mock implements Disposable {
     this.#method = method;
     this.#original = original;
     this.#replaced = Object.getOwnPropertyDescriptor(object, method);
-    const { enumerable = true } = findProperty(object, method) ?? {};
+    const enumerable = findProperty(object, method)?.enumerable === true;
     const { configurable = true } = this.#replaced ?? {};
     const replacement = { value: this, writable: true, enumerable, configurable };
     if (!Reflect.defineProperty(object, method, replacement)) {

@@ -977,6 +977,21 @@ describe("asyncMock", () => {
       });
     });
 
+    test("settled by hand, it no longer listens", async () => {
+      await virtualTime(async (clock) => {
+        const mock = asyncMock<FetchLoosely>();
+        tell(mock);
+        const { controller, listeners } = watchedController();
+        void mock(controller.signal);
+        expect(listeners()).toBe(1);
+
+        mock.calls[0]?.resolve("by hand");
+
+        expect(listeners()).toBe(0);
+        expect(clock.pending).toBe(0);
+      });
+    });
+
     test("aborted before the call, it rejects at once and calls nothing", async () => {
       await virtualTime(async (clock) => {
         let called = false;
@@ -1284,6 +1299,12 @@ describe("asyncMock", () => {
         "assertHasAwaits",
         [[["b"], ["b"]], { anyOrder: true }],
         `in any order awaits of ("b") ("b"), but ${TWICE}`,
+      ],
+      [
+        ["a"],
+        "assertHasAwaits",
+        [[["a"], ["a"]], { anyOrder: true }],
+        `in any order awaits of ("a") ("a"), but ${ONCE}`,
       ],
       [["a"], "assertNotAwaited", [], `no await, but ${ONCE}`],
     ])("after awaits of %j, %s fails, given %j", async (awaited, name, args, message) => {
@@ -1945,25 +1966,50 @@ describe("spyOn", () => {
     expect(object.read).toBe(later);
   });
 
-  test("disposed, it calls the method for those that still hold it", async () => {
-    const object = { read: async () => "original" };
-    const spy = spyOn(object, "read").delays(1000).resolves("told").rejectsOnce("failed");
+  test("disposed, it calls the method for code that still holds it", async () => {
+    await virtualTime(async (clock) => {
+      const object = { read: async () => "original" };
+      const spy = spyOn(object, "read").delays(1000).resolves("told").rejectsOnce("failed");
 
-    spy[Symbol.dispose]();
+      spy[Symbol.dispose]();
 
-    expect(await spy()).toBe("original");
-    expect(spy.calls).toHaveLength(1);
+      expect(await spy()).toBe("original");
+      expect(clock.elapsed).toBe(0);
+      expect(spy.calls).toHaveLength(1);
+    });
   });
 
-  test("what was assigned meanwhile gives way", () => {
-    const object = { read: async () => "original" };
+  const another = { read: async () => "another" };
+
+  test.each<
+    [string, (object: { read: () => Promise<string>; write: () => Promise<string> }) => void]
+  >([
+    ["assigned", (object) => (object.read = async () => "assigned")],
+    ["replaced by a mock", (object) => (object.read = asyncMock(async () => "assigned"))],
+    ["replaced by another object's spy", (object) => (object.read = spyOn(another, "read"))],
+    ["replaced by another method's spy", (object) => (object.read = spyOn(object, "write"))],
+    ["deleted", (object) => Reflect.deleteProperty(object, "read")],
+  ])("puts back a method that was meanwhile %s", (_what, change) => {
+    const object = { read: async () => "original", write: async () => "written" };
     const { read } = object;
     const spy = spyOn(object, "read");
 
-    object.read = asyncMock(async () => "assigned");
+    change(object);
     spy[Symbol.dispose]();
 
     expect(object.read).toBe(read);
+  });
+
+  test("takes a method that only a proxy knows of", async () => {
+    const object = new Proxy({} as { read: () => Promise<string> }, {
+      get: (target, key) => Reflect.get(target, key) ?? (async () => "original"),
+    });
+    {
+      using _spy = spyOn(object, "read").resolves("told");
+      expect(await object.read()).toBe("told");
+    }
+    expect(await object.read()).toBe("original");
+    expect(Object.hasOwn(object, "read")).toBe(false);
   });
 
   test.each([[[0, 1, 2]], [[0, 2, 1]], [[1, 0, 2]], [[1, 2, 0]], [[2, 0, 1]], [[2, 1, 0]]])(
@@ -2211,6 +2257,15 @@ describe("controlled", () => {
       { status: "rejected", reason: "stop" },
     ]);
     expect(listeners()).toBe(0);
+  });
+
+  test.each([undefined, null, 0])("a call can be resolved with %s", async (value) => {
+    const load = controlled<FetchLoosely>();
+    const call = load();
+
+    load.calls[0]?.resolve(value);
+
+    expect(await call).toBe(value);
   });
 
   test("calls that are open at a reset can still be settled", async () => {
