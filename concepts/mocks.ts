@@ -15,22 +15,32 @@
  * Known elsewhere as: `unittest.mock.AsyncMock` in Python, whose names the assertions follow;
  * `jest.fn().mockResolvedValue`; Kotlin's `CompletableDeferred` in a test.
  *
- * For those who come from Jest, Vitest or bun:test:
+ * | Jest, Vitest, bun:test                        | here                                  |
+ * | --------------------------------------------- | ------------------------------------- |
+ * | `fn(impl)`, `mockImplementation(impl)`        | `asyncMock(impl)`, `runs(impl)`       |
+ * | `mockResolvedValue(value)`                    | `resolves(value)`                     |
+ * | `mockRejectedValue(reason)`                   | `rejects(reason)`                     |
+ * | `mockResolvedValueOnce`, `…RejectedValueOnce` | `resolvesOnce`, `rejectsOnce`         |
+ * | `mockImplementationOnce(impl)`                | `runsOnce(impl)`                      |
+ * | `mock.calls[0]`, `mock.contexts[0]`           | `calls[0].args`, `calls[0].thisValue` |
+ * | `mock.settledResults[0]`                      | `calls[0].result`                     |
+ * | `toHaveBeenCalledTimes(1)`                    | `assertAwaitedOnce()`                 |
+ * | `toHaveBeenCalledWith(…)`                     | `assertAnyAwait(…)`                   |
+ * | `toHaveBeenLastCalledWith(…)`                 | `assertAwaitedWith(…)`                |
+ * | `mockName(name)`                              | `asyncMock(impl, { name })`           |
+ * | `mockClear()`                                 | `reset()`                             |
+ * | `mockReset()`                                 | none: make a new mock for each test   |
+ * | `spyOn(object, "method")`, `mockRestore()`    | `using spy = spyOn(object, "method")` |
  *
- * | there                                             | here                                   |
- * | ------------------------------------------------- | -------------------------------------- |
- * | `fn(impl)`, `mockImplementation(impl)`            | `asyncMock(impl)`, `runs(impl)`        |
- * | `mockResolvedValue(value)`, `mockRejectedValue`   | `resolves(value)`, `rejects(reason)`   |
- * | `mockResolvedValueOnce`, `mockRejectedValueOnce`  | `resolvesOnce`, `rejectsOnce`          |
- * | `mockImplementationOnce(impl)`                    | `runsOnce(impl)`                       |
- * | `mock.calls[0]`, `mock.contexts[0]`               | `calls[0].args`, `calls[0].thisValue`  |
- * | `mock.settledResults[0]` (Vitest)                 | `calls[0].result`                      |
- * | `toHaveBeenCalledWith`, `toHaveBeenLastCalledWith` | `assertAnyAwait`, `assertAwaitedWith` |
- * | `toHaveBeenCalledTimes(1)`                        | `assertAwaitedOnce()`                  |
- * | `mockName(name)`                                  | `asyncMock(impl, { name })`            |
- * | `mockClear()`                                     | `reset()`                              |
- * | `mockReset()`                                     | none: make a new mock for each test    |
- * | `spyOn(object, "method")`, `mockRestore()`        | `using spy = spyOn(object, "method")`  |
+ * | Python's AsyncMock                            | here                                  |
+ * | --------------------------------------------- | ------------------------------------- |
+ * | `side_effect=function`, `wraps=function`      | `asyncMock(impl)`                     |
+ * | `side_effect=[…]`                             | `sequence(…)`                         |
+ * | `return_value=value`                          | `resolves(value)`                     |
+ * | `await_count`, `await_args_list`              | `awaits.length`, `awaits`             |
+ * | `assert_awaited…`, `assert_has_awaits`        | `assertAwaited…`, `assertHasAwaits`   |
+ * | `reset_mock()`                                | `reset()`                             |
+ * | `with patch.object(object, "method")`         | `using spy = spyOn(object, "method")` |
  *
  * @module
  */
@@ -38,7 +48,7 @@
 type AnyFunction = (...args: any[]) => any;
 type AsyncFunction = (...args: any[]) => Promise<any>;
 
-/** What the promise of a function brings. */
+/** What a function's promise resolves to. */
 export type Result<F extends AnyFunction> = Awaited<ReturnType<F>>;
 
 /** What can stand in for a function: the same arguments, and the result or a promise of it. */
@@ -56,7 +66,7 @@ export type AsyncMethod<T> = {
     : never;
 }[keyof T];
 
-/** What a mock can be made with. */
+/** What a mock is made with. */
 export interface MockOptions {
   /** The mock's `name`, which its messages contain. Default: the name of what it mocks. */
   name?: string | undefined;
@@ -142,7 +152,10 @@ export interface MockControls<F extends AnyFunction> {
    * @throws {TypeError} `impl` is not a function
    */
   runs(impl: Implementation<F>): this;
-  /** One outcome per call: an Error rejects, anything else resolves. One call more rejects. */
+  /**
+   * One outcome for each call: an Error rejects, anything else resolves. When the outcomes have run
+   * out, calls reject with an Error that says so.
+   */
   sequence(...outcomes: (Result<F> | Error)[]): this;
   /** Every call stays open until it is settled by hand, or its {@link asyncMock signal} aborts. */
   hangs(): this;
@@ -188,8 +201,8 @@ export interface MockControls<F extends AnyFunction> {
   /** Some await was of a call with these arguments. */
   assertAnyAwait(...args: Parameters<F>): void;
   /**
-   * There were awaits of calls with these arguments, in this order, with no other in between; or
-   * with `anyOrder` in any order, with others in between.
+   * There were awaits of calls with these arguments, one directly after the other. With `anyOrder`
+   * they may have come in any order, and others between them.
    *
    * @throws {TypeError} `expected` is not an array of arrays
    */

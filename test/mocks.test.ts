@@ -300,7 +300,7 @@ describe("asyncMock", () => {
       });
     });
 
-    test("a call that is aborted in its delay has used up its outcome of the sequence", async () => {
+    test("a call that is aborted in its delay has used up its outcome", async () => {
       await virtualTime(async () => {
         const mock = asyncMock<FetchUser>().sequence(ada, bob).delays(100);
 
@@ -521,7 +521,7 @@ describe("asyncMock", () => {
   });
 
   describe("what it is told to do once", () => {
-    test("comes first, in the order of the telling, and leaves what holds for every call", async () => {
+    test("comes first, in order, and leaves what holds for every call", async () => {
       const mock = asyncMock<Load>()
         .rejectsOnce("failed")
         .resolves("every")
@@ -797,7 +797,7 @@ describe("asyncMock", () => {
       save.assertNotAwaited();
     });
 
-    test("awaits are listed in the order in which they came, not in that of the calls", async () => {
+    test("awaits are listed in their own order, not in that of the calls", async () => {
       const save = asyncMock<Save>();
       const [first, second] = [save("ada"), save("bob")];
 
@@ -848,7 +848,7 @@ describe("asyncMock", () => {
       save.assertAwaitedOnceWith("ada");
     });
 
-    test("a listener of an EventTarget counts on Bun and Node, which watch for a rejection", async () => {
+    test("a listener of an EventTarget counts on Bun and Node", async () => {
       const save = asyncMock<FetchLoosely>();
       const target = new EventTarget();
 
@@ -857,6 +857,7 @@ describe("asyncMock", () => {
       await settled();
 
       expect(save.calls).toHaveLength(1);
+      // Those two watch for a rejection.
       expect(save.awaits).toHaveLength("Deno" in globalThis ? 0 : 1);
     });
 
@@ -1069,25 +1070,22 @@ describe("asyncMock", () => {
   });
 
   describe("nthCall()", () => {
-    test.skipIf(!Bun)(
-      "frees what it holds for a waiter when that is aborted (needs Bun)",
-      async () => {
-        const load = controlled<Load>();
-        const reasons = Array.from({ length: 100 }, () => {
-          const controller = new AbortController();
-          const reason = new Error("stop");
-          load.nthCall(5, { signal: controller.signal }).catch(() => {});
-          controller.abort(reason);
-          return new WeakRef(reason);
-        });
+    test.skipIf(!Bun)("frees an aborted waiter's memory (needs Bun)", async () => {
+      const load = controlled<Load>();
+      const reasons = Array.from({ length: 100 }, () => {
+        const controller = new AbortController();
+        const reason = new Error("stop");
+        load.nthCall(5, { signal: controller.signal }).catch(() => {});
+        controller.abort(reason);
+        return new WeakRef(reason);
+      });
 
-        await settled();
-        Bun!.gc(true);
+      await settled();
+      Bun!.gc(true);
 
-        const kept = reasons.filter((reason) => reason.deref() !== undefined).length;
-        expect(kept < 50).toBe(true);
-      },
-    );
+      const kept = reasons.filter((reason) => reason.deref() !== undefined).length;
+      expect(kept < 50).toBe(true);
+    });
 
     test("gives a call that has been made, and waits for one that has not", async () => {
       const load = controlled<Load>();
@@ -1720,7 +1718,7 @@ describe("asyncMock", () => {
       expect(() => pay.assertAwaitedWith({ price: new Money(100), of: "coffee" })).toThrow();
     });
 
-    test("equals() is asked about what has no content: received first, expected second", async () => {
+    test("equals() is asked about what has no content", async () => {
       const asked: unknown[][] = [];
       const mock = asyncMock<FetchLoosely>(undefined, {
         equals: (...pair) => {
