@@ -364,8 +364,9 @@ describe("asyncMock", () => {
         ['"100"', "100", TypeError],
         ["null", null, TypeError],
       ])("refuses %s", (received, ms, Kind) => {
-        const message = `Cannot delay asyncMock: ms must be a number of 0 or more, received ${received}`;
-        expect(thrownBy(() => asyncMock()[method](ms as number))).toEqual(new Kind(message));
+        const message = `ms must be a number of 0 or more, received ${received}`;
+        const error = thrownBy(() => asyncMock()[method](ms as number));
+        expect(error).toEqual(new Kind(`Cannot delay asyncMock: ${message}`));
       });
 
       test("waits longer than a timer can", async () => {
@@ -1433,6 +1434,7 @@ describe("asyncMock", () => {
       ["http://localhost/", new URL("http://localhost/")],
       ["/a/g", /a/g],
       ["[[[[[[…]]]]]]", [[[[[[1]]]]]]],
+      [`[${"0, ".repeat(49)}0]`, new Array(50).fill(0)],
       [`[${"0, ".repeat(50)}… 950 more]`, new Array(1000).fill(0)],
       [`Uint8Array [${"0, ".repeat(50)}… 950 more]`, new Uint8Array(1000)],
       [`"${"a".repeat(500)}…"`, "a".repeat(10_000)],
@@ -1561,6 +1563,11 @@ describe("asyncMock", () => {
         throw new Error("hostile");
       },
     });
+    const form = (value: string) => {
+      const data = new FormData();
+      data.set("key", value);
+      return data;
+    };
     const deepSet = (n: number) => new Set([{ n, self: circle() }, { n: n + 1 }]);
 
     test.each<[what: string, received: unknown, expected: unknown]>([
@@ -1604,6 +1611,10 @@ describe("asyncMock", () => {
       ["groups", new AggregateError([new Error("a")]), new AggregateError([new Error("a")])],
       ["errors of a class", new DatabaseError("a"), new DatabaseError("a")],
       ["DOMExceptions", new DOMException("a", "AbortError"), new DOMException("a", "AbortError")],
+      ["boxed numbers", Object(1), Object(1)],
+      ["boxed booleans", Object(true), Object(true)],
+      ["forms", form("a"), form("a")],
+      ["shared buffers", new SharedArrayBuffer(2), new SharedArrayBuffer(2)],
       ["boxed values", Object("a"), Object("a")],
       ["sparse arrays", [, 1], [, 1]],
       ["a sparse array of any length", new Array(2 ** 32 - 1), new Array(2 ** 32 - 1)],
@@ -1637,6 +1648,11 @@ describe("asyncMock", () => {
       ["sets", new Set([1]), new Set([2])],
       ["sets of objects", new Set([{ a: 1 }, { a: 1 }]), new Set([{ a: 1 }, { a: 2 }])],
       ["sets of circles", deepSet(1), deepSet(2)],
+      [
+        "a pair that was tried in a set before",
+        [new Set([{ n: 1 }, { n: 2 }]), { n: 1 }],
+        [new Set([{ n: 2 }, { n: 1 }]), { n: 2 }],
+      ],
       ["a set and a map", new Set([1]), new Map([[1, 1]])],
       ["bytes", new Uint8Array(bytes), new Uint8Array([1, 2, 254])],
       ["fewer bytes", new Uint8Array(bytes), new Uint8Array([1, 2])],
@@ -1660,6 +1676,10 @@ describe("asyncMock", () => {
       ["DOMExceptions", new DOMException("a", "AbortError"), new DOMException("a", "TimeoutError")],
       ["sparse arrays of other lengths", new Array(2), new Array(3)],
       ["an array and the same without a value", [undefined], new Array(1)],
+      ["boxed numbers", Object(1), Object(2)],
+      ["boxed booleans", Object(true), Object(false)],
+      ["forms", form("a"), form("b")],
+      ["shared buffers", new SharedArrayBuffer(2), new SharedArrayBuffer(3)],
       ["boxed values", Object("a"), Object("b")],
       ["a value and a box of it", "a", Object("a")],
       ["an asymmetric matcher", "anything", { asymmetricMatch: () => false }],
@@ -1737,6 +1757,27 @@ describe("asyncMock", () => {
         ["v", "w"],
       ]);
       expect(() => mock.assertAwaitedWith(2)).toThrow();
+    });
+
+    test("equals() is not asked about the keys of maps and the items of sets", async () => {
+      const mock = asyncMock<FetchLoosely>(undefined, { equals: () => true });
+
+      await mock(new Set(["a"]), new Map([["b", 1]]));
+
+      expect(() => mock.assertAwaitedWith(new Set(["b"]), new Map([["b", 1]]))).toThrow();
+      expect(() => mock.assertAwaitedWith(new Set(["a"]), new Map([["a", 1]]))).toThrow();
+    });
+
+    const { Temporal } = globalThis as { Temporal?: any };
+
+    test.skipIf(!Temporal)("dates of Temporal are equal by content (needs Temporal)", async () => {
+      const date = (text: string) => Temporal.PlainDate.from(text);
+      const mock = asyncMock<FetchLoosely>();
+
+      await mock(date("2026-01-01"));
+
+      mock.assertAwaitedWith(date("2026-01-01"));
+      expect(() => mock.assertAwaitedWith(date("2026-01-02"))).toThrow();
     });
 
     test.each<[string, (mock: AsyncMock<FetchLoosely>) => void]>([
