@@ -478,6 +478,29 @@ describe("asyncMock", () => {
       expect(await reasonOf(asyncMock<Load>().sequence(stop as Error)("a"))).toBe(stop);
     });
 
+    test("an Error of another realm rejects in a sequence, too", async () => {
+      const error: Error = Object.setPrototypeOf(new Error("busy"), null);
+
+      expect((await reasonOf(asyncMock<Load>().sequence(error)("a"))) === error).toBe(true);
+    });
+
+    test("a call that is settled goes on as soon as an ordinary promise", async () => {
+      const order: string[] = [];
+      const mock = controlled<() => Promise<void>>();
+      const ordinary = Promise.withResolvers<void>();
+      const wait = async (promise: Promise<void>, name: string) => {
+        await promise;
+        order.push(name);
+      };
+      const waits = [wait(mock(), "mock"), wait(ordinary.promise, "ordinary")];
+
+      mock.calls[0]?.resolve();
+      ordinary.resolve();
+      await Promise.all(waits);
+
+      expect(order).toEqual(["mock", "ordinary"]);
+    });
+
     test("a call can be resolved with a promise, and then comes to the same", async () => {
       const mock = controlled<FetchLoosely>();
       const calls = [mock(), mock()];
@@ -839,6 +862,17 @@ describe("asyncMock", () => {
       await settled();
 
       expect(save.awaits).toHaveLength(1);
+    });
+
+    test("one that comes after the rejection", async () => {
+      const save = asyncMock<Save>().rejects(new Error("disk full"));
+      const promise = save("ada");
+      await settled();
+      save.assertNotAwaited();
+
+      expect(await reasonOf(promise)).toEqual(new Error("disk full"));
+
+      save.assertAwaitedOnceWith("ada");
     });
 
     test("expect().rejects", async () => {
@@ -1563,6 +1597,7 @@ describe("asyncMock", () => {
         throw new Error("hostile");
       },
     });
+    const [one, two] = [{ n: 1 }, { n: 2 }];
     const form = (value: string) => {
       const data = new FormData();
       data.set("key", value);
@@ -1650,8 +1685,8 @@ describe("asyncMock", () => {
       ["sets of circles", deepSet(1), deepSet(2)],
       [
         "a pair that was tried in a set before",
-        [new Set([{ n: 1 }, { n: 2 }]), { n: 1 }],
-        [new Set([{ n: 2 }, { n: 1 }]), { n: 2 }],
+        [new Set([one, { n: 2 }]), one],
+        [new Set([two, { n: 1 }]), two],
       ],
       ["a set and a map", new Set([1]), new Map([[1, 1]])],
       ["bytes", new Uint8Array(bytes), new Uint8Array([1, 2, 254])],
@@ -2305,6 +2340,12 @@ describe("controlled", () => {
     load.calls[0]?.resolve(value);
 
     expect(await call).toBe(value);
+  });
+
+  test("refuses options that are none", () => {
+    expect(thrownBy(() => controlled({ name: 5 as never }))).toEqual(
+      new TypeError("Cannot create controlled: name must be a string, received 5"),
+    );
   });
 
   test("calls that are open at a reset can still be settled", async () => {
