@@ -23,6 +23,53 @@ import { virtualTime } from "../concepts/virtual-time.ts";
 
 const { Bun } = globalThis as { Bun?: typeof globalThis.Bun };
 
+describe("Start here", () => {
+  test("1. An outcome can be compared as a value, whether fn throws or not", () => {
+    expect(attempt(() => JSON.parse("[1]") as unknown)).toEqual({ ok: true, value: [1] });
+    expect(attempt(() => JSON.parse("{") as unknown).ok).toBe(false);
+  });
+
+  test("2. On virtual time the delays between attempts are exact, and cost nothing", async () => {
+    await virtualTime(async (clock) => {
+      await rejection(retry(() => fail("down"), { attempts: 4, jitter: "none" }));
+
+      expect(clock.elapsed).toBe(100 + 200 + 400);
+    });
+  });
+
+  test("3. Random delays are tested by replacing Math.random", async () => {
+    await virtualTime(async (clock) => {
+      using _ = randomness(() => 0.5);
+      await rejection(retry(() => fail("down"), { attempts: 2 }));
+
+      expect(clock.elapsed).toBe(50);
+    });
+  });
+
+  test("4. An abort ends the wait at once, and leaves no timer", async () => {
+    await virtualTime(async (clock) => {
+      const controller = new AbortController();
+      setTimeout(() => controller.abort("stop"), 30);
+
+      expect(
+        await rejection(retry(() => fail("down"), { jitter: "none", signal: controller.signal })),
+      ).toBe("stop");
+      expect(clock.elapsed).toBe(30);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("5. An open breaker refuses without a call, until its time has passed", async () => {
+    await virtualTime(async () => {
+      const breaker = await opened({ resetAfter: 1000 });
+
+      expect(await rejection(breaker.call(() => "up"))).toBeInstanceOf(CircuitOpenError);
+      await sleep(1000);
+      expect(await breaker.call(() => "up")).toBe("up");
+    });
+  });
+});
+
 describe("attempt", () => {
   const error = new Error("thrown");
 
