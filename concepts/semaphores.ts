@@ -1,14 +1,16 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Semaphores
  *
- * Let at most so many in at a time, or so many per second; the others wait in line.
+ * Limit how many tasks run at a time, or how many start per second. The others wait in line.
  *
- * Reach for it when there may be more work than a resource can bear: connections, memory, an API's
- * quota ({@link RateLimiter}), or a piece of code that must not run twice at once ({@link Mutex}).
+ * Use one when there may be more work than a resource can take: connections, memory, an API's quota
+ * ({@link RateLimiter}), or a section of code that must not run twice at once ({@link Mutex}).
  *
- * Without it `Promise.all(urls.map(fetch))` opens ten thousand sockets, and two requests that both
- * read, wait and write overwrite one another. With a counter of one's own, a permit is lost as soon
- * as somebody aborts or throws.
+ * Without one, `Promise.all(urls.map(fetch))` opens ten thousand sockets, and two requests that
+ * both read, wait and write overwrite each other's result. A hand-written counter loses a permit as
+ * soon as a caller aborts or throws.
  *
  * Known elsewhere as: `asyncio.Semaphore`, `BoundedSemaphore` and `Lock`; Go's `semaphore.Weighted`
  * and `rate.Limiter`; p-limit and async-mutex on npm; the Web Locks API.
@@ -16,34 +18,25 @@
  * @module
  */
 
-/** What every wait can be told. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
-  signal?: AbortSignal | undefined;
-}
-
 /** How much to take from a {@link Semaphore}. */
 export interface WeightOptions {
-  /** How many of the permits: a positive integer. Default: 1. */
+  /** How many permits: a positive integer. Default: 1. */
   weight?: number | undefined;
 }
 
-/** How much to take from a {@link RateLimiter}. */
-export interface TokenOptions {
-  /** How many tokens: a positive integer. Default: 1. */
-  tokens?: number | undefined;
-}
-
-/** The right to be inside. `using` gives it back, and so does `release()`; twice does nothing. */
+/** The right to be inside. Release it with `using` or `release()`; both are idempotent. */
 export interface Permit extends Disposable {
+  /** Needs no `this`: `const { release } = await semaphore.acquire()` works. */
   release(): void;
 }
 
 /**
- * A number of permits that are lent out, first come, first served.
+ * A number of permits that are lent in the order in which they were asked for.
  *
- * Nobody overtakes: while one who needs much waits at the front, those who need little wait behind
- * it. Otherwise a stream of small requests could keep a large one waiting forever.
+ * No caller overtakes another: while a caller who needs many permits is at the head of the line,
+ * those who need few wait behind it. Otherwise a stream of small requests could starve a large one.
+ *
+ * Not reentrant: a holder that waits for another permit can deadlock.
  *
  * Source of the idea: Dijkstra; weights and order are those of Go's `semaphore.Weighted`.
  *
@@ -63,193 +56,109 @@ export interface Permit extends Disposable {
  * ```
  */
 export class Semaphore {
-  #permits: number;
-  #available: number;
-  #waiting = 0;
-  /** Closes the line to a ring: its `next` is who is served first, its `previous` who came last. */
-  readonly #line = new Waiter(0);
-  readonly #onIdle = new Set<() => void>();
+  readonly #permits: Permits;
+  readonly #idle = new Line<void>();
 
   /**
    * @param permits how many there are: a positive integer
+   * @throws {TypeError} `permits` is not a number
    * @throws {RangeError} `permits` is not a positive integer
    */
   constructor(permits: number) {
-    this.#permits = this.#available = positiveInteger("create Semaphore", "permits", permits);
+    requirePositiveInteger("create Semaphore", "permits", permits);
+    this.#permits = new Permits(permits, () => this.#idle.grantAll());
   }
 
   /** How many permits there are, lent or not. */
   get permits(): number {
-    return this.#permits;
+    return this.#permits.total;
   }
 
-  /** How many permits can be lent now; below 0 while more are out than {@link resize} left. */
+  /** How many permits are free; negative while more are lent than {@link resize} left. */
   get available(): number {
-    return this.#available;
+    return this.#permits.total - this.#permits.lent;
   }
 
   /** How many callers wait in line. */
   get waiting(): number {
-    return this.#waiting;
+    return this.#permits.waiting;
   }
 
   /**
-   * Takes permits, waiting in line if need be.
+   * Takes permits, and waits in line for them if necessary.
    *
-   * @throws {RangeError} `weight` is not a positive integer, or more than all permits
+   * @throws {TypeError} an option is of the wrong kind
+   * @throws {RangeError} `weight` is not a positive integer, or is more than all permits, now or
+   *   after a {@link resize}
    * @throws the signal's reason, once it is aborted
    */
-  async acquire(options: WeightOptions & WaitOptions = {}): Promise<Permit> {
-    const { weight = 1, signal } = options;
-    signal?.throwIfAborted();
-    const immediate = this.tryAcquire(options);
-    if (immediate) return immediate;
-
-    const waiter = new Waiter(weight);
-    waiter.insertBefore(this.#line);
-    this.#waiting++;
-    waiter.stopListening = onAbort(signal, (reason) => {
-      this.#remove(waiter);
-      waiter.permit.reject(reason);
-      this.#serve();
-    });
-    const permit = await waiter.permit.promise;
-    // Aborted in the very turn in which it was let in: the permit is not lost.
-    if (signal?.aborted) {
-      permit.release();
-      throw signal.reason;
-    }
-    return permit;
+  acquire(options?: WeightOptions & WaitOptions): Promise<Permit> {
+    return this.#permits.acquire("acquire Semaphore", options);
   }
 
   /**
-   * Takes permits if that is possible at once, and returns undefined if not. It never goes ahead of
-   * those in line.
+   * Takes permits if they are free and nobody waits in line; otherwise returns undefined.
    *
-   * @throws {RangeError} `weight` is not a positive integer, or more than all permits
+   * @throws {TypeError} an option is of the wrong kind
+   * @throws {RangeError} `weight` is not a positive integer, or is more than all permits
    */
-  tryAcquire({ weight = 1 }: WeightOptions = {}): Permit | undefined {
-    positiveInteger("acquire Semaphore", "weight", weight);
-    if (weight > this.#permits) throw this.#tooHeavy(weight);
-    return this.#waiting === 0 && weight <= this.#available ? this.#lend(weight) : undefined;
+  tryAcquire(options?: WeightOptions): Permit | undefined {
+    requireOptions("acquire Semaphore", options);
+    const weight = options?.weight ?? 1;
+    this.#permits.requireWeight("acquire Semaphore", weight);
+    return this.#permits.tryAcquire(weight);
   }
 
   /**
-   * Runs `fn` while holding permits, and returns what it returns.
+   * Calls `fn` while holding permits, and returns its result. `fn` is always called later, never
+   * by `run` itself.
    *
-   * @throws whatever {@link acquire} throws, or `fn`
+   * @throws what {@link acquire} throws, or `fn`
+   * @throws {TypeError} `fn` is not a function
    */
-  async run<T>(
-    fn: () => T | PromiseLike<T>,
-    options: WeightOptions & WaitOptions = {},
-  ): Promise<T> {
-    using _permit = await this.acquire(options);
-    return await fn();
+  run<T>(fn: () => T | PromiseLike<T>, options?: WeightOptions & WaitOptions): Promise<T>;
+  run<R>(fn: () => R, options?: WeightOptions & WaitOptions): Promise<Awaited<R>>;
+  run(fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
+    return this.#permits.run("run Semaphore", fn, options);
   }
 
   /**
-   * Changes the number of permits. What is lent stays lent: after a cut nobody is let in until
-   * enough has come back. Whoever waits for more than there now is gets a RangeError.
+   * Changes the number of permits. Lent permits stay lent: after a cut no caller is let in until
+   * enough have been released. A caller in line for more than there are now gets a RangeError.
    *
+   * @throws {TypeError} `permits` is not a number
    * @throws {RangeError} `permits` is not a positive integer
    */
   resize(permits: number): void {
-    positiveInteger("resize Semaphore", "permits", permits);
-    this.#available += permits - this.#permits;
-    this.#permits = permits;
-    for (let waiter = this.#line.next; waiter !== this.#line; waiter = waiter.next) {
-      if (waiter.weight <= permits) continue;
-      this.#remove(waiter);
-      waiter.permit.reject(this.#tooHeavy(waiter.weight));
-    }
-    this.#serve();
+    requirePositiveInteger("resize Semaphore", "permits", permits);
+    this.#permits.resize(permits);
   }
 
   /**
-   * Waits until all permits are back and nobody is in line. It takes nothing: newcomers go first.
+   * Waits until all permits are free and nobody is in line. It takes nothing: when the caller goes
+   * on, a newcomer may have taken permits.
    *
+   * @throws {TypeError} `signal` is not an AbortSignal
    * @throws the signal's reason, once it is aborted
    */
-  async idle({ signal }: WaitOptions = {}): Promise<void> {
-    signal?.throwIfAborted();
-    if (this.#isIdle) return;
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.#onIdle.add(resolve);
-    const stopListening = onAbort(signal, reject);
-    try {
-      await promise;
-    } finally {
-      stopListening();
-      this.#onIdle.delete(resolve);
-    }
-  }
-
-  get #isIdle(): boolean {
-    return this.#available === this.#permits && this.#waiting === 0;
-  }
-
-  #lend(weight: number): Permit {
-    this.#available -= weight;
-    return createPermit(() => {
-      this.#available += weight;
-      this.#serve();
+  idle(options?: WaitOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const signal = requireWaitOptions("wait for Semaphore", options);
+      if (signal?.aborted) return reject(signal.reason);
+      this.#idle.join(new Waiter<void>(resolve, reject, signal));
+      if (this.#permits.lent === 0) this.#idle.grantAll();
     });
-  }
-
-  #serve(): void {
-    for (let first = this.#line.next; first !== this.#line; first = this.#line.next) {
-      if (first.weight > this.#available) return;
-      this.#remove(first);
-      first.permit.resolve(this.#lend(first.weight));
-    }
-    if (this.#isIdle) for (const resolve of this.#onIdle) resolve();
-  }
-
-  #remove(waiter: Waiter): void {
-    waiter.unlink();
-    waiter.stopListening();
-    this.#waiting--;
-  }
-
-  #tooHeavy(weight: number): RangeError {
-    return new RangeError(
-      `Cannot acquire Semaphore: weight must be at most its ${this.#permits} permits, received ${weight}`,
-    );
-  }
-}
-
-/** A node of a doubly linked list, so that leaving the line costs the same everywhere in it. */
-class Waiter {
-  previous: Waiter = this;
-  next: Waiter = this;
-  readonly weight: number;
-  readonly permit = Promise.withResolvers<Permit>();
-  stopListening: () => void = () => {};
-
-  constructor(weight: number) {
-    this.weight = weight;
-  }
-
-  insertBefore(next: Waiter): void {
-    this.previous = next.previous;
-    this.next = next;
-    this.previous.next = next.previous = this;
-  }
-
-  unlink(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
   }
 }
 
 /**
- * Mutual exclusion: one at a time, first come, first served. A semaphore of one.
+ * Mutual exclusion: one holder at a time, in order of arrival. A semaphore with one permit.
  *
- * It knows no owner: whoever holds it and locks it again waits for themselves.
+ * Not reentrant: locking it again while holding it deadlocks.
  *
  * Source of the idea: `asyncio.Lock`.
  *
- * @example Read, wait and write without being overtaken
+ * @example Read, wait and write without a lost update
  * ```ts
  * import { Mutex } from "./semaphores.ts";
  *
@@ -268,42 +177,46 @@ class Waiter {
  * ```
  */
 export class Mutex {
-  readonly #semaphore = new Semaphore(1);
+  readonly #permits = new Permits(1);
 
-  /** Whether somebody holds it. */
+  /** Whether it is held. */
   get locked(): boolean {
-    return this.#semaphore.available === 0;
+    return this.#permits.lent > 0;
   }
 
   /**
-   * Locks it, waiting in line if need be.
+   * Locks it, and waits in line if necessary.
    *
+   * @throws {TypeError} `signal` is not an AbortSignal
    * @throws the signal's reason, once it is aborted
    */
-  lock({ signal }: WaitOptions = {}): Promise<Permit> {
-    return this.#semaphore.acquire({ signal });
+  lock(options?: WaitOptions): Promise<Permit> {
+    return this.#permits.acquire("lock Mutex", options);
   }
 
-  /** Locks it if it is free, and returns undefined if not. */
+  /** Locks it if it is free; otherwise returns undefined. */
   tryLock(): Permit | undefined {
-    return this.#semaphore.tryAcquire();
+    return this.#permits.tryAcquire(1);
   }
 
   /**
-   * Runs `fn` while holding the lock, and returns what it returns.
+   * Calls `fn` while holding the lock, and returns its result.
    *
-   * @throws whatever `fn` throws, or the signal's reason
+   * @throws what {@link lock} throws, or `fn`
+   * @throws {TypeError} `fn` is not a function
    */
-  run<T>(fn: () => T | PromiseLike<T>, { signal }: WaitOptions = {}): Promise<T> {
-    return this.#semaphore.run(fn, { signal });
+  run<T>(fn: () => T | PromiseLike<T>, options?: WaitOptions): Promise<T>;
+  run<R>(fn: () => R, options?: WaitOptions): Promise<Awaited<R>>;
+  run(fn: () => unknown, options?: WaitOptions): Promise<unknown> {
+    return this.#permits.run("run Mutex", fn, options);
   }
 }
 
 /**
- * One {@link Mutex} per key: the same key one at a time, different keys side by side. A key that
- * nobody holds or waits for takes no memory. Keys are compared as those of a `Map`.
+ * One {@link Mutex} per key: one holder per key, different keys side by side. A key that is neither
+ * held nor waited for takes no memory. Keys are compared as `Map` compares them.
  *
- * @example Requests of one user one after the other
+ * @example One user's requests in sequence
  * ```ts
  * import { KeyedMutex } from "./semaphores.ts";
  *
@@ -318,68 +231,150 @@ export class Mutex {
  * ```
  */
 export class KeyedMutex<K = unknown> {
-  readonly #entries = new Map<K, { mutex: Mutex; users: number }>();
+  readonly #locks = new Map<K, Permits>();
 
-  /** How many keys are in use. */
+  /** How many keys are held. */
   get size(): number {
-    return this.#entries.size;
+    return this.#locks.size;
   }
 
-  /** Whether somebody holds the key. */
+  /** Whether the key is held. */
   locked(key: K): boolean {
-    return this.#entries.has(key);
+    return this.#locks.has(key);
   }
 
   /**
-   * Locks the key, waiting in line if need be.
+   * Locks the key, and waits in line if necessary.
    *
+   * @throws {TypeError} `signal` is not an AbortSignal
    * @throws the signal's reason, once it is aborted
    */
-  async lock(key: K, { signal }: WaitOptions = {}): Promise<Permit> {
-    const entry = this.#entries.get(key) ?? { mutex: new Mutex(), users: 0 };
-    this.#entries.set(key, entry);
-    entry.users++;
-    const leave = () => {
-      if (--entry.users === 0) this.#entries.delete(key);
-    };
-    try {
-      const permit = await entry.mutex.lock({ signal });
-      return createPermit(() => {
-        permit.release();
-        leave();
-      });
-    } catch (error) {
-      leave();
-      throw error;
-    }
+  lock(key: K, options?: WaitOptions): Promise<Permit> {
+    return this.#use(key, (lock) => lock.acquire("lock KeyedMutex", options));
   }
 
   /**
-   * Runs `fn` while holding the key, and returns what it returns.
+   * Locks all keys at once, and waits in line for those that are held. Callers with common keys are
+   * served in the order in which they came, whatever the order of their keys: they can't deadlock.
+   * A key given twice counts once.
    *
-   * @throws whatever `fn` throws, or the signal's reason
+   * @example Move money between two accounts
+   * ```ts
+   * import { KeyedMutex } from "./semaphores.ts";
+   *
+   * const accounts = new KeyedMutex<string>();
+   * const balance: Record<string, number> = { ada: 10, bob: 10 };
+   *
+   * async function move(amount: number, from: string, to: string): Promise<void> {
+   *   using _locks = await accounts.lockAll([from, to]);
+   *   balance[from]! -= amount;
+   *   balance[to]! += amount;
+   * }
+   *
+   * await Promise.all([move(5, "ada", "bob"), move(1, "bob", "ada")]);
+   * console.assert(balance["ada"] === 6 && accounts.size === 0);
+   * ```
+   *
+   * @throws {TypeError} `keys` is not an iterable object, or `signal` is not an AbortSignal
+   * @throws the signal's reason, once it is aborted; then none of the keys stays locked
    */
-  async run<T>(key: K, fn: () => T | PromiseLike<T>, options: WaitOptions = {}): Promise<T> {
-    using _permit = await this.lock(key, options);
-    return await fn();
+  lockAll(keys: Iterable<K> & object, options?: WaitOptions): Promise<Permit> {
+    return new Promise((resolve, reject) => {
+      const signal = requireWaitOptions("lock KeyedMutex", options);
+      // A string is iterable, but its characters are hardly what is meant.
+      if (typeof keys === "string") {
+        throw invalid("lock KeyedMutex", "keys", "an iterable object", keys);
+      }
+      requireIterable("lock KeyedMutex", "keys", keys);
+      const missing = new Set(keys);
+      if (signal?.aborted) return reject(signal.reason);
+
+      const permits: Permit[] = [];
+      const releaseAll = () => permits.splice(0).forEach((permit) => permit.release());
+      const stopListening = onAbort(signal, releaseAll);
+      const finish = () => {
+        stopListening();
+        resolve(new Lent({ release: releaseAll }, 1));
+      };
+      if (missing.size === 0) return finish();
+      // All lines are joined in this turn: who came first in one has come first in all.
+      for (const key of missing) {
+        const receive = (permit: Permit) => {
+          permits.push(permit);
+          missing.delete(key);
+          if (missing.size === 0) finish();
+        };
+        this.#use(key, (lock) => lock.enter(new Waiter(receive, reject, signal)));
+      }
+    });
+  }
+
+  /** Locks the key if it is free; otherwise returns undefined. */
+  tryLock(key: K): Permit | undefined {
+    return this.#use(key, (lock) => lock.tryAcquire(1));
+  }
+
+  /**
+   * Calls `fn` while holding the key, and returns its result.
+   *
+   * @throws what {@link lock} throws, or `fn`
+   * @throws {TypeError} `fn` is not a function
+   */
+  run<T>(key: K, fn: () => T | PromiseLike<T>, options?: WaitOptions): Promise<T>;
+  run<R>(key: K, fn: () => R, options?: WaitOptions): Promise<Awaited<R>>;
+  run(key: K, fn: () => unknown, options?: WaitOptions): Promise<unknown> {
+    return this.#use(key, (lock) => lock.run("run KeyedMutex", fn, options));
+  }
+
+  #use<T>(key: K, take: (lock: Permits) => T): T {
+    const lock = this.#locks.get(key) ?? new Permits(1, () => this.#locks.delete(key));
+    const result = take(lock);
+    if (lock.lent > 0) this.#locks.set(key, lock);
+    return result;
   }
 }
 
 /** What a {@link RateLimiter} allows. */
 export interface RateLimiterOptions {
-  /** How many tokens come in every `interval`, evenly spread: a positive integer. */
+  /** How many tokens arrive in each `interval`, evenly spread: a positive integer. */
   limit: number;
   /** Milliseconds: a positive number. */
   interval: number;
-  /** How many tokens can be saved up, and so be spent at once. Default: `limit`. */
+  /** How many tokens can be saved, and so be spent at once. Default: `limit`. */
   burst?: number | undefined;
 }
 
+/** How much to take from a {@link RateLimiter}. */
+export interface TokenOptions {
+  /** How many tokens: a positive integer, at most `burst`. Default: 1. */
+  tokens?: number | undefined;
+}
+
+/** How long to wait for a {@link RateLimiter}. */
+export interface RateWaitOptions extends TokenOptions, WaitOptions {
+  /** Rejects at once if the wait would be longer than so many milliseconds. Default: Infinity. */
+  maxWait?: number | undefined;
+}
+
+/** A place in the line of a {@link RateLimiter}. */
+export interface Reservation {
+  /** Milliseconds until the tokens are there; less if a caller ahead gives up. 0: now. */
+  readonly delay: number;
+  /** Fulfilled when the tokens are spent; rejected with an AbortError by {@link cancel}. */
+  readonly ready: Promise<void>;
+  /** Leaves the line. Does nothing once the tokens are spent. */
+  cancel(): void;
+}
+
 /**
- * At most so many per interval, first come, first served. It starts with `burst` tokens, and in any
- * stretch of time spends no more than `burst` and those that came in meanwhile. A timer runs only
- * while somebody waits. What a late timer misses is made up for from what was saved up, so that
- * only a `burst` of 1 falls behind its rate, by what the timers are late.
+ * At most so many per interval, in order of arrival. It starts with `burst` tokens, and in any
+ * stretch of time it spends at most `burst` tokens and those that arrived meanwhile. A timer runs
+ * only while a caller waits.
+ *
+ * Timers are late, often by more than a token takes to arrive. With a `burst` of 2 or more, the
+ * limiter makes up for that: tokens that arrived while its timer was late (5 ms of them at most)
+ * are spent as well, beyond `burst`. With a `burst` of 1 two tokens are never spent closer together
+ * than `interval / limit`, so that it falls behind its rate by what its timers are late.
  *
  * Source of the idea: the token bucket, as in Go's `rate.Limiter`; kept as one number, as in GCRA.
  *
@@ -393,106 +388,196 @@ export interface RateLimiterOptions {
  * ```
  */
 export class RateLimiter {
-  readonly #burst: number;
-  readonly #msPerToken: number;
-  readonly #line = new Mutex();
-  /** When the bucket will be full again. */
-  #fullAt = -Infinity;
+  readonly #bucket: Bucket;
 
   /**
    * @throws {TypeError} an option is not a number
-   * @throws {RangeError} `limit` or `burst` is not a positive integer, or `interval` not positive
+   * @throws {RangeError} `limit` or `burst` is not a positive integer, `interval` is not a positive
+   *   number, or they are too far apart to be reckoned with
    */
-  constructor({ limit, interval, burst = limit }: RateLimiterOptions) {
-    positiveInteger("create RateLimiter", "limit", limit);
-    this.#burst = positiveInteger("create RateLimiter", "burst", burst);
-    if (typeof interval !== "number" || !(interval > 0 && interval < Infinity)) {
-      throw invalid("create RateLimiter", "interval", "a positive number", interval);
+  constructor(options: RateLimiterOptions) {
+    const action = "create RateLimiter";
+    if (options === undefined) throw invalid(action, "options", "an object", options);
+    requireOptions(action, options);
+    const { limit, interval, burst = limit } = options;
+    requirePositiveInteger(action, "limit", limit);
+    requirePositiveInteger(action, "burst", burst);
+    if (!(typeof interval === "number" && interval > 0 && interval < Infinity)) {
+      throw invalid(action, "interval", "a positive number", interval);
     }
-    this.#msPerToken = interval / limit;
+    const msPerToken = interval / limit;
+    if (!(msPerToken > 0 && burst * msPerToken < Infinity)) {
+      throw invalid(action, "interval", "of the order of limit and burst", interval);
+    }
+    this.#bucket = new Bucket(burst, msPerToken);
   }
 
   /**
-   * Spends tokens, waiting in line for them if need be.
+   * Spends tokens, and waits in line for them if necessary.
    *
-   * @throws {RangeError} `tokens` is not a positive integer, or more than `burst`
+   * @throws {TypeError} an option is of the wrong kind
+   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
+   * @throws {DOMException} a TimeoutError: the wait would be longer than `maxWait`. It is thrown at
+   *   once, and nothing is spent
    * @throws the signal's reason, once it is aborted; nothing is spent then
    */
-  async acquire({ tokens = 1, signal }: TokenOptions & WaitOptions = {}): Promise<void> {
-    signal?.throwIfAborted();
-    if (this.tryAcquire({ tokens })) return;
-    using _turn = await this.#line.lock({ signal });
-    for (let ms = this.#wait(tokens); ms > 0; ms = this.#wait(tokens)) await sleep(ms, signal);
-    this.#spend(tokens);
+  acquire(options?: RateWaitOptions): Promise<void> {
+    if (options === undefined && this.#bucket.trySpend(1)) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      const tokens = this.#requireTokens("acquire RateLimiter", options);
+      const { maxWait = Infinity, signal } = options ?? {};
+      requireDuration("acquire RateLimiter", "maxWait", maxWait);
+      requireSignal("acquire RateLimiter", signal);
+      if (signal?.aborted) return reject(signal.reason);
+      const delay = this.#bucket.delay(tokens);
+      if (delay > maxWait) {
+        const message = `Cannot acquire RateLimiter: it would take ${delay} ms, maxWait is ${maxWait}`;
+        return reject(new DOMException(message, "TimeoutError"));
+      }
+      this.#bucket.enter(new Waiter<void>(resolve, reject, signal, tokens));
+    });
   }
 
   /**
-   * Spends tokens if that is possible at once; says whether it was. It never goes ahead of those in
-   * line.
+   * Spends tokens if they are there and nobody waits in line; returns whether it did.
    *
-   * @throws {RangeError} `tokens` is not a positive integer, or more than `burst`
+   * @throws {TypeError} an option is of the wrong kind
+   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
    */
-  tryAcquire({ tokens = 1 }: TokenOptions = {}): boolean {
-    positiveInteger("acquire RateLimiter", "tokens", tokens);
-    if (tokens > this.#burst) {
-      throw invalid("acquire RateLimiter", "tokens", `at most its burst of ${this.#burst}`, tokens);
-    }
-    if (this.#line.locked || this.#wait(tokens) > 0) return false;
-    this.#spend(tokens);
-    return true;
+  tryAcquire(options?: TokenOptions): boolean {
+    return this.#bucket.trySpend(this.#requireTokens("acquire RateLimiter", options));
   }
 
-  #wait(tokens: number): number {
-    const ms = this.#fullAt + (tokens - this.#burst) * this.#msPerToken - performance.now();
-    // Below a nanosecond it is a rounding error, for which no timer should be set.
-    return ms > 1e-6 ? ms : 0;
+  /**
+   * Joins the line as {@link acquire} does, and tells how long it will take.
+   *
+   * @throws {TypeError} an option is of the wrong kind
+   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
+   *
+   * @example Do something else if it takes too long
+   * ```ts
+   * import { RateLimiter } from "./semaphores.ts";
+   *
+   * const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+   * await limiter.acquire();
+   * const reservation = limiter.reserve();
+   * if (reservation.delay > 500) reservation.cancel();
+   * else await reservation.ready;
+   * ```
+   */
+  reserve(options?: TokenOptions): Reservation {
+    const tokens = this.#requireTokens("reserve RateLimiter", options);
+    const delay = this.#bucket.delay(tokens);
+    const { promise: ready, resolve, reject } = Promise.withResolvers<void>();
+    // It is rejected by `cancel` only, whose caller knows.
+    ready.catch(doNothing);
+    const waiter = new Waiter<void>(resolve, reject, undefined, tokens);
+    this.#bucket.enter(waiter);
+    const cancel = () => this.#bucket.leave(waiter, abortError("The reservation was cancelled"));
+    return { delay, ready, cancel };
   }
 
-  #spend(tokens: number): void {
-    this.#fullAt = Math.max(this.#fullAt, performance.now()) + tokens * this.#msPerToken;
+  #requireTokens(action: string, options: TokenOptions | undefined): number {
+    requireOptions(action, options);
+    const tokens = options?.tokens ?? 1;
+    requirePositiveInteger(action, "tokens", tokens);
+    const { burst } = this.#bucket;
+    if (tokens > burst) throw invalid(action, "tokens", `at most its burst of ${burst}`, tokens);
+    return tokens;
   }
+}
+
+/** What {@link limit} and {@link limited} have in common. */
+export interface LimitControls {
+  /** How many functions run. */
+  readonly activeCount: number;
+  /** How many calls wait in line. */
+  readonly pendingCount: number;
+  /**
+   * How many functions may run at once: a positive integer or Infinity. It can be set; what runs
+   * goes on.
+   */
+  concurrency: number;
+  /** Rejects all calls that wait in line with an AbortError. */
+  clearQueue(): void;
 }
 
 /** Runs functions, so many at once. */
-export interface Limit {
+export interface Limit extends LimitControls {
   <A extends unknown[], T>(fn: (...args: A) => T | PromiseLike<T>, ...args: A): Promise<T>;
-  /** How many run. */
-  readonly activeCount: number;
-  /** How many wait in line. */
-  readonly pendingCount: number;
+  <A extends unknown[], R>(fn: (...args: A) => R, ...args: A): Promise<Awaited<R>>;
+  /**
+   * Calls `fn(item, index)` for each item, and returns the results in order. After a failure it
+   * calls no more, waits for those that run, and rejects with the first error; it drops later ones.
+   */
+  map<I, T>(items: Iterable<I>, fn: (item: I, index: number) => T | PromiseLike<T>): Promise<T[]>;
+  map<I, R>(items: Iterable<I>, fn: (item: I, index: number) => R): Promise<Awaited<R>[]>;
 }
 
 /**
- * A {@link Semaphore} in the shape that users of p-limit know. An abort refuses what waits in line
- * and what comes later; what runs already goes on.
+ * A {@link Semaphore} in the shape that users of p-limit know. An abort rejects the calls that wait
+ * in line and those that come later; what runs goes on.
  *
- * @param concurrency how many may run at once: a positive integer
- * @throws {RangeError} `concurrency` is not a positive integer
+ * Not reentrant: a limited function that waits for another call through the same limit can
+ * deadlock.
+ *
+ * @param concurrency how many may run at once: a positive integer or Infinity
+ * @throws {TypeError} `concurrency` is not a number, or `signal` is not an AbortSignal
+ * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  *
  * @example
  * ```ts
  * import { limit } from "./semaphores.ts";
  *
  * const run = limit(2);
- * const squares = await Promise.all([1, 2, 3].map((n) => run(async () => n * n)));
- * console.assert(squares.join() === "1,4,9");
+ * const squares = await run.map([1, 2, 3], async (n) => n * n);
+ * console.assert(squares.join() === "1,4,9" && (await run(Math.sqrt, 4)) === 2);
  * ```
  */
-export function limit(concurrency: number, { signal }: WaitOptions = {}): Limit {
-  const semaphore = new Semaphore(positiveInteger("create limit", "concurrency", concurrency));
-  const run = <A extends unknown[], T>(fn: (...args: A) => T | PromiseLike<T>, ...args: A) =>
-    semaphore.run(() => fn(...args), { signal });
-  return Object.defineProperties(run, {
-    activeCount: { get: () => semaphore.permits - semaphore.available },
-    pendingCount: { get: () => semaphore.waiting },
-  }) as Limit;
+export function limit(concurrency: number, options?: WaitOptions): Limit {
+  const permits = createLimit("create limit", concurrency, options);
+  const run = (fn: (...args: unknown[]) => unknown, ...args: unknown[]) =>
+    permits.run(
+      "run limit",
+      args.length > 0 && typeof fn === "function" ? () => fn(...args) : fn,
+      options,
+    );
+  const map = async (items: Iterable<unknown>, fn: (item: unknown, index: number) => unknown) => {
+    requireIterable("map limit", "items", items);
+    requireFunction("map limit", "fn", fn);
+    options?.signal?.throwIfAborted();
+    const results: unknown[] = [];
+    const errors: unknown[] = [];
+    const calls: Promise<unknown>[] = [];
+    const call = async (item: unknown, index: number) => {
+      if (errors.length === 0) results[index] = await fn(item, index);
+    };
+    try {
+      for (const item of items) {
+        const index = calls.length;
+        const calling = permits.run("map limit", () => call(item, index), options);
+        calls.push(calling.catch((error) => errors.push(error)));
+        if (options?.signal?.aborted) break;
+      }
+    } catch (error) {
+      errors.push(error);
+    }
+    await Promise.all(calls);
+    if (errors.length === 0) return results;
+    releaseHold(results);
+    throw errors[0];
+  };
+  return addControls(Object.assign(run, { map }), permits) as Limit;
 }
 
 /**
- * The same function, of which at most so many calls run at once.
+ * The same function, of which at most so many calls run at once. It keeps `this`, `name` and
+ * `length`, and has the controls of {@link limit}.
  *
- * @param concurrency how many may run at once: a positive integer
- * @throws {RangeError} `concurrency` is not a positive integer
+ * @param concurrency how many may run at once: a positive integer or Infinity
+ * @throws {TypeError} `fn` is not a function, `concurrency` not a number, or `signal` not an
+ *   AbortSignal
+ * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  *
  * @example
  * ```ts
@@ -502,77 +587,574 @@ export function limit(concurrency: number, { signal }: WaitOptions = {}): Limit 
  * console.assert((await Promise.all([1, 2, 3].map((n) => double(n)))).join() === "2,4,6");
  * ```
  */
-export function limited<A extends unknown[], T>(
-  fn: (...args: A) => T | PromiseLike<T>,
+export function limited<This, A extends unknown[], T>(
+  fn: (this: This, ...args: A) => T | PromiseLike<T>,
   concurrency: number,
-  options: WaitOptions = {},
-): (...args: A) => Promise<T> {
-  const run = limit(concurrency, options);
-  return (...args) => run(fn, ...args);
-}
-
-function createPermit(release: () => void): Permit {
-  let held = true;
-  const releaseOnce = () => {
-    if (!held) return;
-    held = false;
-    release();
+  options?: WaitOptions,
+): ((this: This, ...args: A) => Promise<T>) & LimitControls;
+export function limited<This, A extends unknown[], R>(
+  fn: (this: This, ...args: A) => R,
+  concurrency: number,
+  options?: WaitOptions,
+): ((this: This, ...args: A) => Promise<Awaited<R>>) & LimitControls;
+export function limited(
+  fn: (...args: unknown[]) => unknown,
+  concurrency: number,
+  options?: WaitOptions,
+): ((...args: unknown[]) => Promise<unknown>) & LimitControls {
+  requireFunction("create limited", "fn", fn);
+  const permits = createLimit("create limited", concurrency, options);
+  const run = function (this: unknown, ...args: unknown[]) {
+    return permits.run("run limited", () => Reflect.apply(fn, this, args), options);
   };
-  return { release: releaseOnce, [Symbol.dispose]: releaseOnce };
+  const { name, length } = fn;
+  Object.defineProperties(run, {
+    name: { value: name, configurable: true },
+    length: { value: length, configurable: true },
+  });
+  return addControls(run, permits);
 }
 
-async function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  signal?.throwIfAborted();
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  // Longer than a timer can be: whoever waits looks at the clock again afterwards.
-  const timer = setTimeout(resolve, Math.min(ms, 2 ** 31 - 1));
-  const stopListening = onAbort(signal, reject);
-  try {
-    await promise;
-  } finally {
-    stopListening();
-    clearTimeout(timer);
+function createLimit(action: string, concurrency: number, options?: WaitOptions): Permits {
+  requireCount(action, "concurrency", concurrency);
+  requireWaitOptions(action, options);
+  return new Permits(concurrency);
+}
+
+function addControls<F extends object>(run: F, permits: Permits): F & LimitControls {
+  return Object.defineProperties(run, {
+    activeCount: { get: () => permits.lent },
+    pendingCount: { get: () => permits.waiting },
+    concurrency: {
+      get: () => permits.total,
+      set: (concurrency: number) => {
+        requireCount("set limit", "concurrency", concurrency);
+        permits.resize(concurrency);
+      },
+    },
+    clearQueue: {
+      value: () => {
+        const error = abortError("The queue was cleared");
+        permits.refuse(() => error);
+      },
+    },
+  }) as F & LimitControls;
+}
+
+/** A node of a doubly linked ring, so that leaving costs the same everywhere in it. */
+class Link {
+  previous: Link = this;
+  next: Link = this;
+
+  insertBefore(next: Link): void {
+    this.previous = next.previous;
+    this.next = next;
+    this.previous.next = next.previous = this;
+  }
+
+  unlink(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
+  }
+}
+
+/** A caller in a {@link Line}. It is a single object without closures, because there may be many. */
+class Waiter<T> extends Link {
+  state: "waiting" | "granted" | "gone" = "waiting";
+  /** What it has been granted. */
+  value: T | undefined;
+  stopListening: () => void = doNothing;
+  readonly resolve: (value: T) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly signal: AbortSignal | undefined;
+  /** How much it asks for. */
+  readonly amount: number;
+  /** What it wants to be called, rather than to be resolved. */
+  readonly fn: (() => unknown) | undefined;
+
+  constructor(
+    resolve: (value: T) => void,
+    reject: (reason: unknown) => void,
+    signal: AbortSignal | undefined,
+    amount = 1,
+    fn?: () => unknown,
+  ) {
+    super();
+    this.resolve = resolve;
+    this.reject = reject;
+    this.signal = signal;
+    this.amount = amount;
+    this.fn = fn;
   }
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
+ * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
+ * grant back at once, and the next waiter is served.
+ *
+ * A subclass says what is granted ({@link serve}), what becomes of a grant that nobody receives
+ * ({@link takeBack}), and how it is received ({@link deliver}).
+ */
+class Line<T> {
+  /** How many wait; those who have been granted something don't. */
+  waiting = 0;
+  /** How much those who wait ask for. */
+  asked = 0;
+  #delivering = false;
+  readonly #waiters = new Link();
+  readonly #granted = new Link();
+
+  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
+  serve(): void {}
+
+  /** Puts back what was granted to a waiter that was aborted before it received it. */
+  takeBack(_waiter: Waiter<T>): void {}
+
+  deliver(waiter: Waiter<T>): void {
+    waiter.resolve(waiter.value as T);
+  }
+
+  /** Whether a newcomer may take something without joining: nobody is to come before it. */
+  get isQuiet(): boolean {
+    return this.waiting === 0 && !this.#delivering;
+  }
+
+  /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
+  get first(): Waiter<T> | undefined {
+    for (;;) {
+      const waiter = this.#waiters.next as Waiter<T>;
+      if (waiter === this.#waiters) return undefined;
+      if (!waiter.signal?.aborted) return waiter;
+      this.#remove(waiter);
+      waiter.reject(waiter.signal.reason);
+    }
+  }
+
+  /** Adds a waiter whose signal is not aborted. */
+  join(waiter: Waiter<T>): void {
+    waiter.insertBefore(this.#waiters);
+    this.waiting++;
+    this.asked += waiter.amount;
+    if (!waiter.signal) return;
+    waiter.stopListening = onAbort(waiter.signal, (reason) => this.leave(waiter, reason));
+  }
+
+  /** Joins the line; served at once if nobody is ahead and what it asks for is there. */
+  enter(waiter: Waiter<T>): void {
+    this.join(waiter);
+    this.serve();
+  }
+
+  /** Grants something to a waiter, usually the first. */
+  grant(waiter: Waiter<T>, value?: T): void {
+    waiter.unlink();
+    this.waiting--;
+    this.asked -= waiter.amount;
+    waiter.state = "granted";
+    waiter.value = value;
+    waiter.insertBefore(this.#granted);
+    if (!this.#delivering) this.#deliverSoon();
+  }
+
+  grantAll(value?: T): void {
+    for (let first; (first = this.first);) this.grant(first, value);
+  }
+
+  /** Rejects a waiter that has not yet received anything. */
+  leave(waiter: Waiter<T>, reason: unknown): void {
+    if (waiter.state === "gone") return;
+    const { state } = waiter;
+    this.#remove(waiter);
+    if (state === "granted") this.takeBack(waiter);
+    waiter.reject(reason);
+    this.serve();
+  }
+
+  /** Rejects those in line for whom there is a reason. */
+  refuse(reasonFor: (waiter: Waiter<T>) => unknown): void {
+    for (let link = this.#waiters.next; link !== this.#waiters; link = link.next) {
+      const waiter = link as Waiter<T>;
+      const reason = reasonFor(waiter);
+      if (reason === undefined) continue;
+      this.#remove(waiter);
+      waiter.reject(reason);
+    }
+    this.serve();
+  }
+
+  #remove(waiter: Waiter<T>): void {
+    if (waiter.state === "waiting") {
+      this.waiting--;
+      this.asked -= waiter.amount;
+    }
+    waiter.state = "gone";
+    waiter.unlink();
+    waiter.stopListening();
+  }
+
+  #deliverSoon(): void {
+    this.#delivering = true;
+    queueMicrotask(() => this.#deliver());
+  }
+
+  #deliver(): void {
+    let resolved = false;
+    for (let link; (link = this.#granted.next) !== this.#granted;) {
+      const waiter = link as Waiter<T>;
+      if (waiter.signal?.aborted) {
+        this.leave(waiter, waiter.signal.reason);
+        continue;
+      }
+      // A resolved waiter goes on in a microtask: no function that comes after it is called before.
+      if (waiter.fn && resolved) return this.#deliverSoon();
+      resolved ||= !waiter.fn;
+      this.#remove(waiter);
+      this.deliver(waiter);
+    }
+    this.#delivering = false;
+  }
+}
+
+/** What {@link Semaphore}, {@link Mutex}, {@link KeyedMutex} and {@link limit} have inside. */
+class Permits extends Line<any> {
+  total: number;
+  lent = 0;
+  readonly #onIdle: () => void;
+
+  constructor(total: number, onIdle: () => void = doNothing) {
+    super();
+    this.total = total;
+    this.#onIdle = onIdle;
+  }
+
+  acquire(action: string, options?: WeightOptions & WaitOptions): Promise<Permit> {
+    return options === undefined && this.isQuiet && this.lent < this.total
+      ? Promise.resolve(this.#lend(1))
+      : this.#wait(action, options);
+  }
+
+  tryAcquire(weight: number): Permit | undefined {
+    if (this.waiting > 0) this.serve();
+    return this.waiting === 0 && weight <= this.total - this.lent ? this.#lend(weight) : undefined;
+  }
+
+  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
+    if (typeof fn === "function") return this.#wait(action, options, fn);
+    return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
+  }
+
+  resize(total: number): void {
+    this.total = total;
+    this.refuse(({ amount }) =>
+      amount > total ? this.#tooHeavy("acquire Semaphore", amount) : undefined,
+    );
+  }
+
+  requireWeight(action: string, weight: number): void {
+    requirePositiveInteger(action, "weight", weight);
+    if (weight > this.total) throw this.#tooHeavy(action, weight);
+  }
+
+  release(weight: number): void {
+    this.lent -= weight;
+    this.serve();
+  }
+
+  override serve(): void {
+    for (let first; (first = this.first) && first.amount <= this.total - this.lent;) {
+      this.lent += first.amount;
+      this.grant(first);
+    }
+    if (this.lent === 0) this.#onIdle();
+  }
+
+  override takeBack(waiter: Waiter<any>): void {
+    this.lent -= waiter.amount;
+  }
+
+  override deliver(waiter: Waiter<any>): void {
+    if (waiter.fn) void this.#call(waiter, waiter.fn);
+    else waiter.resolve(new Lent(this, waiter.amount));
+  }
+
+  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<void> {
+    try {
+      const result = await fn();
+      this.release(waiter.amount);
+      waiter.resolve(result);
+    } catch (error) {
+      this.release(waiter.amount);
+      waiter.reject(error);
+    }
+  }
+
+  #wait<T>(
+    action: string,
+    options: (WeightOptions & WaitOptions) | undefined,
+    fn?: () => unknown,
+  ): Promise<T> {
+    return new Promise<any>((resolve, reject) => {
+      let weight = 1;
+      let signal: AbortSignal | undefined;
+      if (options !== undefined) {
+        signal = requireWaitOptions(action, options);
+        ({ weight = 1 } = options);
+        this.requireWeight(action, weight);
+        if (signal?.aborted) return reject(signal.reason);
+      }
+      this.enter(new Waiter<any>(resolve, reject, signal, weight, fn));
+    });
+  }
+
+  #lend(weight: number): Permit {
+    this.lent += weight;
+    return new Lent(this, weight);
+  }
+
+  #tooHeavy(action: string, weight: number): Error {
+    return invalid(action, "weight", `at most its ${this.total} permits`, weight);
+  }
+}
+
+class Lent implements Permit {
+  #lender: { release(weight: number): void } | undefined;
+  readonly #weight: number;
+
+  constructor(lender: { release(weight: number): void }, weight: number) {
+    this.#lender = lender;
+    this.#weight = weight;
+  }
+
+  /** A getter, so that it can be destructured without a closure for each permit. */
+  get release(): () => void {
+    return () => this[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    const lender = this.#lender;
+    this.#lender = undefined;
+    lender?.release(this.#weight);
+  }
+}
+
+/** What {@link RateLimiter} has inside. */
+class Bucket extends Line<void> {
+  readonly burst: number;
+  readonly #msPerToken: number;
+  /** When the bucket will be full again. */
+  #fullAt = -Infinity;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timerDue = 0;
+  /** How late the timer was, and when that was. */
+  #lateness = 0;
+  #lateAt = 0;
+
+  constructor(burst: number, msPerToken: number) {
+    super();
+    this.burst = burst;
+    this.#msPerToken = msPerToken;
+  }
+
+  trySpend(tokens: number): boolean {
+    if (this.waiting > 0) this.serve();
+    const now = this.#now();
+    const canSpend = this.waiting === 0 && this.#wait(tokens, now) === 0;
+    if (canSpend) this.#spend(tokens, now);
+    return canSpend;
+  }
+
+  /** How many milliseconds a newcomer will have to wait if nobody ahead gives up. */
+  delay(tokens: number): number {
+    return this.#wait(this.asked + tokens, this.#now());
+  }
+
+  override serve(): void {
+    const now = this.#now();
+    if (this.#timer !== undefined && now > this.#timerDue) {
+      this.#lateness = Math.min(now - this.#timerDue, MAX_LATENESS);
+      this.#lateAt = now;
+    }
+    // Set anew each time: a timer set in virtual time is gone when that ends.
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (let first; (first = this.first);) {
+      const ms = this.#wait(first.amount, now);
+      if (ms > 0) {
+        this.#timerDue = now + ms;
+        // It may be early, and can't be longer than 2^31-1 ms: it looks at the clock again.
+        this.#timer = setTimeout(() => this.serve(), Math.min(ms, 2 ** 31 - 1));
+        return;
+      }
+      this.#spend(first.amount, now);
+      this.grant(first);
+    }
+  }
+
+  override takeBack(waiter: Waiter<void>): void {
+    this.#fullAt -= waiter.amount * this.#msPerToken;
+  }
+
+  /** The time. If it is earlier than it can be, the clock is another: virtual, or no longer so. */
+  #now(): number {
+    const now = performance.now();
+    const latest = now + this.burst * this.#msPerToken;
+    if (this.#fullAt > latest + 1) this.#fullAt = latest;
+    return now;
+  }
+
+  #wait(tokens: number, now: number): number {
+    const ms = this.#fullAt + (tokens - this.burst) * this.#msPerToken - now;
+    // Below a nanosecond it is a rounding error, for which no timer should be set.
+    return ms > 1e-6 ? ms : 0;
+  }
+
+  #spend(tokens: number, now: number): void {
+    const isMakingUp = this.burst > 1 && Math.abs(now - this.#lateAt) < MAX_LATENESS;
+    const from = isMakingUp ? now - this.#lateness : now;
+    this.#fullAt = Math.max(this.#fullAt, from) + tokens * this.#msPerToken;
+  }
+}
+
+/** Milliseconds. In browsers timers take up to 4 longer than they should. */
+const MAX_LATENESS = 5;
+
+function abortError(message: string): DOMException {
+  return new DOMException(message, "AbortError");
+}
+
+function requireWaitOptions(
+  action: string,
+  options: WaitOptions | undefined,
+): AbortSignal | undefined {
+  requireOptions(action, options);
+  requireSignal(action, options?.signal);
+  return options?.signal ?? undefined;
+}
+
+/** Refuses a signal, too: given in the place of `{ signal }`, it would never be heard. */
+function requireOptions(action: string, options: object | undefined): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
+
+function requireIterable(action: string, name: string, value: unknown): void {
+  if (typeof (value as Iterable<unknown> | undefined)?.[Symbol.iterator] === "function") return;
+  throw invalid(action, name, "an iterable", value, TypeError);
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
   listeners.add(listener);
   return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
   };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
 class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    if (!abortListeners.delete(this.#signal)) return;
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
-function positiveInteger(action: string, name: string, value: number): number {
-  if (Number.isInteger(value) && value > 0) return value;
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
+}
+
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+}
+
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
+function requirePositiveInteger(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
   throw invalid(action, name, "a positive integer", value);
 }
 
-function invalid(action: string, name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" ? RangeError : TypeError;
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+function requireCount(action: string, name: string, value: number): void {
+  if (value === Infinity || (Number.isSafeInteger(value) && value > 0)) return;
+  throw invalid(action, name, "a positive integer or Infinity", value);
+}
+
+function requireDuration(action: string, name: string, value: number): void {
+  if (typeof value === "number" && value >= 0) return;
+  throw invalid(action, name, "a number of 0 or more", value);
+}
+
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/semaphores.ts` ──────────────────────────────────────────────────────────
@@ -584,7 +1166,7 @@ export async function demo(log: (lane: string, state: string) => void = print): 
     log(lane, "waiting");
     using _permit = await semaphore.acquire();
     log(lane, "running");
-    await sleep(100, undefined);
+    await new Promise((resolve) => setTimeout(resolve, 100));
     log(lane, "done");
   };
   await Promise.all([1, 2, 3, 4, 5].map((n) => task(`task ${n}`)));
@@ -598,4 +1180,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();

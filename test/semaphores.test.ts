@@ -379,7 +379,7 @@ describe("Semaphore", () => {
   test("refuses what is no number with a TypeError", async () => {
     const two = "2" as unknown as number;
     expect(thrownBy(() => new Semaphore(two))).toEqual(
-      new TypeError("Cannot create Semaphore: permits must be a positive integer, received 2"),
+      new TypeError('Cannot create Semaphore: permits must be a positive integer, received "2"'),
     );
     await expect(new Semaphore(1).acquire({ weight: two })).rejects.toThrow(TypeError);
   });
@@ -732,6 +732,7 @@ describe("limit", () => {
     const running = Promise.withResolvers<string>();
     const first = run(() => running.promise);
     const second = run(() => "never");
+    await Promise.resolve();
 
     controller.abort("stop");
 
@@ -742,7 +743,7 @@ describe("limit", () => {
   });
 
   test.each([0, 1.5, NaN])("refuses a concurrency of %d", (concurrency) => {
-    const message = `Cannot create limit: concurrency must be a positive integer, received ${concurrency}`;
+    const message = `Cannot create limit: concurrency must be a positive integer or Infinity, received ${concurrency}`;
     expect(thrownBy(() => limit(concurrency))).toEqual(new RangeError(message));
     expect(thrownBy(() => limited(() => {}, concurrency))).toEqual(new RangeError(message));
   });
