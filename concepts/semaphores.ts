@@ -66,7 +66,7 @@ export class Semaphore {
    */
   constructor(permits: number) {
     requirePositiveInteger("create Semaphore", "permits", permits);
-    this.#permits = new Permits(permits, () => this.#idle.grantAll());
+    this.#permits = new Permits(permits);
   }
 
   /** How many permits there are, lent or not. */
@@ -145,6 +145,7 @@ export class Semaphore {
     return new Promise((resolve, reject) => {
       const signal = requireWaitOptions("wait for Semaphore", options);
       if (signal?.aborted) return reject(signal.reason);
+      this.#permits.onIdle ??= () => this.#idle.grantAll();
       this.#idle.join(new Waiter<void>(resolve, reject, signal));
       if (this.#permits.lent === 0) this.#idle.grantAll();
     });
@@ -820,12 +821,13 @@ class Line<T> {
 class Permits extends Line<any> {
   total: number;
   lent = 0;
-  readonly #onIdle: () => void;
+  /** Called when all permits are back and nobody waits. */
+  onIdle: (() => void) | undefined;
 
-  constructor(total: number, onIdle: () => void = doNothing) {
+  constructor(total: number, onIdle?: () => void) {
     super();
     this.total = total;
-    this.#onIdle = onIdle;
+    this.onIdle = onIdle;
   }
 
   acquire(action: string, options?: WeightOptions & WaitOptions): Promise<Permit> {
@@ -866,7 +868,7 @@ class Permits extends Line<any> {
       this.lent += first.amount;
       this.grant(first);
     }
-    if (this.lent === 0) this.#onIdle();
+    if (this.lent === 0) this.onIdle?.();
   }
 
   override takeBack(waiter: Waiter<any>): void {

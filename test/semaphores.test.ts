@@ -743,9 +743,13 @@ describe("limit", () => {
   });
 
   test.each([0, 1.5, NaN])("refuses a concurrency of %d", (concurrency) => {
-    const message = `Cannot create limit: concurrency must be a positive integer or Infinity, received ${concurrency}`;
-    expect(thrownBy(() => limit(concurrency))).toEqual(new RangeError(message));
-    expect(thrownBy(() => limited(() => {}, concurrency))).toEqual(new RangeError(message));
+    const message = `concurrency must be a positive integer or Infinity, received ${concurrency}`;
+    expect(thrownBy(() => limit(concurrency))).toEqual(
+      new RangeError(`Cannot create limit: ${message}`),
+    );
+    expect(thrownBy(() => limited(() => {}, concurrency))).toEqual(
+      new RangeError(`Cannot create limited: ${message}`),
+    );
   });
 });
 
