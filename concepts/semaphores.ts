@@ -642,35 +642,23 @@ function addControls<F extends object>(run: F, permits: Permits): F & LimitContr
   }) as F & LimitControls;
 }
 
-/** A node of a doubly linked ring, so that leaving costs the same everywhere in it. */
-class Link {
-  previous: Link = this;
-  next: Link = this;
-
-  insertBefore(next: Link): void {
-    this.previous = next.previous;
-    this.next = next;
-    this.previous.next = next.previous = this;
-  }
-
-  unlink(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
-  }
-}
-
-/** A caller in a {@link Line}. It is a single object without closures, because there may be many. */
-class Waiter<T> extends Link {
-  state: "waiting" | "granted" | "gone" = "waiting";
+/**
+ * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
+ * everywhere in it. A single object without closures, because there may be many.
+ */
+class Waiter<T> {
+  previous: Waiter<T>;
+  next: Waiter<T>;
+  state: "waiting" | "granted" | "gone";
   /** What it has been granted. */
   value: T | undefined;
-  stopListening: () => void = doNothing;
+  stopListening: (() => void) | undefined;
   readonly resolve: (value: T) => void;
   readonly reject: (reason: unknown) => void;
   readonly signal: AbortSignal | undefined;
   /** How much it asks for. */
   readonly amount: number;
-  /** What it wants to be called, rather than to be resolved. */
+  /** What is to be called; without it, the waiter is resolved. */
   readonly fn: (() => unknown) | undefined;
 
   constructor(
@@ -680,12 +668,26 @@ class Waiter<T> extends Link {
     amount = 1,
     fn?: () => unknown,
   ) {
-    super();
+    this.previous = this.next = this;
+    this.state = "waiting";
+    this.value = undefined;
+    this.stopListening = undefined;
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
     this.amount = amount;
     this.fn = fn;
+  }
+
+  insertBefore(next: Waiter<T>): void {
+    this.previous = next.previous;
+    this.next = next;
+    this.previous.next = next.previous = this;
+  }
+
+  unlink(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
   }
 }
 
@@ -703,8 +705,8 @@ class Line<T> {
   /** How much those who wait ask for. */
   asked = 0;
   #delivering = false;
-  readonly #waiters = new Link();
-  readonly #granted = new Link();
+  readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
+  readonly #granted = new Waiter<T>(doNothing, doNothing, undefined);
 
   /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
   serve(): void {}
@@ -724,7 +726,7 @@ class Line<T> {
   /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
   get first(): Waiter<T> | undefined {
     for (;;) {
-      const waiter = this.#waiters.next as Waiter<T>;
+      const waiter = this.#waiters.next;
       if (waiter === this.#waiters) return undefined;
       if (!waiter.signal?.aborted) return waiter;
       this.#remove(waiter);
@@ -774,10 +776,9 @@ class Line<T> {
 
   /** Rejects those in line for whom there is a reason. */
   refuse(reasonFor: (waiter: Waiter<T>) => unknown): void {
-    for (let link = this.#waiters.next; link !== this.#waiters; link = link.next) {
-      const waiter = link as Waiter<T>;
+    for (let waiter = this.#waiters.next; waiter !== this.#waiters; waiter = waiter.next) {
       const reason = reasonFor(waiter);
-      if (reason === undefined) continue;
+      if (!reason) continue;
       this.#remove(waiter);
       waiter.reject(reason);
     }
@@ -791,7 +792,7 @@ class Line<T> {
     }
     waiter.state = "gone";
     waiter.unlink();
-    waiter.stopListening();
+    waiter.stopListening?.();
   }
 
   #deliverSoon(): void {
@@ -831,14 +832,18 @@ class Permits extends Line<any> {
   }
 
   acquire(action: string, options?: WeightOptions & WaitOptions): Promise<Permit> {
-    return options === undefined && this.isQuiet && this.lent < this.total
-      ? Promise.resolve(this.#lend(1))
-      : this.#wait(action, options);
+    if (options !== undefined || !this.isQuiet || this.lent >= this.total) {
+      return this.#wait(action, options);
+    }
+    this.lent++;
+    return Promise.resolve(new Lent(this, 1));
   }
 
   tryAcquire(weight: number): Permit | undefined {
     if (this.waiting > 0) this.serve();
-    return this.waiting === 0 && weight <= this.total - this.lent ? this.#lend(weight) : undefined;
+    if (this.waiting > 0 || weight > this.total - this.lent) return undefined;
+    this.lent += weight;
+    return new Lent(this, weight);
   }
 
   run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
@@ -848,9 +853,7 @@ class Permits extends Line<any> {
 
   resize(total: number): void {
     this.total = total;
-    this.refuse(({ amount }) =>
-      amount > total ? this.#tooHeavy("acquire Semaphore", amount) : undefined,
-    );
+    this.refuse(({ amount }) => amount > total && this.#tooHeavy("acquire Semaphore", amount));
   }
 
   requireWeight(action: string, weight: number): void {
@@ -860,7 +863,8 @@ class Permits extends Line<any> {
 
   release(weight: number): void {
     this.lent -= weight;
-    this.serve();
+    if (this.waiting > 0) this.serve();
+    else if (this.lent === 0) this.onIdle?.();
   }
 
   override serve(): void {
@@ -880,14 +884,20 @@ class Permits extends Line<any> {
     else waiter.resolve(new Lent(this, waiter.amount));
   }
 
-  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<void> {
-    try {
-      const result = await fn();
-      this.release(waiter.amount);
-      waiter.resolve(result);
-    } catch (error) {
+  #call(waiter: Waiter<any>, fn: () => unknown): void {
+    const fail = (error: unknown) => {
       this.release(waiter.amount);
       waiter.reject(error);
+    };
+    try {
+      const succeed = (result: unknown) => {
+        this.release(waiter.amount);
+        waiter.resolve(result);
+      };
+      // As `await` does it, whatever `then` the promise has been given.
+      void then.call(Promise.resolve(fn()), succeed, fail);
+    } catch (error) {
+      fail(error);
     }
   }
 
@@ -909,34 +919,27 @@ class Permits extends Line<any> {
     });
   }
 
-  #lend(weight: number): Permit {
-    this.lent += weight;
-    return new Lent(this, weight);
-  }
-
   #tooHeavy(action: string, weight: number): Error {
     return invalid(action, "weight", `at most its ${this.total} permits`, weight);
   }
 }
 
+const { then } = Promise.prototype;
+
 class Lent implements Permit {
-  #lender: { release(weight: number): void } | undefined;
-  readonly #weight: number;
+  readonly release: () => void;
 
   constructor(lender: { release(weight: number): void }, weight: number) {
-    this.#lender = lender;
-    this.#weight = weight;
-  }
-
-  /** A getter, so that it can be destructured without a closure for each permit. */
-  get release(): () => void {
-    return () => this[Symbol.dispose]();
+    let isHeld = true;
+    this.release = () => {
+      if (!isHeld) return;
+      isHeld = false;
+      lender.release(weight);
+    };
   }
 
   [Symbol.dispose](): void {
-    const lender = this.#lender;
-    this.#lender = undefined;
-    lender?.release(this.#weight);
+    this.release();
   }
 }
 
