@@ -929,12 +929,11 @@ const { then } = Promise.prototype;
 class Lent implements Permit {
   readonly release: () => void;
 
-  constructor(lender: { release(weight: number): void }, weight: number) {
-    let isHeld = true;
+  constructor(lender: { release(weight: number): void } | undefined, weight: number) {
     this.release = () => {
-      if (!isHeld) return;
-      isHeld = false;
-      lender.release(weight);
+      const held = lender;
+      lender = undefined;
+      held?.release(weight);
     };
   }
 
