@@ -104,7 +104,7 @@ export class Semaphore {
    */
   tryAcquire(options?: WeightOptions): Permit | undefined {
     requireOptions("acquire Semaphore", options);
-    const weight = options?.weight ?? 1;
+    const { weight = 1 } = options ?? {};
     this.#permits.requireWeight("acquire Semaphore", weight);
     return this.#permits.tryAcquire(weight);
   }
@@ -394,7 +394,7 @@ export class RateLimiter {
   /**
    * @throws {TypeError} an option is not a number
    * @throws {RangeError} `limit` or `burst` is not a positive integer, `interval` is not a positive
-   *   number, or they are too far apart to be reckoned with
+   *   number, or their ratio is too large or too small for a number
    */
   constructor(options: RateLimiterOptions) {
     const action = "create RateLimiter";
@@ -407,9 +407,10 @@ export class RateLimiter {
       throw invalid(action, "interval", "a positive number", interval);
     }
     const msPerToken = interval / limit;
-    if (!(msPerToken > 0 && burst * msPerToken < Infinity)) {
-      throw invalid(action, "interval", "of the order of limit and burst", interval);
-    }
+    if (msPerToken === 0) throw invalid(action, "interval / limit", "positive", msPerToken);
+    const msToFill = burst * msPerToken;
+    if (msToFill === Infinity)
+      throw invalid(action, "burst * interval / limit", "finite", msToFill);
     this.#bucket = new Bucket(burst, msPerToken);
   }
 
@@ -423,19 +424,20 @@ export class RateLimiter {
    * @throws the signal's reason, once it is aborted; nothing is spent then
    */
   acquire(options?: RateWaitOptions): Promise<void> {
-    if (options === undefined && this.#bucket.trySpend(1)) return Promise.resolve();
+    const bucket = this.#bucket;
+    if (options === undefined && bucket.isQuiet && bucket.trySpend(1)) return Promise.resolve();
     return new Promise((resolve, reject) => {
       const tokens = this.#requireTokens("acquire RateLimiter", options);
       const { maxWait = Infinity, signal } = options ?? {};
       requireDuration("acquire RateLimiter", "maxWait", maxWait);
       requireSignal("acquire RateLimiter", signal);
       if (signal?.aborted) return reject(signal.reason);
-      const delay = this.#bucket.delay(tokens);
+      const delay = bucket.delay(tokens);
       if (delay > maxWait) {
         const message = `Cannot acquire RateLimiter: it would take ${delay} ms, maxWait is ${maxWait}`;
         return reject(new DOMException(message, "TimeoutError"));
       }
-      this.#bucket.enter(new Waiter<void>(resolve, reject, signal, tokens));
+      bucket.enter(new Waiter<void>(resolve, reject, signal, tokens));
     });
   }
 
@@ -480,7 +482,7 @@ export class RateLimiter {
 
   #requireTokens(action: string, options: TokenOptions | undefined): number {
     requireOptions(action, options);
-    const tokens = options?.tokens ?? 1;
+    const { tokens = 1 } = options ?? {};
     requirePositiveInteger(action, "tokens", tokens);
     const { burst } = this.#bucket;
     if (tokens > burst) throw invalid(action, "tokens", `at most its burst of ${burst}`, tokens);
@@ -650,8 +652,6 @@ class Waiter<T> {
   previous: Waiter<T>;
   next: Waiter<T>;
   state: "waiting" | "granted" | "gone";
-  /** What it has been granted. */
-  value: T | undefined;
   stopListening: (() => void) | undefined;
   readonly resolve: (value: T) => void;
   readonly reject: (reason: unknown) => void;
@@ -670,7 +670,6 @@ class Waiter<T> {
   ) {
     this.previous = this.next = this;
     this.state = "waiting";
-    this.value = undefined;
     this.stopListening = undefined;
     this.resolve = resolve;
     this.reject = reject;
@@ -715,7 +714,7 @@ class Line<T> {
   takeBack(_waiter: Waiter<T>): void {}
 
   deliver(waiter: Waiter<T>): void {
-    waiter.resolve(waiter.value as T);
+    waiter.resolve(undefined as T);
   }
 
   /** Whether a newcomer may take something without joining: nobody is to come before it. */
@@ -749,19 +748,18 @@ class Line<T> {
     this.serve();
   }
 
-  /** Grants something to a waiter, usually the first. */
-  grant(waiter: Waiter<T>, value?: T): void {
+  /** Lets the first waiter in. */
+  grant(waiter: Waiter<T>): void {
     waiter.unlink();
     this.waiting--;
     this.asked -= waiter.amount;
     waiter.state = "granted";
-    waiter.value = value;
     waiter.insertBefore(this.#granted);
     if (!this.#delivering) this.#deliverSoon();
   }
 
-  grantAll(value?: T): void {
-    for (let first; (first = this.first);) this.grant(first, value);
+  grantAll(): void {
+    for (let first; (first = this.first);) this.grant(first);
   }
 
   /** Rejects a waiter that has not yet received anything. */
@@ -782,7 +780,6 @@ class Line<T> {
       this.#remove(waiter);
       waiter.reject(reason);
     }
-    this.serve();
   }
 
   #remove(waiter: Waiter<T>): void {
@@ -802,8 +799,7 @@ class Line<T> {
 
   #deliver(): void {
     let resolved = false;
-    for (let link; (link = this.#granted.next) !== this.#granted;) {
-      const waiter = link as Waiter<T>;
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
       if (waiter.signal?.aborted) {
         this.leave(waiter, waiter.signal.reason);
         continue;
@@ -852,8 +848,11 @@ class Permits extends Line<any> {
   }
 
   resize(total: number): void {
+    const isCut = total < this.total;
     this.total = total;
-    this.refuse(({ amount }) => amount > total && this.#tooHeavy("acquire Semaphore", amount));
+    if (isCut)
+      this.refuse(({ amount }) => amount > total && this.#tooHeavy("acquire Semaphore", amount));
+    this.serve();
   }
 
   requireWeight(action: string, weight: number): void {
