@@ -283,10 +283,9 @@ export class KeyedMutex<K = unknown> {
     return new Promise((resolve, reject) => {
       const signal = requireWaitOptions("lock KeyedMutex", options);
       // A string is iterable, but its characters are hardly what is meant.
-      if (typeof keys === "string") {
-        throw invalid("lock KeyedMutex", "keys", "an iterable object", keys);
+      if (typeof keys === "string" || !isIterable(keys)) {
+        throw invalid("lock KeyedMutex", "keys", "an iterable object", keys, TypeError);
       }
-      requireIterable("lock KeyedMutex", "keys", keys);
       const missing = new Set(keys);
       if (signal?.aborted) return reject(signal.reason);
 
@@ -546,24 +545,26 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
       options,
     );
   const map = async (items: Iterable<unknown>, fn: (item: unknown, index: number) => unknown) => {
-    requireIterable("map limit", "items", items);
+    if (!isIterable(items)) throw invalid("map limit", "items", "an iterable", items, TypeError);
     requireFunction("map limit", "fn", fn);
     options?.signal?.throwIfAborted();
     const results: unknown[] = [];
     const errors: unknown[] = [];
     const calls: Promise<unknown>[] = [];
+    const fail = (error: unknown) => errors.push(error);
     const call = async (item: unknown, index: number) => {
-      if (errors.length === 0) results[index] = await fn(item, index);
+      if (errors.length > 0) return;
+      // Noted before the permit is released, so that the next in line is not called.
+      await Promise.try(fn, item, index).then((result) => (results[index] = result), fail);
     };
     try {
       for (const item of items) {
         const index = calls.length;
-        const calling = permits.run("map limit", () => call(item, index), options);
-        calls.push(calling.catch((error) => errors.push(error)));
+        calls.push(permits.run("map limit", () => call(item, index), options).catch(fail));
         if (options?.signal?.aborted) break;
       }
     } catch (error) {
-      errors.push(error);
+      fail(error);
     }
     await Promise.all(calls);
     if (errors.length === 0) return results;
@@ -1042,9 +1043,8 @@ function requireOptions(action: string, options: object | undefined): void {
   throw invalid(action, "options", "an object", options, TypeError);
 }
 
-function requireIterable(action: string, name: string, value: unknown): void {
-  if (typeof (value as Iterable<unknown> | undefined)?.[Symbol.iterator] === "function") return;
-  throw invalid(action, name, "an iterable", value, TypeError);
+function isIterable(value: unknown): boolean {
+  return typeof (value as Iterable<unknown> | undefined)?.[Symbol.iterator] === "function";
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────

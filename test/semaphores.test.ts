@@ -1,19 +1,109 @@
 /**
- * How to test code that shares something scarce: prove that a semaphore of two never lets a third
- * in, that nobody overtakes, and that no permit is lost, whoever aborts, throws or releases twice.
- * Time is virtual throughout.
+ * How to test code that shares something scarce: prove that a semaphore with two permits never lets
+ * a third task in, that nobody overtakes, and that no permit is lost, no matter who aborts, throws
+ * or releases twice. Time is virtual throughout.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import {
   KeyedMutex,
   limit,
   limited,
   Mutex,
+  type Permit,
   RateLimiter,
   Semaphore,
 } from "../concepts/semaphores.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("Start here", () => {
+  test("five tasks of 100 ms with two permits take exactly 300 ms", async () => {
+    await virtualTime(async (clock) => {
+      const semaphore = new Semaphore(2);
+
+      await Promise.all([1, 2, 3, 4, 5].map(() => semaphore.run(() => sleep(100))));
+
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+
+  test("count what runs: the peak is the limit, and at the end all permits are back", async () => {
+    await virtualTime(async () => {
+      const semaphore = new Semaphore(2);
+      let running = 0;
+      let peak = 0;
+      const task = async () => {
+        using _permit = await semaphore.acquire();
+        peak = Math.max(peak, ++running);
+        await sleep(100);
+        running--;
+      };
+
+      await Promise.all([1, 2, 3, 4, 5].map(task));
+
+      expect(peak).toBe(2);
+      expect(semaphore.available).toBe(2);
+    });
+  });
+
+  test("a lost update is seen without a mutex, and gone with it", async () => {
+    const deposit = async (account: { balance: number }) => {
+      const before = account.balance;
+      await Promise.resolve(); // a database, say
+      account.balance = before + 1;
+    };
+
+    const unsafe = { balance: 0 };
+    await Promise.all([deposit(unsafe), deposit(unsafe)]);
+    expect(unsafe.balance).toBe(1);
+
+    const safe = { balance: 0 };
+    const mutex = new Mutex();
+    await Promise.all([1, 2].map(() => mutex.run(() => deposit(safe))));
+    expect(safe.balance).toBe(2);
+  });
+
+  test("a failing task must not keep its permit: test the failure, too", async () => {
+    const semaphore = new Semaphore(1);
+
+    await expect(semaphore.run(() => Promise.reject("failed"))).rejects.toBe("failed");
+
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("a lock with a time limit is a lock with a signal", async () => {
+    await virtualTime(async (clock) => {
+      const mutex = new Mutex();
+      await mutex.lock();
+
+      const locking = mutex.lock({ signal: AbortSignal.timeout(100) });
+
+      await expect(locking).rejects.toHaveProperty("name", "TimeoutError");
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("trap: a mutex is not reentrant, and virtual time names the deadlock", async () => {
+    const mutex = new Mutex();
+    const nested = virtualTime(() => mutex.run(() => mutex.run(() => "never")));
+
+    await expect(nested).rejects.toHaveProperty("name", "DeadlockError");
+  });
+
+  test("a rate limit is tested by the exact times of its calls", async () => {
+    await virtualTime(async (clock) => {
+      const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
+      const times: number[] = [];
+
+      for (let call = 0; call < 4; call++) {
+        await limiter.acquire();
+        times.push(clock.elapsed);
+      }
+
+      expect(times).toEqual([0, 0, 100, 200]);
+    });
+  });
+});
 
 describe("Semaphore", () => {
   test.each([
@@ -351,14 +441,16 @@ describe("Semaphore", () => {
     await semaphore.idle({ signal: new AbortController().signal });
   });
 
-  test.each([0, -1, 1.5, NaN, Infinity])("refuses %d permits", async (permits) => {
+  test.each([0, -1, 1.5, NaN, Infinity, 2 ** 53])("refuses %d permits", async (permits) => {
     const message = `permits must be a positive integer, received ${permits}`;
     expect(thrownBy(() => new Semaphore(permits))).toEqual(
       new RangeError(`Cannot create Semaphore: ${message}`),
     );
-    expect(thrownBy(() => new Semaphore(1).resize(permits))).toEqual(
+    const semaphore = new Semaphore(1);
+    expect(thrownBy(() => semaphore.resize(permits))).toEqual(
       new RangeError(`Cannot resize Semaphore: ${message}`),
     );
+    expect(semaphore.permits).toBe(1);
   });
 
   test.each([0, -1, 1.5, NaN, 3])(
@@ -376,12 +468,379 @@ describe("Semaphore", () => {
     },
   );
 
-  test("refuses what is no number with a TypeError", async () => {
-    const two = "2" as unknown as number;
-    expect(thrownBy(() => new Semaphore(two))).toEqual(
-      new TypeError('Cannot create Semaphore: permits must be a positive integer, received "2"'),
+  test("a permit can be released by a function taken out of it", async () => {
+    const semaphore = new Semaphore(1);
+    const { release } = await semaphore.acquire();
+    const next = semaphore.acquire();
+
+    release();
+    release();
+    const permit = await next;
+
+    expect(semaphore.available).toBe(0);
+    permit[Symbol.dispose]();
+    permit.release();
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("available and waiting change at once, before anybody is told", async () => {
+    const semaphore = new Semaphore(2);
+    const held = await semaphore.acquire({ weight: 2 });
+    void semaphore.acquire();
+    expect([semaphore.available, semaphore.waiting]).toEqual([0, 1]);
+
+    held.release();
+
+    expect([semaphore.available, semaphore.waiting]).toEqual([1, 0]);
+    expect(semaphore.tryAcquire()).toBeDefined();
+    expect(semaphore.tryAcquire()).toBeUndefined();
+  });
+
+  test("run() never calls the function itself, but later", async () => {
+    const calls: string[] = [];
+
+    const running = new Semaphore(1).run(() => calls.push("called"));
+    calls.push("returned");
+    await running;
+
+    expect(calls).toEqual(["returned", "called"]);
+  });
+
+  test("run() releases before its caller goes on", async () => {
+    const semaphore = new Semaphore(1);
+
+    await semaphore.run(async () => {});
+    const afterSuccess = semaphore.tryAcquire();
+    afterSuccess?.release();
+    await semaphore.run(() => Promise.reject("failed")).catch(() => {});
+
+    expect(afterSuccess).toBeDefined();
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("run() takes any thenable, and hears nothing but its first answer", async () => {
+    const semaphore = new Semaphore(1);
+    const thenable = {
+      // oxlint-disable-next-line no-thenable
+      then(resolve: (value: string) => void) {
+        resolve("first");
+        resolve("second");
+        throw new Error("too late");
+      },
+    };
+
+    expect(await semaphore.run(() => thenable as PromiseLike<string>)).toBe("first");
+
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("run() waits for a promise whose then() was replaced, as await does", async () => {
+    const semaphore = new Semaphore(1);
+    const promise = Object.assign(Promise.resolve("done"), {
+      then() {
+        throw new Error("called");
+      },
+    });
+
+    const results = [semaphore.run(() => promise), semaphore.run(() => "next")];
+
+    expect(await Promise.all(results)).toEqual(["done", "next"]);
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("ten thousand functions that throw at once don't overflow the stack", async () => {
+    const semaphore = new Semaphore(1);
+    const failing = () => {
+      throw new Error("failed");
+    };
+
+    const runs = Array.from({ length: 10_000 }, () => semaphore.run(failing));
+
+    const results = await Promise.allSettled(runs);
+    expect(results.filter(({ status }) => status === "rejected")).toHaveLength(10_000);
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("an abort takes back what was granted in this turn, and the next one gets it at once", async () => {
+    const semaphore = new Semaphore(1);
+    const held = await semaphore.acquire();
+    const { controller, listeners } = watchedController();
+    const aborted = semaphore.acquire({ signal: controller.signal });
+
+    held.release();
+    expect([semaphore.available, listeners()]).toEqual([0, 1]);
+    controller.abort("stop");
+
+    expect([semaphore.available, listeners()]).toEqual([1, 0]);
+    expect(semaphore.tryAcquire()).toBeDefined();
+    await expect(aborted).rejects.toBe("stop");
+  });
+
+  test("a free permit is given back, too, when the signal is aborted in the same turn", async () => {
+    const semaphore = new Semaphore(1);
+    const { controller, listeners } = watchedController();
+    const acquiring = semaphore.acquire({ signal: controller.signal });
+    expect(semaphore.available).toBe(0);
+
+    controller.abort("stop");
+
+    expect([semaphore.available, listeners()]).toEqual([1, 0]);
+    await expect(acquiring).rejects.toBe("stop");
+  });
+
+  test("a waiter that was aborted is not let in, even before it hears of it", async () => {
+    const semaphore = new Semaphore(1);
+    const held = await semaphore.acquire();
+    const controller = new AbortController();
+    let taken: Permit | undefined;
+    // This listener is called before those of the waiters.
+    controller.signal.addEventListener("abort", () => {
+      held.release();
+      taken = semaphore.tryAcquire();
+    });
+    const doomed = [1, 2].map(() => semaphore.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+
+    expect(taken).toBeDefined();
+    expect([semaphore.available, semaphore.waiting]).toEqual([0, 0]);
+    expect(await Promise.allSettled(doomed)).toEqual([
+      { status: "rejected", reason: "stop" },
+      { status: "rejected", reason: "stop" },
+    ]);
+  });
+
+  test("tryAcquire() sees past aborted waiters that don't know it yet", async () => {
+    const semaphore = new Semaphore(2);
+    await semaphore.acquire();
+    const controller = new AbortController();
+    let taken: Permit | undefined;
+    controller.signal.addEventListener("abort", () => (taken = semaphore.tryAcquire()));
+    const big = semaphore.acquire({ weight: 2, signal: controller.signal });
+
+    controller.abort("stop");
+
+    expect(taken).toBeDefined();
+    await expect(big).rejects.toBe("stop");
+  });
+
+  test.each(["waits", "was let in"])(
+    "an aborted waiter that %s and is never told of the abort is passed over",
+    async (how) => {
+      const semaphore = new Semaphore(1);
+      const held = await semaphore.acquire();
+      const controller = new AbortController();
+      controller.signal.addEventListener("abort", (event) => event.stopImmediatePropagation());
+      const order: string[] = [];
+      const aborted = semaphore.run(() => order.push("never"), { signal: controller.signal });
+      const next = semaphore.run(() => order.push("next"));
+
+      if (how === "was let in") held.release();
+      controller.abort("stop");
+      held.release();
+
+      await expect(aborted).rejects.toBe("stop");
+      await next;
+      expect(order).toEqual(["next"]);
+      expect(semaphore.available).toBe(1);
+    },
+  );
+
+  test("a function that aborts another in its turn keeps that from being called", async () => {
+    const semaphore = new Semaphore(3);
+    const controller = new AbortController();
+    const called: string[] = [];
+    const { signal } = controller;
+
+    const runs = [
+      semaphore.run(() => controller.abort("stop")),
+      semaphore.run(() => called.push("aborted"), { signal }),
+      semaphore.run(() => called.push("not aborted")),
+    ];
+
+    expect((await Promise.allSettled(runs)).map(({ status }) => status)).toEqual([
+      "fulfilled",
+      "rejected",
+      "fulfilled",
+    ]);
+    expect(called).toEqual(["not aborted"]);
+    expect(semaphore.available).toBe(3);
+  });
+
+  describe.each([
+    ["a resize", ({ semaphore }: Crowd) => semaphore.resize(4)],
+    [
+      "several releases",
+      ({ held }: Crowd) => {
+        for (const permit of held) permit.release();
+      },
+    ],
+    ["an abort at the head", ({ controller }: Crowd) => controller.abort("stop")],
+  ] as const)("nobody overtakes those let in by %s", (_how, letIn) => {
+    test.each(["acquire", "acquire with options", "run", "in a function"] as const)(
+      "a newcomer by %s",
+      async (newcomer) => {
+        const semaphore = new Semaphore(2);
+        const held = [await semaphore.acquire()];
+        const controller = new AbortController();
+        const order: string[] = [];
+        const note = (name: string) => () => void order.push(name);
+        // At the head: too much for what is free, until it is aborted or another is released.
+        const head = semaphore.acquire({ weight: 2, signal: controller.signal });
+        const doomed = head.then(
+          (permit) => permit.release(),
+          () => {},
+        );
+        held.push(...[]);
+        const first = semaphore.acquire().then((permit) => {
+          order.push("first");
+          permit.release();
+        });
+        const second = semaphore.run(note("second"));
+
+        letIn({ semaphore, held, controller });
+        const enter = {
+          acquire: () =>
+            semaphore.acquire().then((permit) => {
+              order.push("newcomer");
+              permit.release();
+            }),
+          "acquire with options": () =>
+            semaphore.acquire({ weight: 1 }).then((permit) => {
+              order.push("newcomer");
+              permit.release();
+            }),
+          run: () => semaphore.run(note("newcomer")),
+          "in a function": () => limit(1)(() => semaphore.run(note("newcomer"))),
+        }[newcomer]();
+
+        await Promise.all([doomed, first, second, enter]);
+        expect(order).toEqual(["first", "second", "newcomer"]);
+      },
     );
-    await expect(new Semaphore(1).acquire({ weight: two })).rejects.toThrow(TypeError);
+  });
+
+  test("those let in together go on in order, however they wait", async () => {
+    const semaphore = new Semaphore(9);
+    const held = await semaphore.acquire({ weight: 9 });
+    const order: number[] = [];
+    const waiting = [0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) =>
+      n % 3 === 0
+        ? semaphore.acquire().then(() => order.push(n))
+        : semaphore.run(() => void order.push(n)),
+    );
+
+    held.release();
+    await Promise.all(waiting);
+
+    expect(order).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  test("one let in by a function goes on before a function that comes later", async () => {
+    const semaphore = new Semaphore(3);
+    const order: string[] = [];
+
+    await semaphore.run(() => {
+      void semaphore.acquire().then(() => order.push("acquire"));
+      void semaphore.run(() => order.push("run"));
+    });
+    await drain();
+
+    expect(order).toEqual(["acquire", "run"]);
+  });
+
+  test("resize() up costs nothing to those who fit, and keeps their order", async () => {
+    const semaphore = new Semaphore(2);
+    const held = await semaphore.acquire({ weight: 2 });
+    const order: number[] = [];
+    const waiting = [2, 1].map((weight) => semaphore.run(() => order.push(weight), { weight }));
+
+    semaphore.resize(3);
+    expect(semaphore.waiting).toBe(2);
+    held.release();
+    await Promise.all(waiting);
+
+    expect(order).toEqual([2, 1]);
+    expect(semaphore.available).toBe(3);
+  });
+
+  test("idle() sees the permits of aborted and of refused waiters", async () => {
+    const semaphore = new Semaphore(2);
+    const held = await semaphore.acquire();
+    const controller = new AbortController();
+    const leaving = semaphore.acquire({ signal: controller.signal });
+    const idle = semaphore.idle();
+
+    held.release();
+    controller.abort("stop");
+
+    await idle;
+    await expect(leaving).rejects.toBe("stop");
+    expect(semaphore.available).toBe(2);
+  });
+
+  test("idle() is aborted even in the turn in which all permits came back", async () => {
+    const semaphore = new Semaphore(1);
+    const held = await semaphore.acquire();
+    const { controller, listeners } = watchedController();
+    const idle = semaphore.idle({ signal: controller.signal });
+
+    held.release();
+    controller.abort("stop");
+
+    await expect(idle).rejects.toBe("stop");
+    expect(listeners()).toBe(0);
+  });
+
+  test("idle() can be awaited again and again", async () => {
+    const semaphore = new Semaphore(1);
+    for (let round = 0; round < 3; round++) {
+      const held = await semaphore.acquire();
+      let isIdle = false;
+      const idle = semaphore.idle().then(() => (isIdle = true));
+      await drain();
+      expect(isIdle).toBe(false);
+      held.release();
+      await idle;
+    }
+  });
+
+  test("a crowd that is cancelled in random order leaves nothing behind", async () => {
+    const semaphore = new Semaphore(1);
+    const held = await semaphore.acquire();
+    const random = randomNumbers(1);
+    const controllers = Array.from({ length: 500 }, () => watchedController());
+    const waiting = controllers.map(({ controller }) =>
+      semaphore.acquire({ signal: controller.signal }),
+    );
+
+    const inRandomOrder = controllers
+      .map((watched) => ({ watched, key: random() }))
+      .sort((a, b) => a.key - b.key);
+    for (const { watched } of inRandomOrder) watched.controller.abort("stop");
+
+    expect(semaphore.waiting).toBe(0);
+    expect(controllers.filter(({ listeners }) => listeners() > 0)).toEqual([]);
+    const results = await Promise.allSettled(waiting);
+    expect(results.filter(({ status }) => status === "fulfilled")).toEqual([]);
+    held.release();
+    expect(semaphore.available).toBe(1);
+  });
+
+  test("random schedules keep to a model: in order, never too many, nothing lost", async () => {
+    for (let seed = 1; seed <= 100; seed++) {
+      const problems = await randomSchedule(seed);
+      expect({ seed, problems }).toEqual({ seed, problems: [] });
+    }
+  });
+
+  test("a weight that is right once is refused after resize()", async () => {
+    const semaphore = new Semaphore(3);
+    semaphore.resize(2);
+
+    const message = "Cannot acquire Semaphore: weight must be at most its 2 permits, received 3";
+    expect(thrownBy(() => semaphore.tryAcquire({ weight: 3 }))).toEqual(new RangeError(message));
+    await expect(semaphore.acquire({ weight: 3 })).rejects.toEqual(new RangeError(message));
   });
 });
 
@@ -438,6 +897,19 @@ describe("Mutex", () => {
       { status: "rejected", reason: "stop" },
     ]);
     lock.release();
+    expect(mutex.locked).toBe(false);
+  });
+
+  test("tryLock() is refused while somebody waits or was let in this turn", async () => {
+    const mutex = new Mutex();
+    const held = await mutex.lock();
+    const next = mutex.lock();
+
+    held.release();
+
+    expect(mutex.tryLock()).toBeUndefined();
+    expect(mutex.locked).toBe(true);
+    (await next).release();
     expect(mutex.locked).toBe(false);
   });
 });
@@ -498,6 +970,186 @@ describe("KeyedMutex", () => {
 
     expect(mutex.size).toBe(0);
   });
+
+  test("locked() and size forget who is aborted at once, also right after a grant", async () => {
+    const mutex = new KeyedMutex<string>();
+    const held = await mutex.lock("a");
+    const { controller, listeners } = watchedController();
+    const waiting = mutex.lock("a", { signal: controller.signal });
+
+    held.release();
+    expect(mutex.locked("a")).toBe(true);
+    controller.abort("stop");
+
+    expect([mutex.locked("a"), mutex.size, listeners()]).toEqual([false, 0, 0]);
+    await expect(waiting).rejects.toBe("stop");
+    expect(mutex.tryLock("a")).toBeDefined();
+  });
+
+  test("keys that were refused are not kept", async () => {
+    const mutex = new KeyedMutex<string>();
+    const wrong = undefined as unknown as () => void;
+
+    await expect(mutex.run("a", wrong)).rejects.toThrow(TypeError);
+    await expect(mutex.run("a", () => {}, { signal: AbortSignal.abort("stop") })).rejects.toBe(
+      "stop",
+    );
+
+    expect(mutex.size).toBe(0);
+  });
+
+  test("tryLock() gets a key that is free, and not one that is held", () => {
+    const mutex = new KeyedMutex<string>();
+
+    const lock = mutex.tryLock("a");
+
+    expect(mutex.locked("a")).toBe(true);
+    expect(mutex.tryLock("a")).toBeUndefined();
+    expect(mutex.tryLock("b")).toBeDefined();
+    lock?.release();
+    lock?.release();
+    expect(mutex.locked("a")).toBe(false);
+    expect(mutex.size).toBe(1);
+  });
+
+  test("a permit released twice does not unlock the next holder of the key", async () => {
+    const mutex = new KeyedMutex<string>();
+    const first = await mutex.lock("a");
+    first.release();
+    await mutex.lock("a");
+
+    first.release();
+
+    expect(mutex.locked("a")).toBe(true);
+  });
+
+  test("compares keys as Map does", async () => {
+    const mutex = new KeyedMutex();
+    const object = {};
+    for (const key of [NaN, object, undefined, 0]) await mutex.lock(key);
+
+    expect([NaN, object, {}, -0, "0"].map((key) => mutex.locked(key))).toEqual([
+      true,
+      true,
+      false,
+      true,
+      false,
+    ]);
+  });
+
+  describe("lockAll()", () => {
+    test("holds all keys, and releases them together, once", async () => {
+      const mutex = new KeyedMutex<string>();
+
+      const locks = await mutex.lockAll(["a", "b", "a"]);
+
+      expect([mutex.locked("a"), mutex.locked("b"), mutex.size]).toEqual([true, true, 2]);
+      locks.release();
+      expect(mutex.size).toBe(0);
+      await mutex.lock("a");
+      locks[Symbol.dispose]();
+      expect(mutex.locked("a")).toBe(true);
+    });
+
+    test("does not deadlock, whatever the order of the keys", async () => {
+      await virtualTime(async (clock) => {
+        const mutex = new KeyedMutex<string>();
+        const ended: string[] = [];
+        const task = async (keys: string) => {
+          using _locks = await mutex.lockAll([...keys]);
+          await sleep(100);
+          ended.push(`${keys} at ${clock.elapsed}`);
+        };
+
+        await Promise.all(["ab", "bc", "ca", "ba", "d"].map(task));
+
+        expect(ended).toEqual(["ab at 100", "d at 100", "bc at 200", "ca at 300", "ba at 400"]);
+        expect(mutex.size).toBe(0);
+      });
+    });
+
+    test("waits in line with those who want a single key, and nobody overtakes it", async () => {
+      const mutex = new KeyedMutex<string>();
+      const held = await mutex.lock("b");
+      const order: string[] = [];
+      const all = mutex.lockAll(["a", "b"]).then((locks) => {
+        order.push("all");
+        locks.release();
+      });
+      const single = mutex.run("a", () => order.push("single"));
+      await drain();
+      expect(order).toEqual([]);
+
+      held.release();
+      await Promise.all([all, single]);
+
+      expect(order).toEqual(["all", "single"]);
+    });
+
+    test("of no keys holds nothing and waits for nothing", async () => {
+      const mutex = new KeyedMutex<string>();
+      const locks = await mutex.lockAll([]);
+      expect(mutex.size).toBe(0);
+      locks.release();
+    });
+
+    test.each(["before it has any", "when it has some", "when it has all, in the same turn"])(
+      "aborted %s, it keeps none and leaves no trace",
+      async (when) => {
+        const mutex = new KeyedMutex<string>();
+        const { controller, listeners } = watchedController();
+        const held = await mutex.lock("b");
+        const locking = mutex.lockAll(["a", "b", "c"], { signal: controller.signal });
+        const patient = mutex.lock("c");
+
+        if (when !== "before it has any") await drain();
+        if (when === "when it has all, in the same turn") held.release();
+        controller.abort("stop");
+
+        expect(mutex.locked("a")).toBe(false);
+        expect(mutex.tryLock("a")).toBeDefined();
+        expect(listeners()).toBe(0);
+        await expect(locking).rejects.toBe("stop");
+        (await patient).release();
+        held.release();
+        expect(mutex.size).toBe(1);
+      },
+    );
+
+    test("listens no more once it has all, and keeps them when aborted later", async () => {
+      const mutex = new KeyedMutex<string>();
+      const { controller, listeners } = watchedController();
+
+      const locks = await mutex.lockAll(["a", "b"], { signal: controller.signal });
+      expect(listeners()).toBe(0);
+      controller.abort("stop");
+
+      expect(mutex.size).toBe(2);
+      locks.release();
+      expect(mutex.size).toBe(0);
+    });
+
+    test("aborted before, it takes nothing", async () => {
+      const mutex = new KeyedMutex<string>();
+      const signal = AbortSignal.abort("stop");
+
+      await expect(mutex.lockAll(["a"], { signal })).rejects.toBe("stop");
+
+      expect(mutex.size).toBe(0);
+    });
+
+    test("passes on what the keys throw, and has locked none", async () => {
+      const mutex = new KeyedMutex<number>();
+      const failing = function* () {
+        yield 1;
+        throw "failed";
+      };
+
+      await expect(mutex.lockAll(failing())).rejects.toBe("failed");
+
+      expect(mutex.size).toBe(0);
+    });
+  });
 });
 
 describe("RateLimiter", () => {
@@ -533,19 +1185,19 @@ describe("RateLimiter", () => {
     { limit: 20, interval: 1000, burst: 5 },
     { limit: 3, interval: 60_000, burst: 3 },
   ])(
-    "in an hour of $limit per $interval ms it neither drifts nor exceeds its burst of $burst",
+    "in ten minutes of $limit per $interval ms it neither drifts nor exceeds its burst of $burst",
     async (options) => {
       await virtualTime(async (clock) => {
-        const hour = 3_600_000;
+        const tenMinutes = 600_000;
         const limiter = new RateLimiter(options);
         const times: number[] = [];
-        while (clock.elapsed < hour) {
+        while (clock.elapsed < tenMinutes) {
           await limiter.acquire();
           times.push(clock.elapsed);
         }
 
         const { limit, interval, burst } = options;
-        expect(times).toHaveLength(burst + Math.round((hour * limit) / interval));
+        expect(times).toHaveLength(burst + Math.round((tenMinutes * limit) / interval));
         const msPerToken = interval / limit;
         const tooEarly = times.filter((time, n) => time < (n + 1 - burst) * msPerToken - 1e-3);
         expect(tooEarly).toEqual([]);
@@ -673,29 +1325,314 @@ describe("RateLimiter", () => {
     });
   });
 
-  test("refuses what it cannot do", async () => {
-    const valid = { limit: 2, interval: 1000 };
-    for (const wrong of [
-      { limit: 0, burst: 1 },
-      { limit: 1.5, burst: 1 },
-      { burst: 0 },
-      { interval: 0 },
-      { interval: NaN },
-      { interval: Infinity },
-    ]) {
-      expect(() => new RateLimiter({ ...valid, ...wrong })).toThrow(RangeError);
-    }
-    const interval = "1s" as unknown as number;
-    expect(() => new RateLimiter({ ...valid, interval })).toThrow(TypeError);
+  test("aborted in the turn in which its tokens were there, it gives them back", async () => {
+    const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+    const { controller, listeners } = watchedController();
+    const acquiring = limiter.acquire({ signal: controller.signal });
 
-    const limiter = new RateLimiter(valid);
-    const error = new RangeError(
-      "Cannot acquire RateLimiter: tokens must be at most its burst of 2, received 3",
+    controller.abort("stop");
+
+    expect(limiter.tryAcquire()).toBe(true);
+    expect(listeners()).toBe(0);
+    await expect(acquiring).rejects.toBe("stop");
+  });
+
+  test("the second in line hears its signal while it waits", async () => {
+    await virtualTime(async (clock) => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+      await limiter.acquire();
+      const controller = new AbortController();
+      const first = limiter.acquire();
+      const second = limiter.acquire({ signal: controller.signal });
+      const third = limiter.acquire();
+      await sleep(400);
+
+      controller.abort("stop");
+
+      await expect(second).rejects.toBe("stop");
+      expect(clock.elapsed).toBe(400);
+      await Promise.all([first, third]);
+      expect(clock.elapsed).toBe(2000);
+    });
+  });
+
+  test("those behind move up when one who wants much goes away", async () => {
+    await virtualTime(async (clock) => {
+      const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 10 });
+      await limiter.acquire({ tokens: 10 });
+      const controller = new AbortController();
+      const big = limiter.acquire({ tokens: 9, signal: controller.signal });
+      const small = limiter.acquire();
+      await sleep(50);
+
+      controller.abort("stop");
+
+      await expect(big).rejects.toBe("stop");
+      await small;
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("a newcomer goes on after those whose tokens came in the same turn", async () => {
+    const limiter = new RateLimiter({ limit: 2, interval: 1000 });
+    const order: string[] = [];
+    const first = limiter.acquire({ tokens: 1 }).then(() => order.push("first"));
+
+    const newcomer = limiter.acquire().then(() => order.push("newcomer"));
+    await Promise.all([first, newcomer]);
+
+    expect(order).toEqual(["first", "newcomer"]);
+  });
+
+  describe("maxWait", () => {
+    test.each([
+      { maxWait: 999, outcome: "TimeoutError at 0" },
+      { maxWait: 1000, outcome: "served at 1000" },
+      { maxWait: 0, outcome: "TimeoutError at 0" },
+      { maxWait: Infinity, outcome: "served at 1000" },
+    ])("of $maxWait ms, with one ahead that waits 500: $outcome", async ({ maxWait, outcome }) => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 2, interval: 1000, burst: 1 });
+        await limiter.acquire();
+        const ahead = limiter.acquire();
+
+        const result = await limiter.acquire({ maxWait }).then(
+          () => "served",
+          (error: Error) => error.name,
+        );
+
+        expect(`${result} at ${clock.elapsed}`).toBe(outcome);
+        await ahead;
+        await limiter.acquire();
+        expect(clock.elapsed).toBe(result === "served" ? 1500 : 1000);
+      });
+    });
+
+    test("says how long it would have been", async () => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+        await limiter.acquire();
+
+        await expect(limiter.acquire({ maxWait: 10 })).rejects.toThrow(
+          "Cannot acquire RateLimiter: it would take 1000 ms, maxWait is 10",
+        );
+      });
+    });
+
+    test("of 0 is enough for tokens that are there", async () => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+
+      await limiter.acquire({ maxWait: 0 });
+
+      expect(limiter.tryAcquire()).toBe(false);
+    });
+  });
+
+  describe("reserve()", () => {
+    test("tells how long it takes, and takes so long", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
+
+        const reservations = [1, 2, 1].map((tokens) => limiter.reserve({ tokens }));
+
+        expect(reservations.map(({ delay }) => delay)).toEqual([0, 100, 200]);
+        for (const { delay, ready } of reservations) {
+          await ready;
+          expect(clock.elapsed).toBe(delay);
+        }
+      });
+    });
+
+    test("cancelled, it spends nothing, moves the others up and leaves no timer", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+        await limiter.acquire();
+        const reservation = limiter.reserve();
+        const behind = limiter.acquire();
+
+        reservation.cancel();
+        reservation.cancel();
+        await behind;
+
+        expect(clock.elapsed).toBe(1000);
+        await expect(reservation.ready).rejects.toHaveProperty("name", "AbortError");
+        limiter.reserve().cancel();
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test("cancelled in its turn it gives back its tokens, later it does nothing", async () => {
+      const limiter = new RateLimiter({ limit: 2, interval: 1000 });
+
+      limiter.reserve({ tokens: 2 }).cancel();
+      const reservation = limiter.reserve();
+      await reservation.ready;
+      reservation.cancel();
+
+      expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
+    });
+
+    test("waits behind those in line, and keeps newcomers behind it", async () => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1, interval: 1000, burst: 2 });
+        await limiter.acquire({ tokens: 2 });
+        void limiter.acquire();
+
+        expect(limiter.reserve({ tokens: 2 }).delay).toBe(3000);
+        expect(limiter.reserve().delay).toBe(4000);
+        await sleep(1500);
+        expect(limiter.tryAcquire()).toBe(false);
+      });
+    });
+  });
+
+  describe("when the clock jumps", () => {
+    test("back, as at the end of virtual time, it waits no longer than for an empty bucket", async () => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000, burst: 2 });
+      await virtualTime(async () => {
+        await sleep(3_600_000);
+        await limiter.acquire({ tokens: 2 });
+      });
+
+      await virtualTime(async (clock) => {
+        await limiter.acquire();
+        expect(clock.elapsed).toBe(1000);
+        await limiter.acquire({ tokens: 2 });
+        expect(clock.elapsed).toBe(3000);
+      });
+    });
+
+    test("back, tokens that were saved are not lost for more than they take to come", async () => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000, burst: 3 });
+      await virtualTime(async () => {
+        await sleep(2000);
+        expect(limiter.tryAcquire({ tokens: 3 })).toBe(true);
+      });
+
+      await virtualTime(async (clock) => {
+        await limiter.acquire();
+        expect(clock.elapsed).toBe(1000);
+      });
+    });
+
+    test("back with waiters in line, whose timer is gone, newcomers are served after them", async () => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+      const served: string[] = [];
+      await virtualTime(async () => {
+        await sleep(500);
+        await limiter.acquire();
+        void limiter.acquire().then(() => served.push("left over"));
+        await sleep(500);
+      });
+
+      await virtualTime(async (clock) => {
+        await limiter.acquire().then(() => served.push("newcomer"));
+        expect(clock.elapsed).toBe(2000);
+      });
+      expect(served).toEqual(["left over", "newcomer"]);
+    });
+
+    test("forth, it has saved up no more than its burst", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+        await limiter.acquire();
+        using _jump = replaced(performance, "now", () => clock.elapsed + 3_600_000);
+
+        expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
+      });
+    });
+  });
+
+  describe("when timers are late", () => {
+    const late = 1.2;
+    // As platforms do it: at least 1 ms, and some more.
+    const isLate = () => {
+      const { setTimeout: exact } = globalThis;
+      const setLate = (callback: () => void, ms: number) => exact(callback, Math.max(1, ms) + 0.2);
+      return replaced(globalThis, "setTimeout", setLate as typeof exact);
+    };
+
+    test.each([
+      { burst: 2, calls: "one after the other" },
+      { burst: 5, calls: "one after the other" },
+      { burst: 100, calls: "one after the other" },
+      { burst: 2, calls: "in a crowd" },
+      { burst: 5, calls: "in a crowd" },
+      { burst: 100, calls: "in a crowd" },
+    ])(
+      "keeps a rate of 10,000/s with a burst of $burst, $calls, and is early by no more than that",
+      async ({ burst, calls }) => {
+        await virtualTime(async (clock) => {
+          using _late = isLate();
+          const limiter = new RateLimiter({ limit: 10_000, interval: 1000, burst });
+          const times: number[] = [];
+          const acquire = () => limiter.acquire().then(() => times.push(clock.elapsed));
+          if (calls === "in a crowd") await Promise.all(Array.from({ length: 1000 }, acquire));
+          else for (let call = 0; call < 1000; call++) await acquire();
+
+          const due = times.map((_, n) => Math.max(0, (n + 1 - burst) / 10));
+          const early = times.filter((time, n) => time < due[n]! - 1e-6);
+          const tooLate = times.filter((time, n) => time > due[n]! + late + 1e-6);
+          expect({ early, tooLate }).toEqual({ early: [], tooLate: [] });
+          // In no window more than the burst, what came in, and what came in while a timer was late.
+          const spent = times.flatMap((from, first) =>
+            times.slice(first, first + 200).map((to, n) => (n + 1 - burst) / 10 - (to - from)),
+          );
+          expect(spent.filter((ms) => ms > late + 1e-6)).toEqual([]);
+        });
+      },
     );
-    await expect(limiter.acquire({ tokens: 3 })).rejects.toEqual(error);
-    expect(thrownBy(() => limiter.tryAcquire({ tokens: 3 }))).toEqual(error);
-    expect(() => limiter.tryAcquire({ tokens: 0 })).toThrow(RangeError);
-    expect(limiter.tryAcquire({ tokens: 2 })).toBe(true);
+
+    test("with a burst of 1 it keeps its distance, and falls behind", async () => {
+      await virtualTime(async (clock) => {
+        using _late = isLate();
+        const limiter = new RateLimiter({ limit: 10_000, interval: 1000, burst: 1 });
+        for (let call = 0; call < 11; call++) await limiter.acquire();
+
+        expect(clock.elapsed).toBeCloseTo(10 * late, 6);
+      });
+    });
+
+    test("by much, it makes up for 5 ms, and not again later", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        const { setTimeout: exact } = globalThis;
+        const atOnce = async () => {
+          const from = clock.elapsed;
+          let served = 0;
+          const waiting = Array.from({ length: 50 }, () =>
+            limiter.acquire().then(() => (served += clock.elapsed === from + 1000 ? 1 : 0)),
+          );
+          {
+            using _late = replaced(globalThis, "setTimeout", ((callback: () => void) =>
+              exact(callback, 1000)) as typeof exact);
+            void limiter.acquire();
+          }
+          await Promise.all(waiting);
+          return served;
+        };
+
+        expect(await atOnce()).toBe(7);
+        await sleep(6);
+        expect([1, 2, 3].map(() => limiter.tryAcquire())).toEqual([true, true, false]);
+      });
+    });
+  });
+
+  test("waits on when its timer is early", async () => {
+    await virtualTime(async (clock) => {
+      const { setTimeout: exact } = globalThis;
+      const early = (callback: () => void, ms: number) => exact(callback, Math.trunc(ms));
+      using _early = replaced(globalThis, "setTimeout", early as typeof exact);
+      const limiter = new RateLimiter({ limit: 2, interval: 3, burst: 1 });
+      await limiter.acquire();
+      const waiting = limiter.acquire();
+      await exactly(exact, 1);
+      using _exact = replaced(globalThis, "setTimeout", exact);
+      await waiting;
+
+      expect(clock.elapsed).toBe(1.5);
+    });
   });
 });
 
@@ -716,6 +1653,17 @@ describe("limit", () => {
       expect(clock.elapsed).toBe(200);
       expect([run.activeCount, run.pendingCount]).toEqual([0, 0]);
     });
+  });
+
+  test("activeCount and pendingCount change at once", async () => {
+    const run = limit(1);
+    const first = run(async () => {});
+    const second = run(async () => {});
+
+    expect([run.activeCount, run.pendingCount]).toEqual([1, 1]);
+
+    await Promise.all([first, second]);
+    expect([run.activeCount, run.pendingCount]).toEqual([0, 0]);
   });
 
   test("passes errors on, and goes on afterwards", async () => {
@@ -742,14 +1690,201 @@ describe("limit", () => {
     expect(await first).toBe("done");
   });
 
-  test.each([0, 1.5, NaN])("refuses a concurrency of %d", (concurrency) => {
-    const message = `concurrency must be a positive integer or Infinity, received ${concurrency}`;
-    expect(thrownBy(() => limit(concurrency))).toEqual(
-      new RangeError(`Cannot create limit: ${message}`),
-    );
-    expect(thrownBy(() => limited(() => {}, concurrency))).toEqual(
-      new RangeError(`Cannot create limited: ${message}`),
-    );
+  test("concurrency can be raised: those in line start", async () => {
+    await virtualTime(async (clock) => {
+      const run = limit(1);
+      const results = [1, 2, 3].map(() => run(sleep, 100));
+
+      run.concurrency = 3;
+
+      expect(run.concurrency).toBe(3);
+      expect([run.activeCount, run.pendingCount]).toEqual([3, 0]);
+      await Promise.all(results);
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("concurrency can be lowered: what runs goes on", async () => {
+    await virtualTime(async (clock) => {
+      const run = limit(3);
+      const results = [1, 2, 3, 4, 5].map(() => run(sleep, 100));
+
+      run.concurrency = 1;
+
+      expect([run.activeCount, run.pendingCount]).toEqual([3, 2]);
+      await Promise.all(results);
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+
+  test("an infinite concurrency lets all run, and can be made finite", async () => {
+    const run = limit(Infinity);
+    const ended = Promise.withResolvers<void>();
+    const results = Array.from({ length: 100 }, () => run(() => ended.promise));
+
+    expect([run.concurrency, run.activeCount, run.pendingCount]).toEqual([Infinity, 100, 0]);
+    run.concurrency = 1;
+    results.push(run(() => {}));
+    expect([run.activeCount, run.pendingCount]).toEqual([100, 1]);
+    ended.resolve();
+    await Promise.all(results);
+    expect(run.activeCount).toBe(0);
+  });
+
+  test("clearQueue() rejects what waits with an AbortError, and lets run what runs", async () => {
+    const run = limit(1);
+    const running = Promise.withResolvers<string>();
+    const called: string[] = [];
+    const first = run(() => running.promise);
+    const waiting = [2, 3].map((n) => run(() => called.push(`${n}`)));
+
+    run.clearQueue();
+
+    expect([run.activeCount, run.pendingCount]).toEqual([1, 0]);
+    for (const call of waiting) {
+      await expect(call).rejects.toHaveProperty("name", "AbortError");
+    }
+    running.resolve("done");
+    expect(await first).toBe("done");
+    expect(await run(() => "later")).toBe("later");
+    expect(called).toEqual([]);
+  });
+
+  test("clearQueue() of nothing does nothing", async () => {
+    const run = limit(1);
+    run.clearQueue();
+    expect(await run(() => "fine")).toBe("fine");
+  });
+
+  test("does not call a function whose signal was aborted in the same turn", async () => {
+    const { controller, listeners } = watchedController();
+    const run = limit(1, { signal: controller.signal });
+    const called: string[] = [];
+    const call = run(() => called.push("called"));
+
+    controller.abort("stop");
+
+    await expect(call).rejects.toBe("stop");
+    expect(called).toEqual([]);
+    expect([run.activeCount, listeners()]).toEqual([0, 0]);
+  });
+
+  describe("map()", () => {
+    test("calls the function with item and index, so many at once, results in order", async () => {
+      await virtualTime(async (clock) => {
+        const run = limit(2);
+        const results = await run.map(new Set([30, 10, 20]), async (ms, index) => {
+          await sleep(ms);
+          return `${index}: ${ms} at ${clock.elapsed}`;
+        });
+
+        expect(results).toEqual(["0: 30 at 30", "1: 10 at 10", "2: 20 at 30"]);
+        expect(await run.map([], () => "never")).toEqual([]);
+      });
+    });
+
+    test("shares the limit with other calls", async () => {
+      await virtualTime(async (clock) => {
+        const run = limit(1);
+        await Promise.all([run(sleep, 100), run.map([100, 100], sleep), run(sleep, 100)]);
+        expect(clock.elapsed).toBe(400);
+      });
+    });
+
+    test("after a failure it calls no more, waits for what runs, and keeps the first error", async () => {
+      await virtualTime(async (clock) => {
+        const run = limit(2);
+        const called: number[] = [];
+        const mapping = run.map([1, 2, 3, 4], async (n) => {
+          called.push(n);
+          await sleep(100 * n);
+          throw `failed ${n}`;
+        });
+
+        await expect(mapping).rejects.toBe("failed 1");
+
+        expect(clock.elapsed).toBe(200);
+        expect(called).toEqual([1, 2]);
+        expect(run.activeCount).toBe(0);
+      });
+    });
+
+    test("drops holds with its results: they are released", async () => {
+      const mutexes = [new Mutex(), new Mutex()];
+      const mapping = limit(3).map([...mutexes, undefined], (mutex) => {
+        if (!mutex) throw "failed";
+        return mutex.lock();
+      });
+
+      await expect(mapping).rejects.toBe("failed");
+      await drain();
+
+      expect(mutexes.map(({ locked }) => locked)).toEqual([false, false]);
+    });
+
+    test("passes on what the items throw, after those that were called have ended", async () => {
+      await virtualTime(async (clock) => {
+        const items = function* () {
+          yield 100;
+          throw "failed";
+        };
+
+        await expect(limit(1).map(items(), sleep)).rejects.toBe("failed");
+
+        expect(clock.elapsed).toBe(0);
+      });
+    });
+
+    test("aborted, it calls and pulls no more, and waits for what runs", async () => {
+      await virtualTime(async (clock) => {
+        const controller = new AbortController();
+        const run = limit(1, { signal: controller.signal });
+        const called: number[] = [];
+        const mapping = run.map([1, 2, 3], async (n) => {
+          called.push(n);
+          await sleep(100);
+        });
+        await sleep(50);
+
+        controller.abort("stop");
+
+        await expect(mapping).rejects.toBe("stop");
+        expect(clock.elapsed).toBe(100);
+        expect(called).toEqual([1]);
+        const untouched = {
+          [Symbol.iterator]() {
+            throw new Error("called");
+          },
+        };
+        await expect(run.map(untouched, () => {})).rejects.toBe("stop");
+      });
+    });
+
+    test("aborted by its items, it pulls no more", async () => {
+      const controller = new AbortController();
+      const pulled: number[] = [];
+      const items = function* () {
+        for (let n = 1; n <= 3; n++) {
+          if (n === 2) controller.abort("stop");
+          pulled.push(n);
+          yield n;
+        }
+      };
+
+      const mapping = limit(1, { signal: controller.signal }).map(items(), () => "never");
+
+      await expect(mapping).rejects.toBe("stop");
+      expect(pulled).toEqual([1, 2]);
+    });
+
+    test("is rejected by clearQueue()", async () => {
+      const run = limit(1);
+      const mapping = run.map([1, 2], async () => {});
+
+      run.clearQueue();
+
+      await expect(mapping).rejects.toHaveProperty("name", "AbortError");
+    });
   });
 });
 
@@ -775,7 +1910,624 @@ describe("limited", () => {
 
     await expect(nothing()).rejects.toBe("stop");
   });
+
+  test("keeps this, name and length", async () => {
+    class Account {
+      balance = 1;
+      constructor() {
+        this.deposit = limited(this.deposit, 1);
+      }
+      async deposit(amount: number, _memo: string): Promise<number> {
+        return (this.balance += amount);
+      }
+    }
+    const account = new Account();
+
+    expect(await account.deposit(2, "gift")).toBe(3);
+    expect([account.deposit.name, account.deposit.length]).toEqual(["deposit", 2]);
+  });
+
+  test("has the controls of limit()", async () => {
+    const running = Promise.withResolvers<void>();
+    const wait = limited(() => running.promise, 1);
+    const first = wait();
+    const second = wait();
+
+    expect([wait.activeCount, wait.pendingCount, wait.concurrency]).toEqual([1, 1, 1]);
+    wait.clearQueue();
+    await expect(second).rejects.toHaveProperty("name", "AbortError");
+    wait.concurrency = 2;
+    const third = wait();
+    expect([wait.activeCount, wait.pendingCount, wait.concurrency]).toEqual([2, 0, 2]);
+    running.resolve();
+    await Promise.all([first, third]);
+  });
 });
+
+describe("whatever runs a function", () => {
+  const forms: {
+    name: string;
+    create: () => {
+      hold: () => Promise<() => void>;
+      run: (fn: () => unknown, signal?: AbortSignal) => Promise<unknown>;
+      isFree: () => boolean;
+    };
+  }[] = [
+    {
+      name: "Semaphore.run",
+      create: () => {
+        const semaphore = new Semaphore(1);
+        return {
+          hold: async () => (await semaphore.acquire()).release,
+          run: (fn, signal) => semaphore.run(fn, { signal }),
+          isFree: () => semaphore.available === 1 && semaphore.waiting === 0,
+        };
+      },
+    },
+    {
+      name: "Mutex.run",
+      create: () => {
+        const mutex = new Mutex();
+        return {
+          hold: async () => (await mutex.lock()).release,
+          run: (fn, signal) => mutex.run(fn, { signal }),
+          isFree: () => !mutex.locked,
+        };
+      },
+    },
+    {
+      name: "KeyedMutex.run",
+      create: () => {
+        const mutex = new KeyedMutex();
+        return {
+          hold: async () => (await mutex.lock("key")).release,
+          run: (fn, signal) => mutex.run("key", fn, { signal }),
+          isFree: () => mutex.size === 0,
+        };
+      },
+    },
+  ];
+
+  describe.each(forms)("$name", ({ create }) => {
+    test.each(["before", "while it waits", "when it was let in", "when it was free"])(
+      "does not call it when aborted %s, and leaves no trace",
+      async (when) => {
+        const { hold, run, isFree } = create();
+        const { controller, listeners } = watchedController();
+        const release = when === "when it was free" ? () => {} : await hold();
+        const called: string[] = [];
+        if (when === "before") controller.abort("stop");
+        const running = run(() => called.push("aborted"), controller.signal);
+        const next = run(() => called.push("next"));
+
+        if (when === "when it was let in") release();
+        controller.abort("stop");
+        expect(listeners()).toBe(0);
+        release();
+
+        await expect(running).rejects.toBe("stop");
+        await next;
+        expect(called).toEqual(["next"]);
+        expect(isFree()).toBe(true);
+      },
+    );
+
+    test("is not disturbed by an abort while the function runs, and listens no more", async () => {
+      const { run, isFree } = create();
+      const { controller, listeners } = watchedController();
+
+      const running = run(async () => {
+        expect(listeners()).toBe(0);
+        controller.abort("stop");
+        await Promise.resolve();
+        return "done";
+      }, controller.signal);
+
+      expect(await running).toBe("done");
+      expect(isFree()).toBe(true);
+    });
+
+    const outcomes: [how: string, fn: () => unknown, outcome: unknown][] = [
+      ["returns", () => "value", { value: "value" }],
+      ["promises", async () => "value", { value: "value" }],
+      [
+        "throws",
+        () => {
+          throw "error";
+        },
+        { error: "error" },
+      ],
+      ["rejects", () => Promise.reject("error"), { error: "error" }],
+    ];
+    test.each(outcomes)(
+      "passes on what the function %s, and is free afterwards",
+      async (_how, fn, outcome) => {
+        const { run, isFree } = create();
+
+        const settled: unknown = await run(fn).then(
+          (value) => ({ value }),
+          (error) => ({ error }),
+        );
+
+        expect(settled).toEqual(outcome);
+        expect(isFree()).toBe(true);
+      },
+    );
+  });
+});
+
+describe("arguments", () => {
+  const any = (value: unknown) => value as never;
+  const { signal } = new AbortController();
+  const rejected: [message: string, call: () => Promise<unknown>][] = [
+    [
+      'Cannot acquire Semaphore: weight must be a positive integer, received "2"',
+      () => new Semaphore(1).acquire({ weight: any("2") }),
+    ],
+    [
+      "Cannot acquire Semaphore: weight must be a positive integer, received null",
+      () => new Semaphore(1).acquire({ weight: any(null) }),
+    ],
+    [
+      "Cannot acquire Semaphore: signal must be an AbortSignal, received Object",
+      () => new Semaphore(1).acquire({ signal: any({}) }),
+    ],
+    [
+      "Cannot acquire Semaphore: options must be an object, received 2",
+      () => new Semaphore(2).acquire(any(2)),
+    ],
+    [
+      "Cannot acquire Semaphore: options must be an object, received null",
+      () => new Semaphore(2).acquire(any(null)),
+    ],
+    [
+      "Cannot acquire Semaphore: options must be an object, received AbortSignal",
+      () => new Semaphore(1).acquire(any(signal)),
+    ],
+    [
+      "Cannot run Semaphore: fn must be a function, received undefined",
+      () => new Semaphore(1).run(any(undefined)),
+    ],
+    [
+      "Cannot run Semaphore: fn must be a function, received Promise",
+      () => new Semaphore(1).run(any(Promise.resolve())),
+    ],
+    [
+      "Cannot run Semaphore: options must be an object, received Function",
+      () =>
+        new Semaphore(1).run(
+          () => {},
+          any(() => {}),
+        ),
+    ],
+    [
+      "Cannot wait for Semaphore: signal must be an AbortSignal, received true",
+      () => new Semaphore(1).idle({ signal: any(true) }),
+    ],
+    [
+      "Cannot lock Mutex: options must be an object, received AbortSignal",
+      () => new Mutex().lock(any(signal)),
+    ],
+    ["Cannot run Mutex: fn must be a function, received Object", () => new Mutex().run(any({}))],
+    [
+      'Cannot lock KeyedMutex: options must be an object, received "signal"',
+      () => new KeyedMutex().lock("key", any("signal")),
+    ],
+    [
+      "Cannot run KeyedMutex: fn must be a function, received undefined",
+      () => new KeyedMutex().run("key", any(undefined)),
+    ],
+    [
+      'Cannot lock KeyedMutex: keys must be an iterable object, received "ab"',
+      () => new KeyedMutex<string>().lockAll(any("ab")),
+    ],
+    [
+      "Cannot lock KeyedMutex: keys must be an iterable object, received 5",
+      () => new KeyedMutex().lockAll(any(5)),
+    ],
+    [
+      "Cannot lock KeyedMutex: keys must be an iterable object, received undefined",
+      () => new KeyedMutex().lockAll(any(undefined)),
+    ],
+    [
+      "Cannot lock KeyedMutex: signal must be an AbortSignal, received Object",
+      () => new KeyedMutex().lockAll([], { signal: any({}) }),
+    ],
+    [
+      "Cannot acquire RateLimiter: tokens must be a positive integer, received true",
+      () => createLimiter().acquire({ tokens: any(true) }),
+    ],
+    [
+      'Cannot acquire RateLimiter: maxWait must be a number of 0 or more, received "1s"',
+      () => createLimiter().acquire({ maxWait: any("1s") }),
+    ],
+    [
+      "Cannot acquire RateLimiter: options must be an object, received 1",
+      () => createLimiter().acquire(any(1)),
+    ],
+    [
+      "Cannot acquire RateLimiter: signal must be an AbortSignal, received Object",
+      () => createLimiter().acquire({ signal: any({}) }),
+    ],
+    [
+      "Cannot run limit: fn must be a function, received Promise",
+      () => limit(1)(any(Promise.resolve())),
+    ],
+    [
+      "Cannot run limit: fn must be a function, received undefined",
+      () => (limit(1) as (...args: unknown[]) => Promise<unknown>)(undefined, 1),
+    ],
+    [
+      "Cannot map limit: items must be an iterable, received 5",
+      () => limit(1).map(any(5), () => {}),
+    ],
+    [
+      "Cannot map limit: items must be an iterable, received null",
+      () => limit(1).map(any(null), () => {}),
+    ],
+    ["Cannot map limit: fn must be a function, received Array", () => limit(1).map([], any([]))],
+  ];
+  test.each(rejected)("%s", async (message, call) => {
+    const error = await call().then(
+      () => undefined,
+      (reason: Error) => reason,
+    );
+
+    expect(error).toEqual(new TypeError(message));
+    expect(error).toBeInstanceOf(TypeError);
+  });
+
+  const thrown: [message: string, call: () => unknown][] = [
+    [
+      'Cannot create Semaphore: permits must be a positive integer, received "2"',
+      () => new Semaphore(any("2")),
+    ],
+    [
+      "Cannot create Semaphore: permits must be a positive integer, received undefined",
+      () => new Semaphore(any(undefined)),
+    ],
+    [
+      'Cannot resize Semaphore: permits must be a positive integer, received "2"',
+      () => new Semaphore(1).resize(any("2")),
+    ],
+    [
+      "Cannot acquire Semaphore: options must be an object, received 2",
+      () => new Semaphore(2).tryAcquire(any(2)),
+    ],
+    [
+      "Cannot create RateLimiter: options must be an object, received undefined",
+      () => new RateLimiter(any(undefined)),
+    ],
+    [
+      "Cannot create RateLimiter: options must be an object, received null",
+      () => new RateLimiter(any(null)),
+    ],
+    [
+      "Cannot create RateLimiter: limit must be a positive integer, received undefined",
+      () => new RateLimiter(any({})),
+    ],
+    [
+      'Cannot create RateLimiter: interval must be a positive number, received "1s"',
+      () => createLimiter({ interval: any("1s") }),
+    ],
+    [
+      "Cannot create RateLimiter: burst must be a positive integer, received null",
+      () => createLimiter({ burst: any(null) }),
+    ],
+    [
+      "Cannot acquire RateLimiter: options must be an object, received 1",
+      () => createLimiter().tryAcquire(any(1)),
+    ],
+    [
+      'Cannot reserve RateLimiter: tokens must be a positive integer, received "1"',
+      () => createLimiter().reserve({ tokens: any("1") }),
+    ],
+    [
+      'Cannot create limit: concurrency must be a positive integer or Infinity, received "2"',
+      () => limit(any("2")),
+    ],
+    [
+      "Cannot create limit: concurrency must be a positive integer or Infinity, received Object",
+      () => limit(any({ concurrency: 2 })),
+    ],
+    [
+      "Cannot create limit: options must be an object, received AbortSignal",
+      () => limit(1, any(signal)),
+    ],
+    [
+      "Cannot create limit: signal must be an AbortSignal, received Object",
+      () => limit(1, { signal: any({}) }),
+    ],
+    [
+      'Cannot set limit: concurrency must be a positive integer or Infinity, received "2"',
+      () => (limit(1).concurrency = any("2")),
+    ],
+    [
+      "Cannot create limited: fn must be a function, received undefined",
+      () => limited(any(undefined), 1),
+    ],
+    [
+      "Cannot create limited: concurrency must be a positive integer or Infinity, received undefined",
+      () => limited(() => {}, any(undefined)),
+    ],
+    [
+      "Cannot create limited: signal must be an AbortSignal, received Object",
+      () => limited(() => {}, 1, { signal: any({}) }),
+    ],
+  ];
+  test.each(thrown)("%s", (message, call) => {
+    const error = thrownBy(call);
+
+    expect(error).toEqual(new TypeError(message));
+    expect(error).toBeInstanceOf(TypeError);
+  });
+
+  const outOfRange: [message: string, call: () => unknown][] = [
+    [
+      "Cannot create RateLimiter: limit must be a positive integer, received 0",
+      () => createLimiter({ limit: 0 }),
+    ],
+    [
+      "Cannot create RateLimiter: limit must be a positive integer, received 1.5",
+      () => createLimiter({ limit: 1.5 }),
+    ],
+    [
+      "Cannot create RateLimiter: limit must be a positive integer, received 9007199254740992",
+      () => createLimiter({ limit: 2 ** 53 }),
+    ],
+    [
+      "Cannot create RateLimiter: burst must be a positive integer, received 0",
+      () => createLimiter({ burst: 0 }),
+    ],
+    [
+      "Cannot create RateLimiter: interval must be a positive number, received 0",
+      () => createLimiter({ interval: 0 }),
+    ],
+    [
+      "Cannot create RateLimiter: interval must be a positive number, received NaN",
+      () => createLimiter({ interval: NaN }),
+    ],
+    [
+      "Cannot create RateLimiter: interval must be a positive number, received Infinity",
+      () => createLimiter({ interval: Infinity }),
+    ],
+    [
+      "Cannot create RateLimiter: interval / limit must be positive, received 0",
+      () => createLimiter({ interval: 5e-324 }),
+    ],
+    [
+      "Cannot create RateLimiter: burst * interval / limit must be finite, received Infinity",
+      () => createLimiter({ interval: 1e308, burst: 100 }),
+    ],
+    [
+      "Cannot acquire RateLimiter: tokens must be a positive integer, received 0",
+      () => createLimiter().tryAcquire({ tokens: 0 }),
+    ],
+    [
+      "Cannot acquire RateLimiter: tokens must be at most its burst of 2, received 3",
+      () => createLimiter().tryAcquire({ tokens: 3 }),
+    ],
+    [
+      "Cannot reserve RateLimiter: tokens must be at most its burst of 2, received 3",
+      () => createLimiter().reserve({ tokens: 3 }),
+    ],
+    [
+      "Cannot create limit: concurrency must be a positive integer or Infinity, received 0",
+      () => limit(0),
+    ],
+    [
+      "Cannot create limit: concurrency must be a positive integer or Infinity, received 1.5",
+      () => limit(1.5),
+    ],
+    [
+      "Cannot create limit: concurrency must be a positive integer or Infinity, received NaN",
+      () => limit(NaN),
+    ],
+    [
+      "Cannot create limited: concurrency must be a positive integer or Infinity, received -1",
+      () => limited(() => {}, -1),
+    ],
+    [
+      "Cannot set limit: concurrency must be a positive integer or Infinity, received 0",
+      () => (limit(1).concurrency = 0),
+    ],
+  ];
+  test.each(outOfRange)("%s", (message, call) => {
+    const error = thrownBy(call);
+
+    expect(error).toEqual(new RangeError(message));
+    expect(error).toBeInstanceOf(RangeError);
+  });
+
+  test("tokens and maxWait that are out of range are rejected, and spend nothing", async () => {
+    const limiter = createLimiter();
+
+    await expect(limiter.acquire({ tokens: 3 })).rejects.toEqual(
+      new RangeError(
+        "Cannot acquire RateLimiter: tokens must be at most its burst of 2, received 3",
+      ),
+    );
+    await expect(limiter.acquire({ maxWait: -1 })).rejects.toEqual(
+      new RangeError(
+        "Cannot acquire RateLimiter: maxWait must be a number of 0 or more, received -1",
+      ),
+    );
+
+    expect(limiter.tryAcquire({ tokens: 2 })).toBe(true);
+  });
+
+  test("a wrong argument is told before an abort", async () => {
+    const aborted = AbortSignal.abort("stop");
+
+    await expect(new Semaphore(1).acquire({ weight: 2, signal: aborted })).rejects.toThrow(
+      RangeError,
+    );
+    await expect(new Semaphore(1).run(any(5), { signal: aborted })).rejects.toThrow(TypeError);
+    await expect(createLimiter().acquire({ tokens: 3, signal: aborted })).rejects.toThrow(
+      RangeError,
+    );
+  });
+
+  test("a signal of null and options of undefined count as none", async () => {
+    const none = { signal: any(null) };
+    (await new Semaphore(1).acquire(none)).release();
+    (await new KeyedMutex().lockAll(["a"], none)).release();
+    await new Semaphore(1).idle(none);
+    await createLimiter().acquire(none);
+    expect(await limit(1, none)(() => "called")).toBe("called");
+    expect(await new Mutex().run(() => "called", undefined)).toBe("called");
+  });
+});
+
+describe("types", () => {
+  test("of results that are mixed, given explicitly, or passed through", async () => {
+    const mixed = (): number | Promise<string> => 1;
+    const semaphore = new Semaphore(1);
+    const run = limit(1);
+    const through = <T>(task: () => T | PromiseLike<T>): Promise<T> => semaphore.run(task);
+
+    expectTypeOf(semaphore.run(mixed)).toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf(semaphore.run<number>(async () => 5)).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(through(async () => 5)).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(new Mutex().run(mixed)).toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf(new KeyedMutex<string>().run("a", mixed)).toEqualTypeOf<
+      Promise<string | number>
+    >();
+    expectTypeOf(run(mixed)).toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf(run(async (n: number) => n, 1)).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(run.map([1], mixed)).toEqualTypeOf<Promise<(string | number)[]>>();
+    expectTypeOf(run.map(["a"], async (item) => item)).toEqualTypeOf<Promise<string[]>>();
+    expectTypeOf(limited(mixed, 1)()).toEqualTypeOf<Promise<string | number>>();
+    expect(await through(() => 1)).toBe(1);
+  });
+
+  test("of what is refused", () => {
+    const refused = () => {
+      // @ts-expect-error -- a string is iterable, but is not a list of keys
+      void new KeyedMutex<string>().lockAll("ab");
+      // @ts-expect-error -- the arguments of the function are missing
+      void limit(1)((n: number) => n);
+      // @ts-expect-error -- an argument of another type
+      void limited((n: number) => n, 1)("1");
+      // @ts-expect-error -- a getter
+      limit(1).activeCount = 1;
+    };
+    expect(refused).toBeInstanceOf(Function);
+  });
+
+  test("limited() keeps the parameters and this", () => {
+    function add(this: { total: number }, n: number, text: string): string {
+      return `${this.total + n}${text}`;
+    }
+    const run = limited(add, 1);
+
+    expectTypeOf<Parameters<typeof run>>().toEqualTypeOf<[n: number, text: string]>();
+    expectTypeOf<ThisParameterType<typeof run>>().toEqualTypeOf<{ total: number }>();
+    expect(run.name).toBe("add");
+  });
+});
+
+interface Crowd {
+  semaphore: Semaphore;
+  held: Permit[];
+  controller: AbortController;
+}
+
+function createLimiter(
+  options: { limit?: number; interval?: number; burst?: number } = {},
+): RateLimiter {
+  return new RateLimiter({ limit: 2, interval: 1000, ...options });
+}
+
+/** Plays random acquires, aborts, releases and resizes; returns what was wrong. */
+async function randomSchedule(seed: number): Promise<string[]> {
+  const random = randomNumbers(seed);
+  const below = (end: number) => Math.floor(random() * end);
+  const problems: string[] = [];
+  const semaphore = new Semaphore(1 + below(3));
+  const held: { permit: Permit; weight: number }[] = [];
+  const signals: { controller: AbortController; listeners: () => number }[] = [];
+  const attempts: Promise<unknown>[] = [];
+  let lastEntered = -1;
+  let entered = 0;
+  const enter = (n: number): void => {
+    if (n < lastEntered) problems.push(`${n} came after ${lastEntered}`);
+    lastEntered = n;
+    entered++;
+  };
+  for (let n = 0; n < 60; n++) {
+    const action = below(10);
+    const watched = watchedController();
+    const { signal } = watched.controller;
+    if (action < 3) {
+      const weight = 1 + below(semaphore.permits);
+      const options = below(2) ? { weight, signal } : weight === 1 ? undefined : { weight };
+      if (options && "signal" in options) signals.push(watched);
+      const acquiring = semaphore.acquire(options).then((permit) => {
+        enter(n);
+        held.push({ permit, weight });
+      });
+      attempts.push(acquiring);
+    } else if (action < 5) {
+      signals.push(watched);
+      const running = semaphore.run(
+        () => {
+          enter(n);
+          if (signal.aborted) problems.push(`${n} was called after its abort`);
+          return below(2) ? Promise.resolve() : undefined;
+        },
+        { signal },
+      );
+      attempts.push(running);
+    } else if (action < 8) held.splice(below(held.length), 1)[0]?.permit.release();
+    else if (action < 9) signals[below(signals.length)]?.controller.abort("stop");
+    else semaphore.resize(1 + below(3));
+    if (below(3) === 0) await Promise.resolve();
+    if (below(5) === 0) await drain();
+  }
+  for (let rounds = 0; rounds < 100; rounds++) {
+    await drain();
+    held.shift()?.permit.release();
+  }
+  const failed = (await Promise.allSettled(attempts)).filter(({ status }) => status === "rejected");
+  if (entered + failed.length !== attempts.length)
+    problems.push("somebody was neither let in nor refused");
+  if (semaphore.available !== semaphore.permits)
+    problems.push(`${semaphore.available} are available`);
+  if (semaphore.waiting !== 0) problems.push(`${semaphore.waiting} wait`);
+  for (const { listeners } of signals) if (listeners() !== 0) problems.push("a listener is left");
+  return problems;
+}
+
+/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
+function randomNumbers(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Lets all promises go on that can. */
+async function drain(): Promise<void> {
+  for (let n = 0; n < 20; n++) await Promise.resolve();
+}
+
+/** Replaces a property until it is disposed. */
+function replaced<T extends object, K extends keyof T>(target: T, key: K, value: T[K]): Disposable {
+  const before = target[key];
+  target[key] = value;
+  return {
+    [Symbol.dispose]() {
+      target[key] = before;
+    },
+  };
+}
+
+function exactly(set: typeof setTimeout, ms: number): Promise<void> {
+  return new Promise((resolve) => set(resolve, ms));
+}
 
 /** What a function throws. (`toThrow` compares the messages of errors, but not their classes.) */
 function thrownBy(fn: () => unknown): unknown {
@@ -796,11 +2548,14 @@ function watchedController(): { controller: AbortController; listeners: () => nu
   const controller = new AbortController();
   const { signal } = controller;
   const [add, remove] = [signal.addEventListener, signal.removeEventListener];
-  let count = 0;
-  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
-  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
-    count--,
-    remove.apply(signal, args)
-  );
-  return { controller, listeners: () => count };
+  const listening = new Set<unknown>();
+  signal.addEventListener = (...args: Parameters<typeof add>) => {
+    listening.add(args[1]);
+    add.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => {
+    listening.delete(args[1]);
+    remove.apply(signal, args);
+  };
+  return { controller, listeners: () => listening.size };
 }
