@@ -1,67 +1,105 @@
 import { KeyedMutex, limit, Mutex, RateLimiter, Semaphore } from "../concepts/semaphores.ts";
 import { checkThresholds } from "./thresholds.ts";
 
-const semaphore = new Semaphore(1);
-const mutex = new Mutex();
-const keyed = new KeyedMutex<string>();
-const run = limit(1);
+const COUNT = 1_000;
+const semaphore = new Semaphore(8);
+const single = new Mutex();
+const keyed = new KeyedMutex<number>();
 const limiter = new RateLimiter({ limit: 1_000_000, interval: 1, burst: 1_000_000_000 });
-const work = async () => {};
+const work = async () => await undefined;
 
 await checkThresholds([
   {
-    name: "a permit that is free",
-    subject: ["Semaphore.run", () => semaphore.run(work)],
-    baseline: ["await", async () => await work()],
-    atMost: 20,
-  },
-  {
-    name: "a lock that is free",
-    subject: ["Mutex.run", () => mutex.run(work)],
-    baseline: ["Semaphore.run", () => semaphore.run(work)],
+    name: "acquire and release a free permit, 1,000 times",
+    subject: [
+      "Semaphore",
+      async () => {
+        for (let n = 0; n < COUNT; n++) (await semaphore.acquire()).release();
+      },
+    ],
+    baseline: ["await", awaits],
     atMost: 3,
   },
   {
-    name: "a key that is free",
-    subject: ["KeyedMutex.run", () => keyed.run("key", work)],
-    baseline: ["Semaphore.run", () => semaphore.run(work)],
+    name: "1,000 tasks with 8 permits",
+    subject: ["Semaphore.run", () => all(() => semaphore.run(work))],
+    baseline: ["Promise.all", () => all(work)],
+    atMost: 4.5,
+  },
+  {
+    name: "1,000 tasks, 8 at once",
+    subject: [
+      "limit",
+      () => {
+        const run = limit(8);
+        return all(() => run(work));
+      },
+    ],
+    baseline: ["eight loops", () => Promise.all(Array.from({ length: 8 }, loop))],
     atMost: 5,
   },
   {
-    name: "a token that is there",
-    subject: ["RateLimiter.acquire", () => limiter.acquire()],
-    baseline: ["Semaphore.run", () => semaphore.run(work)],
+    name: "1,000 tasks in line for a lock",
+    subject: ["Mutex.run", () => all(() => single.run(work))],
+    baseline: ["a promise chain", () => chain()],
+    atMost: 2.5,
+  },
+  {
+    name: "1,000 keys that are free",
+    subject: ["KeyedMutex.run", () => all((n) => keyed.run(n, work))],
+    baseline: ["Promise.all", () => all(work)],
+    atMost: 12,
+  },
+  {
+    name: "1,000 tokens that are there",
+    subject: [
+      "RateLimiter.acquire",
+      async () => {
+        for (let n = 0; n < COUNT; n++) await limiter.acquire();
+      },
+    ],
+    baseline: ["await", awaits],
+    atMost: 6,
+  },
+  {
+    name: "100,000 tasks in line for a lock",
+    subject: ["Mutex.run", () => all(() => single.run(work), 100_000)],
+    baseline: ["a promise chain", () => chain(100_000)],
     atMost: 3,
   },
   {
-    name: "100 tasks in line for one place",
-    subject: ["limit", () => Promise.all(Array.from({ length: 100 }, () => run(work)))],
-    baseline: ["Promise.all", () => Promise.all(Array.from({ length: 100 }, work))],
-    atMost: 50,
+    name: "leaving in random order, from a line of 100,000",
+    subject: ["100,000 waiters once", () => cancel(100_000)],
+    baseline: ["1,000 a hundred times", () => hundredTimes(cancel)],
+    atMost: 3,
   },
   {
-    name: "waiting costs the same in a long line",
-    subject: ["100,000 waiters served", () => serve(100_000)],
-    baseline: ["1,000", () => serve(1_000)],
-    atMost: 400,
-  },
-  {
-    name: "leaving costs the same from anywhere in a long line",
-    subject: ["100,000 waiters cancelled in random order", () => cancel(100_000)],
-    baseline: ["1,000", () => cancel(1_000)],
-    atMost: 400,
-  },
-  {
-    name: "one signal for all costs the same in a long line",
-    subject: ["100,000 waiters with one signal", () => cancelTogether(100_000)],
-    baseline: ["1,000", () => cancelTogether(1_000)],
-    atMost: 400,
+    name: "leaving by one signal, from a line of 100,000",
+    subject: ["100,000 waiters once", () => cancelTogether(100_000)],
+    baseline: ["1,000 a hundred times", () => hundredTimes(cancelTogether)],
+    atMost: 3,
   },
 ]);
 
-async function serve(count: number): Promise<void> {
-  const line = new Semaphore(1);
-  await Promise.all(Array.from({ length: count }, () => line.run(work)));
+function all<T>(task: (index: number) => Promise<T>, count = COUNT): Promise<T[]> {
+  return Promise.all(Array.from({ length: count }, (_, index) => task(index)));
+}
+
+async function awaits(): Promise<void> {
+  for (let n = 0; n < COUNT; n++) await undefined;
+}
+
+async function loop(): Promise<void> {
+  for (let n = 0; n < COUNT / 8; n++) await work();
+}
+
+function chain(count = COUNT): Promise<unknown> {
+  let last: Promise<unknown> = Promise.resolve();
+  return all(() => (last = last.then(work)), count);
+}
+
+async function hundredTimes(task: (count: number) => Promise<unknown>): Promise<void> {
+  for (let n = 0; n < 100; n++) await task(1_000);
 }
 
 async function cancel(count: number): Promise<void> {

@@ -613,8 +613,8 @@ export function limited(
   };
   const { name, length } = fn;
   Object.defineProperties(run, {
-    name: { value: name, configurable: true },
-    length: { value: length, configurable: true },
+    name: { value: name },
+    length: { value: length },
   });
   return addControls(run, permits);
 }
@@ -947,7 +947,7 @@ class Bucket extends Line<void> {
   readonly burst: number;
   readonly #msPerToken: number;
   /** When the bucket will be full again. */
-  #fullAt = -Infinity;
+  #fullAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #timerDue = 0;
   /** How late the timer was, and when that was. */

@@ -204,6 +204,18 @@ describe("Semaphore", () => {
     expect(semaphore.available).toBe(1);
   });
 
+  test("acquire() rejects at once when aborted before, however long the line", async () => {
+    const semaphore = new Semaphore(1);
+    await semaphore.acquire();
+    void semaphore.acquire();
+    const { controller, listeners } = watchedController();
+    controller.abort("stop");
+
+    await expect(semaphore.acquire({ signal: controller.signal })).rejects.toBe("stop");
+
+    expect([semaphore.waiting, listeners()]).toEqual([1, 0]);
+  });
+
   test("acquire() rejects with the reason when aborted while waiting, and leaves no trace", async () => {
     const semaphore = new Semaphore(1);
     const held = await semaphore.acquire();
@@ -1294,6 +1306,38 @@ describe("RateLimiter", () => {
     await expect(limiter.acquire({ signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
 
     expect(limiter.tryAcquire()).toBe(true);
+  });
+
+  test("aborted before, it does not join the line", async () => {
+    await virtualTime(async (clock) => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+      await limiter.acquire();
+      const patient = limiter.acquire();
+      const { controller, listeners } = watchedController();
+      controller.abort("stop");
+
+      await expect(limiter.acquire({ signal: controller.signal })).rejects.toBe("stop");
+
+      expect([clock.elapsed, listeners()]).toEqual([0, 0]);
+      await patient;
+    });
+  });
+
+  test("tryAcquire() sees past aborted waiters that don't know it yet", async () => {
+    await virtualTime(async () => {
+      const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
+      await limiter.acquire({ tokens: 2 });
+      const controller = new AbortController();
+      let taken = false;
+      controller.signal.addEventListener("abort", () => (taken = limiter.tryAcquire()));
+      const aborted = limiter.acquire({ tokens: 2, signal: controller.signal });
+      await sleep(150);
+
+      controller.abort("stop");
+
+      expect(taken).toBe(true);
+      await expect(aborted).rejects.toBe("stop");
+    });
   });
 
   test("aborted in the turn in which the wait begins, or alone in line, it leaves no timer", async () => {
