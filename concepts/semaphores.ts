@@ -110,8 +110,7 @@ export class Semaphore {
   }
 
   /**
-   * Calls `fn` while holding permits, and returns its result. `fn` is always called later, never
-   * by `run` itself.
+   * Calls `fn` while holding permits, and returns its result. `fn` is never called synchronously.
    *
    * @throws what {@link acquire} throws, or `fn`
    * @throws {TypeError} `fn` is not a function
@@ -282,7 +281,7 @@ export class KeyedMutex<K = unknown> {
   lockAll(keys: Iterable<K> & object, options?: WaitOptions): Promise<Permit> {
     return new Promise((resolve, reject) => {
       const signal = requireWaitOptions("lock KeyedMutex", options);
-      // A string is iterable, but its characters are hardly what is meant.
+      // A string is iterable, but its characters are not the keys that are meant.
       if (typeof keys === "string" || !isIterable(keys)) {
         throw invalid("lock KeyedMutex", "keys", "an iterable object", keys, TypeError);
       }
@@ -297,7 +296,7 @@ export class KeyedMutex<K = unknown> {
         resolve(new Lent({ release: releaseAll }, 1));
       };
       if (missing.size === 0) return finish();
-      // All lines are joined in this turn: who came first in one has come first in all.
+      // All lines are joined synchronously: a caller ahead in one line is ahead in all of them.
       for (const key of missing) {
         const receive = (permit: Permit) => {
           permits.push(permit);
@@ -471,7 +470,7 @@ export class RateLimiter {
     const tokens = this.#requireTokens("reserve RateLimiter", options);
     const delay = this.#bucket.delay(tokens);
     const { promise: ready, resolve, reject } = Promise.withResolvers<void>();
-    // It is rejected by `cancel` only, whose caller knows.
+    // Only `cancel` rejects it, and its caller knows.
     ready.catch(doNothing);
     const waiter = new Waiter<void>(resolve, reject, undefined, tokens);
     this.#bucket.enter(waiter);
@@ -700,9 +699,9 @@ class Waiter<T> {
  * ({@link takeBack}), and how it is received ({@link deliver}).
  */
 class Line<T> {
-  /** How many wait; those who have been granted something don't. */
+  /** How many wait, without those that have been granted something. */
   waiting = 0;
-  /** How much those who wait ask for. */
+  /** The sum of what they ask for. */
   asked = 0;
   #delivering = false;
   readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
@@ -718,12 +717,12 @@ class Line<T> {
     waiter.resolve(undefined as T);
   }
 
-  /** Whether a newcomer may take something without joining: nobody is to come before it. */
+  /** Whether a newcomer may skip the line, because nobody is waiting or being let in. */
   get isQuiet(): boolean {
     return this.waiting === 0 && !this.#delivering;
   }
 
-  /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
+  /** The waiter at the head. Drops aborted waiters whose listener has not yet been called. */
   get first(): Waiter<T> | undefined {
     for (;;) {
       const waiter = this.#waiters.next;
@@ -743,13 +742,13 @@ class Line<T> {
     waiter.stopListening = onAbort(waiter.signal, (reason) => this.leave(waiter, reason));
   }
 
-  /** Joins the line; served at once if nobody is ahead and what it asks for is there. */
+  /** Adds a waiter, and serves it if nobody is ahead and what it asks for is free. */
   enter(waiter: Waiter<T>): void {
     this.join(waiter);
     this.serve();
   }
 
-  /** Lets the first waiter in. */
+  /** Lets a waiter in: it is told in a microtask. */
   grant(waiter: Waiter<T>): void {
     waiter.unlink();
     this.waiting--;
@@ -773,7 +772,7 @@ class Line<T> {
     this.serve();
   }
 
-  /** Rejects those in line for whom there is a reason. */
+  /** Rejects the waiters for which `reasonFor` returns a reason. */
   refuse(reasonFor: (waiter: Waiter<T>) => unknown): void {
     for (let waiter = this.#waiters.next; waiter !== this.#waiters; waiter = waiter.next) {
       const reason = reasonFor(waiter);
@@ -805,7 +804,7 @@ class Line<T> {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      // A resolved waiter goes on in a microtask: no function that comes after it is called before.
+      // A resolved waiter continues in a microtask. Functions behind it are called after that.
       if (waiter.fn && resolved) return this.#deliverSoon();
       resolved ||= !waiter.fn;
       this.#remove(waiter);
@@ -815,7 +814,7 @@ class Line<T> {
   }
 }
 
-/** What {@link Semaphore}, {@link Mutex}, {@link KeyedMutex} and {@link limit} have inside. */
+/** The permits inside {@link Semaphore}, {@link Mutex}, {@link KeyedMutex} and {@link limit}. */
 class Permits extends Line<any> {
   total: number;
   lent = 0;
@@ -851,8 +850,9 @@ class Permits extends Line<any> {
   resize(total: number): void {
     const isCut = total < this.total;
     this.total = total;
-    if (isCut)
+    if (isCut) {
       this.refuse(({ amount }) => amount > total && this.#tooHeavy("acquire Semaphore", amount));
+    }
     this.serve();
   }
 
@@ -894,7 +894,7 @@ class Permits extends Line<any> {
         this.release(waiter.amount);
         waiter.resolve(result);
       };
-      // As `await` does it, whatever `then` the promise has been given.
+      // As `await` does it: a `then` that was put on the promise is not called.
       void then.call(Promise.resolve(fn()), succeed, fail);
     } catch (error) {
       fail(error);
@@ -942,7 +942,7 @@ class Lent implements Permit {
   }
 }
 
-/** What {@link RateLimiter} has inside. */
+/** The tokens inside a {@link RateLimiter}. */
 class Bucket extends Line<void> {
   readonly burst: number;
   readonly #msPerToken: number;
@@ -979,14 +979,14 @@ class Bucket extends Line<void> {
       this.#lateness = Math.min(now - this.#timerDue, MAX_LATENESS);
       this.#lateAt = now;
     }
-    // Set anew each time: a timer set in virtual time is gone when that ends.
+    // Set again each time, because a timer of virtual time never fires once that has ended.
     clearTimeout(this.#timer);
     this.#timer = undefined;
     for (let first; (first = this.first);) {
       const ms = this.#wait(first.amount, now);
       if (ms > 0) {
         this.#timerDue = now + ms;
-        // It may be early, and can't be longer than 2^31-1 ms: it looks at the clock again.
+        // It may fire early, and can't be longer than 2^31-1 ms: the clock decides.
         this.#timer = setTimeout(() => this.serve(), Math.min(ms, 2 ** 31 - 1));
         return;
       }
@@ -999,7 +999,7 @@ class Bucket extends Line<void> {
     this.#fullAt -= waiter.amount * this.#msPerToken;
   }
 
-  /** The time. If it is earlier than it can be, the clock is another: virtual, or no longer so. */
+  /** The time. If the bucket could not be as empty as it is, the clock has jumped back. */
   #now(): number {
     const now = performance.now();
     const latest = now + this.burst * this.#msPerToken;
@@ -1020,7 +1020,7 @@ class Bucket extends Line<void> {
   }
 }
 
-/** Milliseconds. In browsers timers take up to 4 longer than they should. */
+/** Milliseconds; browsers may add 4 to a timer, and platforms another one. */
 const MAX_LATENESS = 5;
 
 function abortError(message: string): DOMException {
@@ -1036,7 +1036,7 @@ function requireWaitOptions(
   return options?.signal ?? undefined;
 }
 
-/** Refuses a signal, too: given in the place of `{ signal }`, it would never be heard. */
+/** Refuses a signal, too: one that is passed in place of `{ signal }` would be ignored. */
 function requireOptions(action: string, options: object | undefined): void {
   if (options === undefined) return;
   if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
