@@ -227,4 +227,30 @@ export const jobs: Job[] = [
     ],
     reach: { fastest: 0.9, floor: 1.6 },
   },
+  {
+    name: "cancel 100,000 in random order",
+    ours: { name: "once", run: () => cancel(100_000, 1) },
+    floor: { name: "1,000 a hundred times", run: () => cancel(1_000, 100) },
+    peers: [],
+    reach: { floor: 1.5 },
+  },
 ];
+
+/** Lets so many wait with a signal each, so many times, and aborts them in random order. */
+async function cancel(count: number, times: number): Promise<number> {
+  let cancelled = 0;
+  for (let time = 0; time < times; time++) {
+    const semaphore = new Semaphore(1);
+    await semaphore.acquire();
+    const controllers = Array.from({ length: count }, () => new AbortController());
+    const waiting = controllers.map(({ signal }) => semaphore.acquire({ signal }));
+    for (let last = count - 1; last > 0; last--) {
+      const other = Math.floor(Math.random() * (last + 1));
+      [controllers[last], controllers[other]] = [controllers[other]!, controllers[last]!];
+    }
+    for (const controller of controllers) controller.abort();
+    const results = await Promise.allSettled(waiting);
+    cancelled += results.filter(({ status }) => status === "rejected").length;
+  }
+  return cancelled;
+}
