@@ -563,7 +563,7 @@ describe("Semaphore", () => {
   test("ten thousand functions that throw at once don't overflow the stack", async () => {
     const semaphore = new Semaphore(1);
     const failing = () => {
-      throw new Error("failed");
+      throw "failed";
     };
 
     const runs = Array.from({ length: 10_000 }, () => semaphore.run(failing));
@@ -1197,22 +1197,19 @@ describe("RateLimiter", () => {
     { limit: 20, interval: 1000, burst: 5 },
     { limit: 3, interval: 60_000, burst: 3 },
   ])(
-    "in ten minutes of $limit per $interval ms it neither drifts nor exceeds its burst of $burst",
+    "in 1,000 tokens of $limit per $interval ms it neither drifts nor exceeds its burst of $burst",
     async (options) => {
       await virtualTime(async (clock) => {
-        const tenMinutes = 600_000;
         const limiter = new RateLimiter(options);
         const times: number[] = [];
-        while (clock.elapsed < tenMinutes) {
+        for (let n = 0; n < 1000; n++) {
           await limiter.acquire();
           times.push(clock.elapsed);
         }
 
         const { limit, interval, burst } = options;
-        expect(times).toHaveLength(burst + Math.round((tenMinutes * limit) / interval));
-        const msPerToken = interval / limit;
-        const tooEarly = times.filter((time, n) => time < (n + 1 - burst) * msPerToken - 1e-3);
-        expect(tooEarly).toEqual([]);
+        const due = times.map((_, n) => Math.max(0, ((n + 1 - burst) * interval) / limit));
+        expect(times.filter((time, n) => Math.abs(time - due[n]!) > 1e-3)).toEqual([]);
       });
     },
   );
