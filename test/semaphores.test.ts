@@ -1634,6 +1634,17 @@ describe("RateLimiter", () => {
       });
     });
 
+    test("makes up for nothing where there was no timer", async () => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        await sleep(1000);
+
+        await limiter.acquire({ tokens: 1 });
+
+        expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
+      });
+    });
+
     test("by much, it makes up for 5 ms, and not again later", async () => {
       await virtualTime(async (clock) => {
         const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
@@ -1821,6 +1832,7 @@ describe("limit", () => {
 
         expect(results).toEqual(["0: 30 at 30", "1: 10 at 10", "2: 20 at 30"]);
         expect(await run.map([], () => "never")).toEqual([]);
+        expect(await limit(1, {}).map([1, 2], (n) => 2 * n)).toEqual([2, 4]);
       });
     });
 
