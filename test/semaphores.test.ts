@@ -1645,6 +1645,17 @@ describe("RateLimiter", () => {
       });
     });
 
+    test("makes up for nothing when the timer was on time", async () => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        await limiter.acquire({ tokens: 2 });
+        await limiter.acquire();
+        await sleep(4);
+
+        expect([1, 2, 3].map(() => limiter.tryAcquire())).toEqual([true, true, false]);
+      });
+    });
+
     test("by much, it makes up for 5 ms, and not again later", async () => {
       await virtualTime(async (clock) => {
         const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
