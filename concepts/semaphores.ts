@@ -461,9 +461,10 @@ export class RateLimiter {
    *
    * const limiter = new RateLimiter({ limit: 1, interval: 1000 });
    * await limiter.acquire();
-   * const reservation = limiter.reserve();
-   * if (reservation.delay > 500) reservation.cancel();
-   * else await reservation.ready;
+   * const { delay, ready, cancel } = limiter.reserve();
+   * if (delay > 500) cancel();
+   * else await ready;
+   * console.assert(delay > 500);
    * ```
    */
   reserve(options?: TokenOptions): Reservation {

@@ -443,6 +443,7 @@ describe("Semaphore", () => {
     await expect(semaphore.idle({ signal: AbortSignal.abort("before") })).rejects.toBe("before");
 
     const held = await semaphore.acquire();
+    await expect(semaphore.idle({ signal: AbortSignal.abort("before") })).rejects.toBe("before");
     const { controller, listeners } = watchedController();
     const idle = semaphore.idle({ signal: controller.signal });
     controller.abort("while");
@@ -1146,8 +1147,13 @@ describe("KeyedMutex", () => {
       const signal = AbortSignal.abort("stop");
 
       await expect(mutex.lockAll(["a"], { signal })).rejects.toBe("stop");
-
       expect(mutex.size).toBe(0);
+
+      const held = await mutex.lock("a");
+      const waiting = mutex.lock("a");
+      await expect(mutex.lockAll(["a"], { signal })).rejects.toBe("stop");
+      held.release();
+      (await waiting).release();
     });
 
     test("passes on what the keys throw, and has locked none", async () => {
@@ -1513,6 +1519,23 @@ describe("RateLimiter", () => {
       expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
     });
 
+    test("cancelled again when others wait, it does not disturb them", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+        await limiter.acquire();
+        const reservation = limiter.reserve();
+        const behind = limiter.acquire();
+        reservation.cancel();
+        await behind;
+        const last = limiter.acquire();
+
+        reservation.cancel();
+        await last;
+
+        expect(clock.elapsed).toBe(2000);
+      });
+    });
+
     test("waits behind those in line, and keeps newcomers behind it", async () => {
       await virtualTime(async () => {
         const limiter = new RateLimiter({ limit: 1, interval: 1000, burst: 2 });
@@ -1637,11 +1660,29 @@ describe("RateLimiter", () => {
     test("makes up for nothing where there was no timer", async () => {
       await virtualTime(async () => {
         const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        await limiter.acquire({ tokens: 2 });
+        await limiter.acquire();
         await sleep(1000);
 
         await limiter.acquire({ tokens: 1 });
+        await sleep(4);
+        limiter.tryAcquire();
 
         expect([limiter.tryAcquire(), limiter.tryAcquire()]).toEqual([true, false]);
+      });
+    });
+
+    test("makes up for no more than the timer was late", async () => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        await limiter.acquire({ tokens: 2 });
+        {
+          using _late = isLate();
+          await limiter.acquire();
+        }
+        await sleep(4);
+
+        expect([1, 2, 3].map(() => limiter.tryAcquire())).toEqual([true, true, false]);
       });
     });
 
