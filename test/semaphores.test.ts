@@ -1503,7 +1503,9 @@ describe("RateLimiter", () => {
 
         expect(clock.elapsed).toBe(1000);
         await expect(reservation.ready).rejects.toHaveProperty("name", "AbortError");
-        limiter.reserve().cancel();
+        const { delay, cancel } = limiter.reserve();
+        expect([delay, clock.pending]).toEqual([1000, 1]);
+        cancel();
         expect(clock.pending).toBe(0);
       });
     });
