@@ -1,20 +1,33 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Concurrency
  *
- * Run several things at once, so many at a time, and leave nothing running behind.
+ * Run several things at once, with a limit, and leave nothing running behind.
  *
- * Reach for it wherever you would write `Promise.all`, `race` or `any`, for a stream of items that
- * is worked off by several at once, or when the same request is made twice, on purpose or not.
+ * Reach for it wherever you would write `Promise.all`, `race` or `any`, to work off a stream of
+ * items with several workers, or when the same request may be made twice.
  *
- * Without it `Promise.all` rejects on the first failure while the rest goes on, unseen: it still
- * writes to the database that you are closing, and what it throws later is lost. A race leaves its
- * losers running, and nothing limits how many start.
+ * Without it `Promise.all` rejects on the first failure while the other tasks go on unseen: they
+ * still write to the database that you are closing, and their errors are lost. A race leaves its
+ * losers running, and nothing limits how many tasks start.
  *
- * What all of them keep: tasks are functions, because what runs already can be neither limited nor
- * aborted. They settle only after every task that was started has ended, cleanup included; a task
- * that ignores its signal is waited for, too. An abort from outside aborts all tasks and rejects
- * with its reason, even if they then succeed. Errors that come after the result has been decided
- * are dropped by those which answer with one result; {@link taskGroup} and {@link settle} keep all.
+ * The rules they all keep:
+ * - A task is a function, because a promise already runs: it can be neither limited nor aborted.
+ * - They settle only after every task that was started has ended, cleanup included. A task that
+ *   ignores its signal is waited for, too. (A caller of {@link singleFlight} leaves at once.)
+ * - An abort from outside aborts all tasks, waits for them, and rejects with its reason, even if
+ *   the tasks then succeed. After an abort no function of the caller's is called.
+ * - The signal of a task is aborted with the reason of the abort from outside, or else with an
+ *   AbortError, whose `cause` is the failure if there was one.
+ * - A task that declares a parameter has a signal of its own, which is aborted only while the task
+ *   runs: what it returns (a `Response`, say) stays usable when others are aborted later. Tasks
+ *   that declare none share one signal, because a signal costs more than a short task; in
+ *   {@link race}, {@link any} and {@link hedge} each has its own in any case.
+ * - A result that is dropped (too late, lost a race, aborted) is released if it is a hold, which is
+ *   a disposable with `release()`, such as a lock. Own other resources inside the task, with `using`.
+ * - Functions with a single result drop later errors. {@link taskGroup} and {@link allSettled} keep
+ *   all errors.
  *
  * Known elsewhere as: `asyncio.gather`, `TaskGroup`, `as_completed` and `wait`; Go's `errgroup` and
  * `singleflight`; Java's `StructuredTaskScope`; p-map, p-all and p-any on npm.
@@ -22,22 +35,13 @@
  * @module
  */
 
-/**
- * Work that stops when its signal is aborted, if it can. The signal is its own: it is aborted only
- * while the task runs, so that a response that has won a race can still be read. The reason is that
- * of the abort from outside, or else an AbortError, whose `cause` is the failure if there was one.
- * So whatever stops quietly on an AbortError does so here, and can't mistake another's failure for
- * its own.
- */
-export type Task<T> = (signal: AbortSignal) => T | PromiseLike<T>;
-
 /** Tasks to run: any iterable. For an array written in place the types of all results are kept. */
 export type TaskList = readonly Task<unknown>[] | [] | Iterable<Task<unknown>>;
 
-/** What a task of that type comes to. */
+/** The type of a task's result. */
 export type TaskResult<F> = F extends (signal: AbortSignal) => infer R ? Awaited<R> : never;
 
-/** What the tasks of a list come to. */
+/** The types of the results of a list of tasks. */
 export type TaskResults<L> = L extends readonly unknown[]
   ? { -readonly [K in keyof L]: TaskResult<L[K]> }
   : L extends Iterable<infer F>
@@ -47,31 +51,34 @@ export type TaskResults<L> = L extends readonly unknown[]
 /** How the tasks with such results have ended. */
 export type TaskOutcomes<R> = { [K in keyof R]: PromiseSettledResult<R[K]> };
 
-/** How to call it off. */
-export interface SignalOptions {
-  /** Aborts all tasks, and rejects with the signal's reason once they have ended. */
-  signal?: AbortSignal | undefined;
-}
-
-/** How to run a list of tasks. */
-export interface TasksOptions extends SignalOptions {
+/** How to run tasks. */
+export interface TasksOptions extends WaitOptions {
   /** How many may run at once: a positive integer. Default: `Infinity`. */
   concurrency?: number | undefined;
 }
 
 /** How {@link mapConcurrent} works off its source. */
-export interface MapOptions extends SignalOptions {
+export interface MapOptions extends WaitOptions {
   /** How many items may be worked on at once: a positive integer, or `Infinity`. */
   concurrency: number;
 }
 
+/** Where items come from. */
+export type Items<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | ReadableStream<T>;
+
+/**
+ * Items, or a function that opens their source when they are needed. Its signal is aborted when
+ * the source is closed before its end: that stops a source which would otherwise stay silent.
+ */
+export type Source<T> = Items<T> | ((signal: AbortSignal) => Items<T> | PromiseLike<Items<T>>);
+
 /**
  * Runs tasks at once, and returns their results in the order of the tasks. The first failure aborts
- * the others, starts no more, and is what it rejects with as soon as the others have ended.
+ * the other tasks and starts no more; when those have ended `gather` rejects with it.
  *
  * Source of the idea: `asyncio.gather`, with the manners of Go's `errgroup`.
  *
- * @throws {TypeError} `tasks` is no iterable of functions; nothing has been called then
+ * @throws {TypeError} `tasks` is not an iterable of functions; nothing has been called then
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws what the first task to fail has thrown, or the signal's reason
  *
@@ -90,17 +97,18 @@ export interface MapOptions extends SignalOptions {
  * console.assert(pages[2] === "page of /c, false");
  * ```
  */
-export async function gather<const L extends TaskList>(
+export function gather<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskResults<L>> {
-  const results: unknown[] = [];
-  const scope: Scope = startAll("gather", tasks, options, (outcome, index) => {
-    if (outcome.status === "rejected") scope.fail(outcome.reason);
-    else results[index] = outcome.value;
-  });
-  await scope.end();
-  return results as TaskResults<L>;
+  return runAll("gather", tasks, options, (scope, results) => ({
+    onValue(value, index) {
+      results[index] = value;
+    },
+    onError: (error) => scope.fail(error),
+    onAbort: () => releaseHold(results),
+    finish: () => results as TaskResults<L>,
+  }));
 }
 
 /**
@@ -113,25 +121,31 @@ export async function gather<const L extends TaskList>(
  *
  * @example
  * ```ts
- * import { settle } from "./concurrency.ts";
+ * import { allSettled } from "./concurrency.ts";
  *
- * const [good, bad] = await settle([() => "fine", () => Promise.reject("broken")]);
+ * const [good, bad] = await allSettled([() => "fine", () => Promise.reject("broken")]);
  * console.assert(good.status === "fulfilled" && good.value === "fine");
  * console.assert(bad.status === "rejected" && bad.reason === "broken");
  * ```
  */
-export async function settle<const L extends TaskList>(
+export function allSettled<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskOutcomes<TaskResults<L>>> {
-  const outcomes: unknown[] = [];
-  const scope = startAll("settle", tasks, options, (outcome, index) => (outcomes[index] = outcome));
-  await scope.end();
-  return outcomes as TaskOutcomes<TaskResults<L>>;
+  return runAll("run allSettled", tasks, options, (_scope, results) => ({
+    onValue(value, index) {
+      results[index] = { status: "fulfilled", value };
+    },
+    onError(reason, index) {
+      results[index] = { status: "rejected", reason };
+    },
+    onAbort: () => releaseHold(results.map((outcome: any) => outcome?.value)),
+    finish: () => results as TaskOutcomes<TaskResults<L>>,
+  }));
 }
 
 /**
- * Runs tasks at once; the first to settle decides, be it with a result or an error. The others are
+ * Runs tasks at once; the first to settle decides, with its result or its error. The others are
  * aborted and waited for.
  *
  * Source of the idea: `asyncio.wait(return_when=FIRST_COMPLETED)`, `Promise.race`.
@@ -151,21 +165,23 @@ export async function settle<const L extends TaskList>(
  * console.assert((await race([never, async () => "first"])) === "first");
  * ```
  */
-export async function race<const L extends TaskList>(
+export function race<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
-  const list = requireTasks("race", tasks);
-  if (list.length === 0) throw new RangeError("Cannot race: tasks must not be empty");
-  const values: unknown[] = [];
-  const scope: Scope = startAll("race", list, options, (outcome) => {
-    if (scope.signal.aborted) return;
-    if (outcome.status === "rejected") return scope.fail(outcome.reason);
-    values.push(outcome.value);
-    scope.stop();
+  return runAll("race", tasks, options, (scope, list) => {
+    if (list.length === 0) throw new RangeError("Cannot race: tasks must not be empty");
+    let winner: unknown;
+    return {
+      ownSignals: true,
+      onValue(value) {
+        winner = value;
+        scope.stop();
+      },
+      onError: (error) => scope.fail(error),
+      finish: () => winner as TaskResults<L>[number],
+    };
   });
-  await scope.end();
-  return values[0] as TaskResults<L>[number];
 }
 
 /**
@@ -174,7 +190,7 @@ export async function race<const L extends TaskList>(
  * Source of the idea: `Promise.any`.
  *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
- * @throws {AggregateError} all tasks have failed; its errors are theirs, in the order of the tasks
+ * @throws {AggregateError} all tasks have failed; `errors` is in the order of the tasks
  * @throws the signal's reason
  *
  * @example
@@ -185,20 +201,13 @@ export async function race<const L extends TaskList>(
  * console.assert(mirror === "up");
  * ```
  */
-export async function any<const L extends TaskList>(
+export function any<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
-  const values: unknown[] = [];
-  const errors: unknown[] = [];
-  const scope: Scope = startAll("run any", tasks, options, (outcome, index) => {
-    if (outcome.status === "rejected") return void (errors[index] = outcome.reason);
-    values.push(outcome.value);
-    scope.stop();
-  });
-  await scope.end();
-  if (values.length === 0) throw new AggregateError(errors, "All tasks failed");
-  return values[0] as TaskResults<L>[number];
+  return runAll("run any", tasks, options, (scope, errors) =>
+    firstSuccess<TaskResults<L>[number]>(scope, errors, "All tasks failed"),
+  );
 }
 
 /** A result of {@link asCompleted}. */
@@ -210,9 +219,11 @@ export interface Completion<T> {
 }
 
 /**
- * Runs tasks at once, and yields their results as they come. A failure aborts the others; `next()`
- * rejects with it when they have ended, after the results that came before. Leaving the loop aborts
- * and awaits what runs; if that fails for reasons of its own, leaving throws.
+ * Runs tasks at once, and yields their results as they come. A failure aborts the other tasks;
+ * `next()` rejects with it when those have ended, after the results that came before.
+ *
+ * Leaving the loop, or calling `return()` during a pending `next()`, aborts what runs and waits for
+ * it. It rejects with a failure that no `next()` has told, of a cleanup for example.
  *
  * Nothing starts before the first `next()`. A slow consumer doesn't hold up the tasks.
  *
@@ -231,30 +242,11 @@ export interface Completion<T> {
  * console.assert(order.join() === "1,0");
  * ```
  */
-export async function* asCompleted<const L extends TaskList>(
+export function asCompleted<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): AsyncGenerator<Completion<TaskResults<L>[number]>, void, undefined> {
-  const list = requireTasks("run asCompleted", tasks);
-  const arrivals = list.map(() =>
-    Promise.withResolvers<Completion<TaskResults<L>[number]> | undefined>(),
-  );
-  let arrived = 0;
-  const scope: Scope = startAll("run asCompleted", list, options, (outcome, index) => {
-    const arrival = arrivals[arrived++]!;
-    if (outcome.status === "rejected") scope.fail(outcome.reason);
-    arrival.resolve(outcome.status === "rejected" ? undefined : { index, value: outcome.value });
-  });
-  try {
-    for (const { promise } of arrivals) {
-      const completion = await promise;
-      if (!completion || scope.isCancelled) break;
-      yield completion;
-    }
-  } finally {
-    scope.stop();
-    await scope.end();
-  }
+  return new Completions(tasks, options);
 }
 
 /**
@@ -262,15 +254,17 @@ export async function* asCompleted<const L extends TaskList>(
  * source is pulled only when `fn` has a place free, one item at a time, so that a long one needs no
  * more memory than its results and `concurrency` items.
  *
- * The first failure, of `fn` or the source, ends it: the source is pulled no more and closed, the
- * signals given to `fn` are aborted, and when all that has ended it rejects with the failure. A
- * generator in the middle of a `next()` can be closed only when it has yielded, and is waited for.
- * Only an abort from outside does not wait for that.
+ * The first failure, of `fn` or the source, or an abort from outside ends it: the source is pulled
+ * no more and closed, and the signals given to `fn` are aborted. It rejects when `fn` has ended
+ * everywhere and the source has been closed. Only a source in the middle of a `next()` is not
+ * waited for: it has been told to close, and what it still yields is dropped. To stop such a
+ * source write it as a function of a signal.
  *
  * Source of the idea: `Array.fromAsync`; `Executor.map(buffersize=…)` in Python; p-map.
  *
- * @param fn is given the item, its index, and a signal of its own
- * @throws {TypeError} `source` is no iterable, or `fn` no function
+ * @param source an iterable, an async iterable, a ReadableStream, or a function that returns one
+ * @param fn is given the item, its index, and a signal: its own one if it declares three parameters
+ * @throws {TypeError} `source` is not a source, or `fn` not a function
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws the first failure, or the signal's reason
  *
@@ -285,55 +279,63 @@ export async function* asCompleted<const L extends TaskList>(
  *   concurrency: 2,
  * });
  * console.assert(squares.join() === "1,4,9");
+ *
+ * // Opened when it is needed, and stopped by its signal if mapping fails.
+ * const open = async (signal: AbortSignal) => (signal.aborted ? [] : ["4", "5"]);
+ * const lengths = await mapConcurrent(open, (line) => line.length, { concurrency: 1 });
+ * console.assert(lengths.join() === "1,1");
  * ```
  */
-export async function mapConcurrent<S, T>(
-  source: Iterable<S | PromiseLike<S>> | AsyncIterable<S>,
+export function mapConcurrent<S, T>(
+  source: Source<S>,
   fn: (item: S, index: number, signal: AbortSignal) => T | PromiseLike<T>,
-  { concurrency, signal }: MapOptions,
+  options: MapOptions,
+): Promise<T[]>;
+export function mapConcurrent<S, R>(
+  source: Source<S>,
+  fn: (item: S, index: number, signal: AbortSignal) => R,
+  options: MapOptions,
+): Promise<Awaited<R>[]>;
+export function mapConcurrent<S, T>(
+  source: Source<S>,
+  fn: (item: S, index: number, signal: AbortSignal) => T | PromiseLike<T>,
+  options: MapOptions,
 ): Promise<T[]> {
-  if (!(Symbol.asyncIterator in Object(source) || Symbol.iterator in Object(source))) {
-    throw invalid("run mapConcurrent", "source", "an iterable", source, TypeError);
-  }
-  requireFunction("run mapConcurrent", "fn", fn);
-  requireCount("run mapConcurrent", "concurrency", concurrency);
-
-  const results: T[] = [];
-  const scope = new Scope(signal);
-  let free = concurrency;
-  let onFree = () => {};
-  const pullAll = async () => {
-    const iterator = iterate(source);
-    let isStuck = false;
-    for (let index = 0; !scope.signal.aborted; index++) {
-      const step = await nextUnlessAborted(iterator, scope.signal);
-      if (!step) {
-        isStuck = isGenerator(iterator);
-        break;
-      }
-      if (step.done) return;
-      free--;
-      // Does nothing if it has been aborted in the meantime: the item is dropped then.
-      scope.start(
-        (own) => fn(step.value, index, own),
-        (outcome) => {
-          free++;
-          if (outcome.status === "rejected") scope.fail(outcome.reason);
-          else results[index] = outcome.value;
-          onFree();
-        },
-      );
-      if (free === 0) await new Promise<void>((resolve) => (onFree = resolve));
+  const action = "run mapConcurrent";
+  return new Promise((resolve, reject) => {
+    if (typeof source !== "function" && !isItems(source)) {
+      throw invalid(action, "source", "an iterable, a stream or a function", source, TypeError);
     }
-    const closing = (async () => iterator.return?.())();
-    if (isStuck && scope.isCancelled) closing.catch(() => {});
-    else await closing;
-  };
-  scope.start(pullAll, (outcome) => {
-    if (outcome.status === "rejected") scope.fail(outcome.reason);
+    requireFunction(action, "fn", fn);
+    requireOptions(action, options);
+    requireCount(action, "concurrency", options.concurrency);
+
+    const results: T[] = [];
+    let free = options.concurrency;
+    const scope: Scope<T[]> = new Scope<T[]>(action, options.signal, resolve, reject, (scope) => ({
+      ownSignals: fn.length > 2,
+      onValue(value, index) {
+        results[index] = value as T;
+      },
+      onError: (error) => scope.fail(error),
+      onFree() {
+        free++;
+        input.pull();
+      },
+      onAbort() {
+        input.close();
+        releaseHold(results);
+      },
+      finish: () => results,
+    }));
+    const mayPull = () => free > 0 && !scope.isOver;
+    const input = new Input<S>(action, source, scope, mayPull, (item) => {
+      free--;
+      const index = results.push(undefined as T) - 1;
+      scope.start((signal) => fn(item, index, signal), index);
+    });
+    input.pull();
   });
-  await scope.end();
-  return results;
 }
 
 /** Where tasks are started: what the body of {@link taskGroup} is given. */
@@ -341,27 +343,36 @@ export interface TaskGroup {
   /** Aborted on the first failure, or from outside. */
   readonly signal: AbortSignal;
   /**
-   * Starts a task, and returns a promise of its result, which may be ignored: its failure ends the
-   * group in any case. While anything of the group runs more can be started, by tasks too; after an
-   * abort it rejects with the reason, and after the end with an Error.
+   * Starts a task, and returns a promise of its result. The promise may be ignored: a failure ends
+   * the group in any case. More tasks can be spawned while anything of the group runs, by tasks
+   * too. After an abort `spawn` rejects with its reason, and after the end with an Error.
    */
-  spawn<T>(task: Task<T>): Promise<T>;
+  spawn: {
+    <T>(task: Task<T>): Promise<T>;
+    <R>(task: (signal: AbortSignal) => R): Promise<Awaited<R>>;
+  };
 }
 
 /**
  * Runs `body`, which may spawn tasks, and returns its result when all of them have ended. The first
  * failure, of the body or a task, aborts `group.signal` and the signals of all tasks.
  *
- * It then rejects with every failure in one AggregateError, in order of time. An error that merely
- * echoes the abort is left out: `group.signal.reason` itself, and after the abort anything named
- * AbortError. One that is passed on, by a body that awaits a task, is listed once.
+ * It then rejects with an AggregateError of all failures, in order of time. Errors that merely echo
+ * the abort are left out: its reason, and after the abort everything named AbortError, and groups
+ * that contain nothing else. An error that the body passes on from a task is listed once.
  *
- * An abort from outside rejects with its very reason. If something failed in the cleanup it is the
- * AggregateError of that, with the reason as `cause`, so that `errors` holds nothing but failures.
+ * An abort from outside rejects with its very reason. If a cleanup then fails it rejects with the
+ * AggregateError of those failures; `cause` is the reason.
+ *
+ * With `concurrency`, tasks beyond it wait in line; the body doesn't count. A task that spawns and
+ * awaits another one can then deadlock.
+ *
+ * When the group rejects, the holds that its tasks returned are released.
  *
  * Source of the idea: trio's nurseries, `asyncio.TaskGroup`.
  *
- * @throws {TypeError} `body` is no function
+ * @throws {TypeError} `body` is not a function
+ * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws {AggregateError} body or tasks have failed; `cause` is what came first
  * @throws the signal's reason
  *
@@ -387,37 +398,90 @@ export interface TaskGroup {
  * console.assert(error.errors.join() === "one,two");
  * ```
  */
-export async function taskGroup<T>(
+export function taskGroup<T>(
   body: (group: TaskGroup) => T | PromiseLike<T>,
-  { signal }: SignalOptions = {},
+  options?: TasksOptions,
+): Promise<T>;
+export function taskGroup<R>(
+  body: (group: TaskGroup) => R,
+  options?: TasksOptions,
+): Promise<Awaited<R>>;
+export function taskGroup<T>(
+  body: (group: TaskGroup) => T | PromiseLike<T>,
+  options: TasksOptions = {},
 ): Promise<T> {
-  requireFunction("run taskGroup", "body", body);
-  const scope = new Scope(signal);
-  const spawn = <R>(task: Task<R>): Promise<R> => {
-    const { promise, resolve, reject } = Promise.withResolvers<R>();
-    promise.catch(() => {});
-    if (scope.hasEnded) reject(new Error("Cannot spawn: the group has ended"));
-    else if (scope.signal.aborted) reject(scope.signal.reason);
-    const checked: Task<R> = (own) => {
-      // Here it fails the group, and so is seen even if the promise is ignored.
-      requireFunction("spawn", "task", task);
-      return task(own);
+  const action = "run taskGroup";
+  return new Promise((resolve, reject) => {
+    requireFunction(action, "body", body);
+    requireOptions(action, options);
+    const { concurrency = Infinity, signal } = options;
+    requireCount(action, "concurrency", concurrency);
+
+    const BODY = -1;
+    let free = concurrency;
+    let result: unknown;
+    const errors = new Set<unknown>();
+    const holds = new Set<unknown>();
+    const waiting = new Queue<{ task: Task<any> } & PromiseWithResolvers<any>>();
+    const scope: Scope<T> = new Scope<T>(action, signal, resolve, reject, (scope) => ({
+      onValue(value, index) {
+        if (index === BODY) result = value;
+        if (mayHold(value)) holds.add(value);
+      },
+      // Whoever awaits the task may use the hold until the group has ended.
+      onLate: (value) => holds.add(value),
+      onError(error) {
+        if (scope.isEcho(error)) return;
+        errors.add(error);
+        scope.fail(error);
+      },
+      onFree(index) {
+        if (index !== BODY) free++;
+        startWaiting();
+      },
+      onAbort() {
+        for (let next; (next = waiting.shift());) next.reject(scope.reason);
+      },
+      finish: () => result as T,
+      toError(cause) {
+        releaseHold([...holds]);
+        if (errors.size === 0) return cause;
+        return new AggregateError(errors, "The task group failed", { cause });
+      },
+    }));
+    const startWaiting = () => {
+      for (let next; free > 0 && (next = waiting.shift());) {
+        free--;
+        next.resolve(scope.start(next.task, 0));
+      }
     };
-    scope.start(checked, (outcome) => {
-      if (outcome.status === "fulfilled") return resolve(outcome.value);
-      scope.fail(outcome.reason);
-      reject(outcome.reason);
-    });
-    return promise;
-  };
-  const result = spawn(() => body({ signal: scope.signal, spawn }));
-  try {
-    await scope.end();
-  } catch (cause) {
-    if (scope.errors.size === 0) throw cause;
-    throw new AggregateError(scope.errors, "The task group failed", { cause });
-  }
-  return result;
+    const spawn = (task: Task<any>): Promise<any> => {
+      const refusal = scope.hasEnded
+        ? Promise.reject(new Error("Cannot spawn: the group has ended"))
+        : scope.isOver && Promise.reject(scope.reason);
+      if (refusal) {
+        refusal.catch(doNothing);
+        return refusal;
+      }
+      const checked =
+        typeof task === "function" ? task : () => requireFunction("spawn", "task", task);
+      if (free > 0) {
+        free--;
+        return scope.start(checked, 0);
+      }
+      const place = { task: checked, ...Promise.withResolvers<any>() };
+      place.promise.catch(doNothing);
+      waiting.push(place);
+      return place.promise;
+    };
+    const group: TaskGroup = {
+      get signal() {
+        return scope.signal;
+      },
+      spawn,
+    };
+    scope.start(() => body(group), BODY);
+  });
 }
 
 /** What {@link singleFlight} can be told. */
@@ -427,19 +491,19 @@ export interface SingleFlightOptions<I> {
 }
 
 /** A function of which concurrent calls share one run. */
-export type SingleFlight<I, T> = (input: I, options?: SignalOptions) => Promise<T>;
+export type SingleFlight<I, T> = (input: I, options?: WaitOptions) => Promise<T>;
 
 /**
  * Makes a function of which concurrent calls with the same key share one run and its outcome. When
- * that is there the key is forgotten: this is no cache.
+ * that is there the key is forgotten: this is not a cache.
  *
- * A caller who aborts leaves alone, at once. When all have left, the run is aborted, nobody waits
- * for it, and the next caller starts a new one.
+ * A caller that aborts leaves alone, at once. When all have left, the run is aborted and its result
+ * dropped, and the next caller starts a new one.
  *
  * Source of the idea: Go's `singleflight`.
  *
  * @param fn is given the first caller's input, and a signal
- * @throws {TypeError} `fn` or `key` is no function
+ * @throws {TypeError} `fn` or `key` is not a function
  *
  * @example
  * ```ts
@@ -453,74 +517,70 @@ export type SingleFlight<I, T> = (input: I, options?: SignalOptions) => Promise<
  */
 export function singleFlight<I = void, T = unknown>(
   fn: (input: I, signal: AbortSignal) => T | PromiseLike<T>,
-  { key = (input) => input }: SingleFlightOptions<I> = {},
+  options?: SingleFlightOptions<I>,
+): SingleFlight<I, T>;
+export function singleFlight<I, R>(
+  fn: (input: I, signal: AbortSignal) => R,
+  options?: SingleFlightOptions<I>,
+): SingleFlight<I, Awaited<R>>;
+export function singleFlight<I, T>(
+  fn: (input: I, signal: AbortSignal) => T | PromiseLike<T>,
+  options: SingleFlightOptions<I> = {},
 ): SingleFlight<I, T> {
   requireFunction("create singleFlight", "fn", fn);
+  requireOptions("create singleFlight", options);
+  const { key = (input: I): unknown => input } = options;
   requireFunction("create singleFlight", "key", key);
   const flights = new Map<unknown, Flight<T>>();
 
-  const takeOff = (id: unknown, input: I): Flight<T> => {
-    const flight: Flight<T> = { callers: new Set(), controller: new AbortController() };
-    const land = (tell: (caller: PromiseWithResolvers<T>) => void) => {
-      if (flights.get(id) === flight) flights.delete(id);
-      flight.callers.forEach(tell);
-    };
-    flights.set(id, flight);
-    (async () => fn(input, flight.controller.signal))().then(
-      (value) => land((caller) => caller.resolve(value)),
-      (error) => land((caller) => caller.reject(error)),
-    );
-    return flight;
-  };
-
-  return async (input, { signal } = {}) => {
-    signal?.throwIfAborted();
-    const id = key(input);
-    const flight = flights.get(id) ?? takeOff(id, input);
-    const caller = Promise.withResolvers<T>();
-    flight.callers.add(caller);
-    const stopListening = onAbort(signal, (reason) => {
-      caller.reject(reason);
-      flight.callers.delete(caller);
-      if (flight.callers.size > 0 || flights.get(id) !== flight) return;
-      flights.delete(id);
-      flight.controller.abort(reason);
-    });
+  return (input, options) => {
     try {
-      return await caller.promise;
-    } finally {
-      stopListening();
+      let signal: AbortSignal | undefined;
+      if (options !== undefined) {
+        requireOptions("call singleFlight", options);
+        requireSignal("call singleFlight", options.signal);
+        signal = options.signal;
+        signal?.throwIfAborted();
+      }
+      const id = key(input);
+      signal?.throwIfAborted();
+      const joined = flights.get(id);
+      if (joined) return joined.board(signal);
+      const flight = new Flight<T>(() => flights.get(id) === flight && flights.delete(id));
+      flights.set(id, flight);
+      const promise = flight.board(signal);
+      flight.takeOff((own) => fn(input, own));
+      return promise;
+    } catch (error) {
+      return Promise.reject(error);
     }
   };
 }
 
-interface Flight<T> {
-  callers: Set<PromiseWithResolvers<T>>;
-  controller: AbortController;
-}
-
 /** How {@link hedge} tries. */
-export interface HedgeOptions extends SignalOptions {
+export interface HedgeOptions extends WaitOptions {
   /**
-   * Milliseconds after which one more attempt starts: 0 or more. With `Infinity`, as with all that
-   * no timer can hold (above 2^31-1), it starts only when one has failed.
+   * Milliseconds after which one more attempt starts: 0 or more. With `Infinity` it starts only
+   * when an attempt has failed.
    */
   after: number;
   /** How many attempts to make in all: a positive integer, or `Infinity`. Default: 2. */
-  max?: number | undefined;
+  attempts?: number | undefined;
 }
 
 /**
  * Runs a task, and again if it is slow: every `after` milliseconds, and at once when an attempt has
- * failed. The first success decides; the other attempts are aborted and waited for.
+ * failed (every tenth failure gives the event loop a turn first). The first success decides; the
+ * other attempts are aborted and waited for.
  *
- * Only for what may be done twice, and does no harm when it is: reading, say.
+ * Only for what may be done twice without harm: reading, say.
  *
  * Source of the idea: hedged requests, in "The Tail at Scale" by Dean and Barroso.
  *
- * @throws {TypeError} `task` is no function, or `after` or `max` no number
- * @throws {RangeError} `after` is negative or NaN, or `max` neither a positive integer nor Infinity
- * @throws {AggregateError} all attempts have failed; its errors are theirs, in order
+ * @throws {TypeError} `task` is not a function, or `after` or `attempts` not a number
+ * @throws {RangeError} `after` is negative or NaN, or `attempts` neither a positive integer nor
+ *   Infinity
+ * @throws {AggregateError} all attempts have failed; `errors` is in the order of the attempts
  * @throws the signal's reason
  *
  * @example
@@ -536,218 +596,805 @@ export interface HedgeOptions extends SignalOptions {
  * console.assert((await hedge(slowAtFirst, { after: 5 })) === 2);
  * ```
  */
-export async function hedge<T>(
-  task: Task<T>,
-  { after, max = 2, signal }: HedgeOptions,
-): Promise<T> {
-  requireFunction("hedge", "task", task);
-  if (typeof after !== "number" || !(after >= 0)) {
-    throw invalid("hedge", "after", "a number of 0 or more", after);
-  }
-  requireCount("hedge", "max", max);
+export function hedge<T>(task: Task<T>, options: HedgeOptions): Promise<T>;
+export function hedge<R>(
+  task: (signal: AbortSignal) => R,
+  options: HedgeOptions,
+): Promise<Awaited<R>>;
+export function hedge<T>(task: Task<T>, options: HedgeOptions): Promise<T> {
+  return new Promise((resolve, reject) => {
+    requireFunction("hedge", "task", task);
+    requireOptions("hedge", options);
+    const { after, attempts = 2, signal } = options;
+    requireDuration("hedge", "after", after);
+    requireCount("hedge", "attempts", attempts);
 
-  const scope = new Scope(signal);
-  const values: T[] = [];
-  const errors: unknown[] = [];
-  let attempts = 0;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const attempt = () => {
-    clearTimeout(timer);
-    if (attempts === max || scope.signal.aborted) return;
-    const index = attempts++;
-    if (after <= 2 ** 31 - 1) timer = setTimeout(attempt, after);
-    scope.start(task, (outcome) => {
-      if (outcome.status === "rejected") errors[index] = outcome.reason;
-      else {
-        values.push(outcome.value);
-        scope.stop();
+    const errors: unknown[] = [];
+    let started = 0;
+    let failed = 0;
+    let isPausing = false;
+    let stopTimer = doNothing;
+    const scope: Scope<T> = new Scope<T>("hedge", signal, resolve, reject, (scope) => ({
+      ...firstSuccess<T>(scope, errors, "All attempts failed"),
+      onFree() {
+        if (++failed % 10 > 0 || started === attempts || isPausing) return attempt();
+        // Else attempts that fail at once would block the event loop.
+        isPausing = true;
+        scope.enter();
+        startIn(Math.min(after, 1));
+      },
+      // Starts nothing then, but stops the timer and ends the pause.
+      onAbort: () => attempt(),
+    }));
+    const startIn = (ms: number) => {
+      stopTimer();
+      stopTimer = startTimer(ms, attempt);
+    };
+    const attempt = () => {
+      stopTimer();
+      if (started < attempts && !scope.isOver) {
+        const index = errors.push(undefined) - 1;
+        if (++started < attempts) startIn(after);
+        scope.start(task, index);
       }
-      // Starts the next after a failure; after a success it only stops the timer.
-      attempt();
-    });
-  };
-  attempt();
-  await scope.end();
-  if (values.length === 0) throw new AggregateError(errors, "All attempts failed");
-  return values[0] as T;
+      if (!isPausing) return;
+      isPausing = false;
+      scope.leave();
+    };
+    attempt();
+  });
 }
 
-/** Tasks that are aborted together and waited for together: what all of the above stand on. */
-class Scope {
-  /** The real failures, in order of time. */
-  readonly errors = new Set<unknown>();
-  hasEnded = false;
-  readonly #outer: AbortSignal | undefined;
-  readonly #stopListening: () => void;
-  readonly #controller = new AbortController();
-  readonly #running = new Set<AbortController>();
-  readonly #ended = Promise.withResolvers<void>();
+/** What a {@link Scope} works for. */
+interface Plan<R> {
+  /** Whether a task is given a signal of its own. Default: if it declares a parameter. */
+  ownSignals?: boolean;
+  /** A task has succeeded before any abort. */
+  onValue: (value: unknown, index: number) => void;
+  /** A task has succeeded after an abort. Default: `releaseHold`. */
+  onLate?: (value: unknown) => void;
+  onError: (error: unknown, index: number) => void;
+  /** A task has ended before any abort: another one may start in its place. */
+  onFree?: (index: number) => void;
+  /** Drops what nobody will receive. */
+  onAbort?: () => void;
+  /** All tasks have ended, without a failure or an abort from outside. */
+  finish: () => R;
+  /** Turns the failure, or the reason of the abort from outside, into what is thrown. */
+  toError?: (cause: unknown) => unknown;
+}
 
-  constructor(outer: AbortSignal | undefined) {
+/** Tasks that are aborted together and waited for together: what most of the above stand on. */
+class Scope<R> {
+  hasEnded = false;
+  readonly #plan: Plan<R>;
+  readonly #outer: AbortSignal | null | undefined;
+  readonly #stopListening: () => void;
+  readonly #resolve: (result: R) => void;
+  readonly #reject: (error: unknown) => void;
+  readonly #ownControllers = new Set<AbortController>();
+  #controller: AbortController | undefined;
+  #running = 0;
+  #isAborted = false;
+  #isCancelled = false;
+  #failure: { error: unknown } | undefined;
+  #abortError: DOMException | undefined;
+
+  constructor(
+    action: string,
+    outer: AbortSignal | null | undefined,
+    resolve: (result: R) => void,
+    reject: (error: unknown) => void,
+    plan: (scope: Scope<R>) => Plan<R>,
+  ) {
+    requireSignal(action, outer);
+    this.#plan = plan(this);
     outer?.throwIfAborted();
     this.#outer = outer;
-    this.#stopListening = onAbort(outer, (reason) => this.#abort(reason));
+    this.#resolve = resolve;
+    this.#reject = reject;
+    this.#stopListening = onAbort(outer ?? undefined, () => void this.isOver);
   }
 
+  /** The signal that tasks share which have none of their own. */
   get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      if (this.#isAborted) this.#controller.abort(this.reason);
+    }
     return this.#controller.signal;
   }
 
-  /** Whether the abort from outside came before any other. */
-  get isCancelled(): boolean {
-    return this.signal.aborted && this.signal.reason === this.#outer?.reason;
+  /** Whether there was an abort, of which this may be the first to hear. */
+  get isOver(): boolean {
+    if (this.#outer?.aborted && !this.#isAborted && !this.hasEnded) {
+      this.#isCancelled = true;
+      this.#abort();
+    }
+    return this.#isAborted;
   }
 
-  /** Runs a task, unless all is over; `onSettled` may start others in its place. */
-  async start<T>(
-    task: Task<T>,
-    onSettled: (outcome: PromiseSettledResult<T>) => void,
-  ): Promise<void> {
-    if (this.signal.aborted || this.hasEnded) return;
-    const controller = new AbortController();
-    this.#running.add(controller);
-    const outcome = await outcomeOf(task, controller.signal);
-    this.#running.delete(controller);
-    onSettled(outcome);
-    if (this.#running.size > 0) return;
+  get hasFailed(): boolean {
+    return this.#failure !== undefined;
+  }
+
+  /** What all are aborted with. */
+  get reason(): unknown {
+    if (this.#isCancelled) return this.#outer!.reason;
+    if (!this.#abortError) {
+      const why = this.#failure ? "Another task failed" : "The result is no longer needed";
+      this.#abortError = new DOMException(why, "AbortError");
+      if (this.#failure) {
+        Object.defineProperty(this.#abortError, "cause", { value: this.#failure.error });
+      }
+    }
+    return this.#abortError;
+  }
+
+  /** Waits for one more. */
+  enter(): void {
+    this.#running++;
+  }
+
+  /** Waits for one less; after the last one all has ended. */
+  leave(): void {
+    if (--this.#running > 0) return;
     this.hasEnded = true;
-    this.#ended.resolve();
+    this.#stopListening();
+    const { finish, toError = (cause) => cause } = this.#plan;
+    try {
+      if (this.#isCancelled) throw this.reason;
+      if (this.#failure) throw this.#failure.error;
+      this.#resolve(finish());
+    } catch (cause) {
+      this.#reject(toError(cause));
+    }
   }
 
-  /** Takes note of a failure, unless it echoes the abort, and aborts all because of it. */
+  /** Runs a task, and returns the promise of its result, which need not be handled. */
+  start(task: Task<unknown>, index: number): Promise<unknown> {
+    this.enter();
+    const plan = this.#plan;
+    let own: AbortController | undefined;
+    if (plan.ownSignals ?? task.length > 0) this.#ownControllers.add((own = new AbortController()));
+    let outcome: Promise<unknown>;
+    try {
+      outcome = Promise.resolve(task(own ? own.signal : this.signal));
+    } catch (error) {
+      outcome = Promise.reject(error);
+    }
+    outcome.then(
+      (value) => {
+        if (own) this.#ownControllers.delete(own);
+        if (this.isOver) (plan.onLate ?? releaseHold)(value);
+        else plan.onValue(value, index);
+        this.#free(index);
+      },
+      (error) => {
+        if (own) this.#ownControllers.delete(own);
+        plan.onError(error, index);
+        this.#free(index);
+      },
+    );
+    return outcome;
+  }
+
+  #free(index: number): void {
+    if (!this.isOver) this.#plan.onFree?.(index);
+    this.leave();
+  }
+
+  /** Aborts all because of a failure. Does nothing after an abort. */
   fail(error: unknown): void {
-    const { aborted, reason } = this.signal;
-    const isEcho = aborted && (error === reason || (error as Error | null)?.name === "AbortError");
-    if (isEcho) return;
-    this.errors.add(error);
-    this.stop("Another task failed", error);
+    if (this.isOver) return;
+    this.#failure = { error };
+    this.#abort();
   }
 
   /** Aborts what still runs. */
-  stop(why = "The result is no longer needed", cause?: unknown): void {
-    if (this.signal.aborted) return;
-    const reason = new DOMException(why, "AbortError");
-    this.#abort(Object.defineProperty(reason, "cause", { value: cause }));
+  stop(): void {
+    if (!this.isOver && !this.hasEnded) this.#abort();
   }
 
-  /** Waits for all, then throws what ended them: the abort from outside, or the first failure. */
-  async end(): Promise<void> {
-    if (this.#running.size > 0) await this.#ended.promise;
-    this.#stopListening();
-    if (this.isCancelled) throw this.signal.reason;
-    for (const error of this.errors) throw error;
+  /** Whether an error merely passes on the abort. */
+  isEcho(error: unknown): boolean {
+    if (!this.isOver) return false;
+    const seen = new Set([error]);
+    try {
+      // Goes through what is added meanwhile: the errors of groups.
+      for (const one of seen as Set<any>) {
+        if (one === this.reason || (this.#outer?.aborted && one === this.#outer.reason)) continue;
+        if (one.name === "AbortError") continue;
+        if (!Array.isArray(one.errors) || one.errors.length === 0) return false;
+        for (const inner of one.errors) seen.add(inner);
+      }
+      return true;
+    } catch {
+      // What can't be looked into is a failure.
+      return false;
+    }
   }
 
-  #abort(reason: unknown): void {
-    this.#controller.abort(reason);
-    for (const controller of this.#running) controller.abort(reason);
+  #abort(): void {
+    this.#isAborted = true;
+    if (this.#controller || this.#ownControllers.size > 0) {
+      this.#controller?.abort(this.reason);
+      for (const own of this.#ownControllers) own.abort(this.reason);
+    }
+    this.#plan.onAbort?.();
   }
 }
 
-async function outcomeOf<T>(task: Task<T>, signal: AbortSignal): Promise<PromiseSettledResult<T>> {
-  try {
-    return { status: "fulfilled", value: await task(signal) };
-  } catch (reason) {
-    return { status: "rejected", reason };
-  }
-}
-
-/** Starts the tasks in one scope, so many at once; each that settles makes room for the next. */
-function startAll<F extends Task<unknown>>(
+/** Runs the tasks of a list in one scope; `results` has a place for each. */
+function runAll<R>(
   action: string,
-  tasks: Iterable<F>,
-  { concurrency = Infinity, signal }: TasksOptions,
-  onSettled: (outcome: PromiseSettledResult<TaskResult<F>>, index: number) => void,
-): Scope {
-  const list = requireTasks(action, tasks) as Task<TaskResult<F>>[];
-  requireCount(action, "concurrency", concurrency);
-  const scope = new Scope(signal);
-  let next = 0;
-  const startNext = () => {
-    const index = next++;
-    const task = list[index];
-    if (!task) return;
-    scope.start(task, (outcome) => {
-      onSettled(outcome, index);
-      startNext();
-    });
+  tasks: TaskList,
+  options: TasksOptions,
+  plan: (scope: Scope<R>, results: unknown[]) => Plan<R>,
+): Promise<R> {
+  return new Promise((resolve, reject) => {
+    if (!(Symbol.iterator in Object(tasks))) {
+      throw invalid(action, "tasks", "an iterable of functions", tasks, TypeError);
+    }
+    const list = [...tasks];
+    const wrong = list.findIndex((task) => typeof task !== "function");
+    if (wrong >= 0) requireFunction(action, `tasks[${wrong}]`, list[wrong]);
+    requireOptions(action, options);
+    const { concurrency = Infinity, signal } = options;
+    requireCount(action, "concurrency", concurrency);
+
+    let next = 0;
+    const startNext = () => {
+      const index = next++;
+      if (index < list.length) scope.start(list[index]!, index);
+    };
+    const scope: Scope<R> = new Scope<R>(action, signal, resolve, reject, (scope) => ({
+      ...plan(
+        scope,
+        list.map(() => undefined),
+      ),
+      onFree: startNext,
+    }));
+    scope.enter();
+    while (next < Math.min(concurrency, list.length) && !scope.isOver) startNext();
+    scope.leave();
+  });
+}
+
+/** The plan of those that return the first success: `errors` has a place for each task. */
+function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): Plan<R> {
+  let winner: { value: unknown } | undefined;
+  return {
+    ownSignals: true,
+    onValue(value) {
+      winner = { value };
+      scope.stop();
+    },
+    onError(error, index) {
+      errors[index] = error;
+    },
+    finish() {
+      if (!winner) throw new AggregateError(errors, message);
+      return winner.value as R;
+    },
   };
-  list.slice(0, concurrency).forEach(startNext);
-  return scope;
 }
 
-function iterate<T>(source: Iterable<T | PromiseLike<T>> | AsyncIterable<T>): AsyncIterator<T> {
-  if (Symbol.asyncIterator in source) return source[Symbol.asyncIterator]();
-  return (async function* () {
-    yield* source;
-  })();
-}
+/** What {@link asCompleted} returns. It is not a generator, to be left during a pending `next()`. */
+class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
+  readonly #tasks: TaskList;
+  readonly #options: TasksOptions;
+  readonly #arrived = new Queue<Completion<T>>();
+  readonly #waiting = new Queue<PromiseWithResolvers<IteratorResult<Completion<T>, void>>>();
+  #scope: Scope<void> | undefined;
+  /** Resolves when all tasks have ended, once they have started. */
+  #end: Promise<void> | undefined;
+  #hasEnded = false;
+  #isLeft = false;
+  #failure: { error: unknown } | undefined;
 
-function isGenerator(iterator: object): boolean {
-  return Object.prototype.toString.call(iterator) === "[object AsyncGenerator]";
-}
-
-/** The next step, or undefined if the signal is aborted before that has come. */
-async function nextUnlessAborted<T>(
-  iterator: AsyncIterator<T>,
-  signal: AbortSignal,
-): Promise<IteratorResult<T> | undefined> {
-  const { promise, resolve, reject } = Promise.withResolvers<IteratorResult<T> | undefined>();
-  const stopListening = onAbort(signal, () => resolve(undefined));
-  try {
-    iterator.next().then(resolve, reject);
-    return await promise;
-  } finally {
-    stopListening();
+  constructor(tasks: TaskList, options: TasksOptions) {
+    this.#tasks = tasks;
+    this.#options = options;
   }
+
+  next(): Promise<IteratorResult<Completion<T>, void>> {
+    if (!this.#isLeft) this.#end ??= this.#start();
+    this.#obey();
+    const value = this.#arrived.shift();
+    if (value) return Promise.resolve({ done: false, value });
+    if (this.#hasEnded || !this.#end) return this.#finish();
+    const waiting = Promise.withResolvers<IteratorResult<Completion<T>, void>>();
+    this.#waiting.push(waiting);
+    return waiting.promise;
+  }
+
+  async return(): Promise<IteratorResult<Completion<T>, void>> {
+    this.#obey();
+    this.#isLeft = true;
+    this.#scope?.stop();
+    this.#drop();
+    await this.#end;
+    return this.#finish();
+  }
+
+  async throw(error: unknown): Promise<never> {
+    await this.return().catch(doNothing);
+    throw error;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async #start(): Promise<void> {
+    try {
+      await runAll<void>("run asCompleted", this.#tasks, this.#options, (scope) => {
+        this.#scope = scope;
+        return {
+          onValue: (value, index) => {
+            const completion = { index, value: value as T };
+            const waiting = this.#waiting.shift();
+            if (waiting) waiting.resolve({ done: false, value: completion });
+            else this.#arrived.push(completion);
+          },
+          onError: (error) => {
+            if (!scope.isOver) scope.fail(error);
+            else if (!scope.isEcho(error)) this.#failure ??= { error };
+          },
+          onAbort: () => {
+            if (!scope.hasFailed) this.#drop();
+          },
+          finish: doNothing,
+        };
+      });
+    } catch (error) {
+      this.#failure = { error };
+    }
+    this.#hasEnded = true;
+    for (let waiting; (waiting = this.#waiting.shift());) {
+      waiting.resolve(this.#isLeft ? { done: true, value: undefined } : this.#finish());
+    }
+  }
+
+  /** An abort from outside counts also when all tasks have ended, until everything is told. */
+  #obey(): void {
+    const signal = this.#isLeft ? undefined : this.#options?.signal;
+    if (!this.#hasEnded || this.#failure || !signal?.aborted) return;
+    this.#failure = { error: signal.reason };
+    this.#drop();
+  }
+
+  /** Tells the failure, once. */
+  #finish(): Promise<IteratorReturnResult<void>> {
+    const failure = this.#failure;
+    this.#failure = undefined;
+    this.#isLeft = true;
+    return failure
+      ? Promise.reject(failure.error)
+      : Promise.resolve({ done: true, value: undefined });
+  }
+
+  #drop(): void {
+    for (let item; (item = this.#arrived.shift());) releaseHold(item.value);
+  }
+}
+
+/** The source of {@link mapConcurrent}. The scope waits for it to end or to be closed. */
+class Input<T> {
+  readonly #action: string;
+  readonly #source: Source<T>;
+  readonly #scope: Scope<any>;
+  readonly #mayPull: () => boolean;
+  readonly #onItem: (item: T) => void;
+  readonly #leave: () => void;
+  #controller: AbortController | undefined;
+  #iterator: ItemIterator | undefined;
+  #isSync = false;
+  /** Asked for something that has not come yet. */
+  #isBusy = false;
+  /** In the very call of `next()`. */
+  #isCalling = false;
+  #hasEnded = false;
+
+  constructor(
+    action: string,
+    source: Source<T>,
+    scope: Scope<any>,
+    mayPull: () => boolean,
+    onItem: (item: T) => void,
+  ) {
+    this.#action = action;
+    this.#source = source;
+    this.#scope = scope;
+    this.#mayPull = mayPull;
+    this.#onItem = onItem;
+    this.#leave = () => scope.leave();
+    scope.enter();
+  }
+
+  /** Asks for items, one at a time, as long as there is a place for them. */
+  pull(): void {
+    while (!this.#isBusy && !this.#hasEnded && this.#mayPull()) {
+      this.#isBusy = true;
+      try {
+        if (this.#iterator) this.#next(this.#iterator);
+        else if (isItems(this.#source)) this.#open(this.#source);
+        else this.#call(this.#source);
+      } catch (error) {
+        this.#fail(error);
+      }
+    }
+  }
+
+  /** Tells the source to close, and waits for that unless it is busy: it may be silent for ever. */
+  close(): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#controller?.abort(this.#scope.reason);
+    // A generator can't be closed while it is running.
+    const closing = this.#isCalling ? undefined : this.#return();
+    if (this.#isBusy) this.#leave();
+    else closing?.then(this.#leave, this.#leave);
+  }
+
+  #call(source: (signal: AbortSignal) => unknown): void {
+    this.#controller = new AbortController();
+    this.#await(source(this.#controller.signal), (items: any) => {
+      if (this.#hasEnded) closeUnopened(items);
+      else if (isItems(items)) this.#open(items);
+      else throw invalid(this.#action, "what source returns", "a source", items, TypeError);
+    });
+  }
+
+  #open(items: Items<T>): void {
+    this.#isSync = !isStream(items) && !isAsync(items);
+    this.#iterator = iteratorOf(items);
+    this.#isBusy = false;
+    if (this.#hasEnded) this.#return();
+  }
+
+  #next(iterator: ItemIterator): void {
+    this.#isCalling = true;
+    const step = iterator.next();
+    this.#isCalling = false;
+    if (this.#hasEnded) this.#return();
+    if (this.#isSync) this.#onStep(step);
+    else this.#await(step, (step) => this.#onStep(step));
+  }
+
+  #onStep(step: any): void {
+    if (Object(step) !== step) {
+      throw invalid(this.#action, "the result of next()", "an object", step, TypeError);
+    }
+    if (step.done) return this.#end();
+    const { value } = step;
+    if (!this.#isSync || typeof value?.then !== "function") return this.#deliver(value);
+    this.#await(
+      value,
+      (item) => this.#deliver(item),
+      () => this.#return(),
+    );
+  }
+
+  #deliver(item: any): void {
+    this.#isBusy = false;
+    if (this.#hasEnded || this.#scope.isOver) releaseHold(item);
+    else this.#onItem(item);
+  }
+
+  #await(promise: unknown, onValue: (value: unknown) => void, onError = doNothing): void {
+    Promise.resolve(promise).then(
+      (value) => {
+        try {
+          onValue(value);
+          this.pull();
+        } catch (error) {
+          this.#fail(error);
+        }
+      },
+      (error) => {
+        if (!this.#hasEnded) onError();
+        this.#fail(error);
+      },
+    );
+  }
+
+  #end(): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#leave();
+  }
+
+  #fail(error: unknown): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#scope.fail(error);
+    this.#controller?.abort(this.#scope.reason);
+    this.#leave();
+  }
+
+  #return(): Promise<unknown> {
+    const closing = Promise.try(() => this.#iterator?.return?.());
+    closing.catch(doNothing);
+    return closing;
+  }
+}
+
+interface ItemIterator {
+  next: () => unknown;
+  return?: () => unknown;
+}
+
+/** First in, first out. */
+class Queue<T> {
+  #items: (T | undefined)[] = [];
+  #head = 0;
+
+  push(item: T): void {
+    this.#items.push(item);
+  }
+
+  shift(): T | undefined {
+    if (this.#head === this.#items.length) return undefined;
+    const item = this.#items[this.#head];
+    this.#items[this.#head++] = undefined;
+    // Half of it is gone: what is left moves up, which costs each item one step at most.
+    if (this.#head * 2 >= this.#items.length) {
+      this.#items = this.#items.slice(this.#head);
+      this.#head = 0;
+    }
+    return item;
+  }
+}
+
+/** Whether the value is a hold, or a list with a hold in it. */
+function mayHold(value: unknown): boolean {
+  try {
+    if (Array.isArray(value)) return value.some(mayHold);
+    return typeof (value as { release?: unknown } | null | undefined)?.release === "function";
+  } catch {
+    return true;
+  }
+}
+
+function isItems(source: any): source is Items<any> {
+  return source != null && (isStream(source) || isAsync(source) || source[Symbol.iterator] != null);
+}
+
+function isStream(source: any): source is ReadableStream {
+  return typeof source.getReader === "function";
+}
+
+function isAsync(source: any): source is AsyncIterable<any> {
+  return source[Symbol.asyncIterator] != null;
+}
+
+function iteratorOf(items: Items<any>): ItemIterator {
+  if (isStream(items)) return new StreamIterator(items.getReader());
+  if (isAsync(items)) return items[Symbol.asyncIterator]() as ItemIterator;
+  // Else those that fail before their turn would be unhandled.
+  if (Array.isArray(items)) {
+    for (const item of items) if (item instanceof Promise) item.catch(doNothing);
+  }
+  return items[Symbol.iterator]() as ItemIterator;
+}
+
+/** Unlike the platform's, it can be closed during a pending `next()`, and leaves no lock behind. */
+class StreamIterator {
+  readonly #reader: ReadableStreamDefaultReader<unknown>;
+
+  constructor(reader: ReadableStreamDefaultReader<unknown>) {
+    this.#reader = reader;
+  }
+
+  async next(): Promise<unknown> {
+    let isDone = true;
+    try {
+      const step = await this.#reader.read();
+      isDone = step.done;
+      return step;
+    } finally {
+      if (isDone) this.#reader.releaseLock();
+    }
+  }
+
+  return(): Promise<void> {
+    const closing = this.#reader.cancel();
+    this.#reader.releaseLock();
+    return closing;
+  }
+}
+
+/** What was never iterated is closed by its own methods, if it has any. */
+function closeUnopened(items: any): void {
+  Promise.try(() => (items?.cancel ?? items?.return)?.call(items)).catch(doNothing);
+}
+
+function requireOptions(action: string, options: unknown): void {
+  if (Object(options) === options) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
+
+/** One run of {@link singleFlight}, and those who wait for it. */
+class Flight<T> {
+  readonly #callers = new Set<Caller<T>>();
+  readonly #controller = new AbortController();
+  readonly #forget: () => void;
+  /** Those without a signal can't leave, and share one promise. */
+  #staying: Caller<T> | undefined;
+
+  constructor(forget: () => void) {
+    this.#forget = forget;
+  }
+
+  board(signal: AbortSignal | null | undefined): Promise<T> {
+    if (!signal && this.#staying) return this.#staying.promise;
+    const caller: Caller<T> = { ...Promise.withResolvers<T>(), stopListening: doNothing };
+    this.#callers.add(caller);
+    if (!signal) this.#staying = caller;
+    else caller.stopListening = onAbort(signal, (reason) => this.#leave(caller, reason));
+    return caller.promise;
+  }
+
+  takeOff(run: Task<T>): void {
+    let outcome: Promise<T>;
+    try {
+      outcome = Promise.resolve(run(this.#controller.signal));
+    } catch (error) {
+      outcome = Promise.reject(error);
+    }
+    outcome.then(
+      (value) => {
+        if (this.#callers.size === 0) releaseHold(value);
+        this.#land((caller) => caller.resolve(value));
+      },
+      (error) => this.#land((caller) => caller.reject(error)),
+    );
+  }
+
+  #land(tell: (caller: Caller<T>) => void): void {
+    this.#forget();
+    for (const caller of this.#callers) {
+      caller.stopListening();
+      tell(caller);
+    }
+  }
+
+  #leave(caller: Caller<T>, reason: unknown): void {
+    caller.reject(reason);
+    this.#callers.delete(caller);
+    if (this.#callers.size > 0) return;
+    this.#forget();
+    this.#controller.abort(reason);
+  }
+}
+
+interface Caller<T> extends PromiseWithResolvers<T> {
+  stopListening: () => void;
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Work that stops when its signal is aborted, if it can. */
+export type Task<T> = (signal: AbortSignal) => T | PromiseLike<T>;
+
+/** Waits at least `ms` milliseconds, or rejects with the signal's reason. */
+function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason);
+    const stopTimer = startTimer(ms, () => {
+      stopListening();
+      resolve();
+    });
+    const stopListening = onAbort(signal, (reason) => {
+      stopTimer();
+      reject(reason);
+    });
+  });
+}
+
+/** A `setTimeout` of any length, which is never early. Returns what stops it. */
+function startTimer(ms: number, callback: () => void): () => void {
+  if (ms === Infinity) return doNothing;
+  const due = performance.now() + ms;
+  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
+  const check = () => {
+    const left = due - performance.now();
+    if (left > 0) timer = set(left);
+    else callback();
+  };
+  let timer = set(ms);
+  return () => clearTimeout(timer);
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
   listeners.add(listener);
   return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
   };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
 class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
-function requireTasks<F>(action: string, tasks: Iterable<F>): F[] {
-  if (!(Symbol.iterator in Object(tasks))) {
-    throw invalid(action, "tasks", "an iterable of functions", tasks, TypeError);
-  }
-  const list = [...tasks];
-  list.forEach((task, index) => requireFunction(action, `tasks[${index}]`, task));
-  return list;
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
 }
+
+function doNothing(): void {}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
 }
 
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
 function requireCount(action: string, name: string, value: number): void {
-  if (value === Infinity || (Number.isInteger(value) && value > 0)) return;
+  if (value === Infinity || (Number.isSafeInteger(value) && value > 0)) return;
   throw invalid(action, name, "a positive integer or Infinity", value);
+}
+
+function requireDuration(action: string, name: string, value: number): void {
+  if (typeof value === "number" && value >= 0) return;
+  throw invalid(action, name, "a number of 0 or more", value);
 }
 
 function invalid(
@@ -757,7 +1404,18 @@ function invalid(
   value: unknown,
   Kind = typeof value === "number" ? RangeError : TypeError,
 ): Error {
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/concurrency.ts` ─────────────────────────────────────────────────────────
@@ -766,30 +1424,20 @@ function invalid(
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
   const task = (n: number) => async (signal: AbortSignal) => {
     log(`task ${n}`, "running");
-    await sleep(50 + 50 * n, signal);
-    if (signal.aborted) {
+    try {
+      await sleep(50 + 50 * n, signal);
+    } catch (reason) {
       log(`task ${n}`, "cleaning up");
       await sleep(100);
       log(`task ${n}`, "cancelled");
-    } else {
-      log(`task ${n}`, n === 3 ? "failed" : "done");
-      if (n === 3) throw new Error("task 3 is broken");
+      throw reason;
     }
+    log(`task ${n}`, n === 3 ? "failed" : "done");
+    if (n === 3) throw new Error("task 3 is broken");
   };
   for (const n of [1, 2, 3, 4, 5]) log(`task ${n}`, "waiting");
   log("gather", "running");
   await gather([1, 2, 3, 4, 5].map(task), { concurrency: 2 }).catch(() => log("gather", "failed"));
-}
-
-/** Ends early when the signal is aborted. */
-function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    onAbort(signal, () => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
 }
 
 let start: number | undefined;
@@ -800,4 +1448,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();

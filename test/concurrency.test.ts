@@ -7,6 +7,7 @@
 import { describe, expect, test } from "bun:test";
 
 import {
+  allSettled,
   any,
   asCompleted,
   type Completion,
@@ -14,8 +15,8 @@ import {
   hedge,
   mapConcurrent,
   race,
-  settle,
   singleFlight,
+  type Source,
   type Task,
   type TaskGroup,
   taskGroup,
@@ -27,7 +28,7 @@ type Run = (tasks: Iterable<Task<unknown>>, options?: TasksOptions) => Promise<u
 
 const allThatRunLists: [name: string, run: Run][] = [
   ["gather", gather],
-  ["settle", settle],
+  ["allSettled", allSettled],
   ["race", race],
   ["any", any],
   ["asCompleted", (tasks, options) => Array.fromAsync(asCompleted(tasks, options))],
@@ -39,22 +40,26 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     const tasks = [() => calls++, Promise.resolve()] as Task<unknown>[];
 
     await expect(run(tasks)).rejects.toThrow(
-      /^Cannot .*: tasks\[1\] must be a function, received \[object Promise\]$/,
+      /^Cannot .*: tasks\[1\] must be a function, received Promise$/,
     );
     await expect(run(tasks)).rejects.toBeInstanceOf(TypeError);
     await expect(run([42] as never)).rejects.toBeInstanceOf(TypeError);
     expect(calls).toBe(0);
   });
 
-  test.each([undefined, null, 42, () => {}, Promise.resolve([])])(
-    "refuses %p, which is no list",
-    async (tasks) => {
-      const refused = run(tasks as never);
+  test.each([
+    ["undefined", undefined],
+    ["null", null],
+    ["42", 42],
+    ["a function", () => {}],
+    ["a promise", Promise.resolve([])],
+    ["an async iterable", sourceOf([1])],
+  ])("refuses %s, which is not a list", async (_kind, tasks) => {
+    const refused = run(tasks as never);
 
-      await expect(refused).rejects.toThrow("tasks must be an iterable of functions, received");
-      await expect(refused).rejects.toBeInstanceOf(TypeError);
-    },
-  );
+    await expect(refused).rejects.toThrow("tasks must be an iterable of functions, received");
+    await expect(refused).rejects.toBeInstanceOf(TypeError);
+  });
 
   test.each([0, -1, 1.5, NaN, -Infinity])("refuses a concurrency of %d", async (concurrency) => {
     let calls = 0;
@@ -65,6 +70,80 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     );
     await expect(refused).rejects.toBeInstanceOf(RangeError);
     expect(calls).toBe(0);
+  });
+
+  test("refuses options that are none, and a signal that is none, before it calls anything", async () => {
+    let calls = 0;
+    const tasks = [() => calls++];
+
+    for (const options of [null, 5, "10"]) {
+      await expect(run(tasks, options as never)).rejects.toThrow(
+        "options must be an object, received",
+      );
+    }
+    for (const signal of [{}, 5, new AbortController()]) {
+      const refused = run(tasks, { signal: signal as never });
+      await expect(refused).rejects.toThrow("signal must be an AbortSignal, received");
+      await expect(refused).rejects.toBeInstanceOf(TypeError);
+    }
+    expect(calls).toBe(0);
+    await run(tasks, { signal: null as never });
+    expect(calls).toBe(1);
+  });
+
+  test("refuses bad arguments also when it is aborted before", async () => {
+    const signal = AbortSignal.abort("stop");
+
+    await expect(run([42] as never, { signal })).rejects.toBeInstanceOf(TypeError);
+    await expect(run([() => 1], { signal, concurrency: 0 })).rejects.toBeInstanceOf(RangeError);
+  });
+
+  test("starts no other task after an abort that its own listener has not heard of yet", async () => {
+    const { signal, abort } = lateSignal();
+    let calls = 0;
+    const tasks = [() => abort("stop"), () => calls++];
+
+    await expect(run(tasks, { signal, concurrency: 1 })).rejects.toBe("stop");
+
+    expect(calls).toBe(0);
+  });
+
+  test("listens before it calls: an abort from inside a call reaches that very task", async () => {
+    const controller = new AbortController();
+    let seen: unknown;
+    const task = (signal: AbortSignal) => {
+      controller.abort("stop");
+      seen = signal.reason;
+    };
+
+    await expect(run([task], controller)).rejects.toBe("stop");
+
+    expect(seen).toBe("stop");
+  });
+
+  test("gives a signal also to a task that declares no parameter", async () => {
+    await virtualTime(async () => {
+      let reason: unknown;
+      const task = async (...args: AbortSignal[]) => {
+        await sleep(100, args[0]).catch(() => (reason = args[0]?.reason));
+      };
+      const controller = new AbortController();
+      setTimeout(() => controller.abort("stop"), 50);
+
+      await expect(run([task, task], controller)).rejects.toBe("stop");
+
+      expect(reason).toBe("stop");
+    });
+  });
+
+  test("runs 100,000 synchronous tasks one at a time without overflowing the stack", async () => {
+    const failing = Array.from({ length: 100_000 }, () => () => {
+      throw "failed";
+    });
+    const succeeding = Array.from({ length: 100_000 }, () => () => "fine");
+
+    await run(failing, { concurrency: 1 }).catch(() => {});
+    await run(succeeding, { concurrency: 1 });
   });
 
   test("takes tasks from any iterable, and runs them all at once by default", async () => {
@@ -268,9 +347,12 @@ describe("gather", () => {
     });
   });
 
-  test.each([undefined, null, 0, ""])("rejects with %p where that is thrown", async (thrown) => {
-    await expect(gather([() => Promise.reject(thrown), () => 1])).rejects.toBe(thrown);
-  });
+  test.each([[undefined], [null], [0], [""]])(
+    "rejects with %s where that is thrown",
+    async (thrown) => {
+      await expect(gather([() => Promise.reject(thrown), () => 1])).rejects.toBe(thrown);
+    },
+  );
 
   test("takes a task that throws as one that fails", async () => {
     const error = new Error("thrown");
@@ -306,14 +388,46 @@ describe("gather", () => {
       expect(clock.elapsed).toBe(60);
     });
   });
+
+  test("rejects with the failure when it is aborted later with the very reason of its tasks", async () => {
+    await virtualTime(async () => {
+      const controller = new AbortController();
+      const passesOn = (signal: AbortSignal) =>
+        sleep(100, signal).catch((reason) => controller.abort(reason));
+
+      await expect(gather([fail("broken", 50), passesOn], controller)).rejects.toBe("broken");
+    });
+  });
+
+  test("takes what a thenable comes to", async () => {
+    const thenable = { then: (resolve: (value: string) => void) => resolve("then") };
+
+    expect(await gather([() => thenable as PromiseLike<string>, () => 1])).toEqual(["then", 1]);
+  });
+
+  test("an abort through 1,000 nested ones neither overflows nor leaves one behind", async () => {
+    const controller = new AbortController();
+    let ended = 0;
+    let nested: Task<unknown> = (signal) => sleep(1000, signal).finally(() => ended++);
+    for (let depth = 0; depth < 1000; depth++) {
+      const inner = nested;
+      nested = (signal) => gather([inner], { signal }).finally(() => ended++);
+    }
+
+    const running = rejection(gather([nested], controller));
+    controller.abort("stop");
+
+    expect(await running).toBe("stop" as never);
+    expect(ended).toBe(1001);
+  });
 });
 
-describe("settle", () => {
+describe("allSettled", () => {
   test("tells how each task ended, and lets a failure abort nothing", async () => {
     await virtualTime(async (clock) => {
       const error = new Error("broken");
 
-      const outcomes = await settle([work(100, "fine"), fail(error, 10)]);
+      const outcomes = await allSettled([work(100, "fine"), fail(error, 10)]);
 
       expect(outcomes).toEqual([
         { status: "fulfilled", value: "fine" },
@@ -324,13 +438,13 @@ describe("settle", () => {
   });
 
   test("goes on with the next after a failure", async () => {
-    const outcomes = await settle([fail("a", 0), fail("b", 0), () => "c"], { concurrency: 1 });
+    const outcomes = await allSettled([fail("a", 0), fail("b", 0), () => "c"], { concurrency: 1 });
 
     expect(outcomes.map(({ status }) => status)).toEqual(["rejected", "rejected", "fulfilled"]);
   });
 
   test("of nothing is nothing", async () => {
-    expect(await settle([])).toEqual([]);
+    expect(await allSettled([])).toEqual([]);
   });
 });
 
@@ -392,8 +506,20 @@ describe("race", () => {
     });
   });
 
-  test("of nothing is a RangeError, as it would never settle", async () => {
+  test("of nothing is a RangeError, as it would never allSettled", async () => {
     await expect(race([])).rejects.toEqual(new RangeError("Cannot race: tasks must not be empty"));
+  });
+
+  test("the winner's signal is not aborted, even if it declares no parameter", async () => {
+    const signals: AbortSignal[] = [];
+    const winner = (...args: AbortSignal[]) => signals.push(...args);
+    const loser = (signal: AbortSignal) => microtasks(10).then(() => void signals.push(signal));
+
+    await race([winner, loser]);
+    await any([winner, loser]);
+    await hedge(winner, { after: 0, attempts: 1 });
+
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false, true, false, true, false]);
   });
 });
 
@@ -578,6 +704,120 @@ describe("asCompleted", () => {
       await expect(results.next()).rejects.toBe("stop");
     });
   });
+
+  test("can be left during a pending next(), which then is done", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const results = asCompleted([tidy(1000, log), tidy(1000)]);
+      const pending = [results.next(), results.next()];
+      await sleep(50);
+
+      expect(await results.return()).toEqual({ done: true, value: undefined });
+
+      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+      expect(clock.elapsed).toBe(60);
+      expect(await Promise.all(pending)).toEqual(Array(2).fill({ done: true, value: undefined }));
+    });
+  });
+
+  test("tells an error once: the other pending next() is done", async () => {
+    const results = asCompleted([fail("broken", 0), work(1000)]);
+
+    expect(await Promise.allSettled([results.next(), results.next(), results.next()])).toEqual([
+      { status: "rejected", reason: "broken" },
+      { status: "fulfilled", value: { done: true, value: undefined } },
+      { status: "fulfilled", value: { done: true, value: undefined } },
+    ]);
+    expect(await results.return()).toEqual({ done: true, value: undefined });
+  });
+
+  test("serves several pending next() in their order, and then is done", async () => {
+    const results = asCompleted([() => "a", async () => "b"]);
+
+    expect(await Promise.all([results.next(), results.next(), results.next()])).toEqual([
+      { done: false, value: { index: 0, value: "a" } },
+      { done: false, value: { index: 1, value: "b" } },
+      { done: true, value: undefined },
+    ]);
+  });
+
+  test("next() after it was left waits for nothing and is done", async () => {
+    await virtualTime(async () => {
+      const results = asCompleted([tidy(100)]);
+      const first = results.next();
+      const leaving = results.return();
+
+      expect(await results.next()).toEqual({ done: true, value: undefined });
+      expect(await first).toEqual({ done: true, value: undefined });
+      expect(await leaving).toEqual({ done: true, value: undefined });
+      expect(await results.next()).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("tells what fails in the cleanup to the one who leaves, not to a pending next()", async () => {
+    await virtualTime(async () => {
+      const results = asCompleted([tidy(100, [], "cleanup failed")]);
+      const pending = results.next();
+
+      await expect(results.return()).rejects.toBe("cleanup failed");
+
+      expect(await pending).toEqual({ done: true, value: undefined });
+      expect(await results.return()).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("throw() leaves it, and rejects with the error", async () => {
+    await virtualTime(async (clock) => {
+      const results = asCompleted([work(10), tidy(100, [], "cleanup failed")]);
+      await results.next();
+
+      await expect(results.throw("thrown")).rejects.toBe("thrown");
+
+      expect(clock.elapsed).toBe(20);
+      expect(await results.next()).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("await using leaves it", async () => {
+    await virtualTime(async (clock) => {
+      {
+        await using results = asCompleted([work(10), tidy(100)]);
+        await results.next();
+      }
+      expect(clock.elapsed).toBe(20);
+    });
+  });
+
+  test("a failure that nobody has asked for is told to the one who leaves", async () => {
+    await virtualTime(async () => {
+      const consume = async () => {
+        for await (const _ of asCompleted([work(10), fail("broken", 20)])) {
+          await sleep(100);
+          break;
+        }
+      };
+
+      await expect(consume()).rejects.toBe("broken");
+    });
+  });
+
+  test.each(["while it runs", "when all have ended"])(
+    "aborted from outside %s, it rejects with the reason once",
+    async (when) => {
+      await virtualTime(async () => {
+        const controller = new AbortController();
+        const tasks = [() => 1, () => 2, when === "while it runs" ? work(1000) : () => 3];
+        const results = asCompleted(tasks, controller);
+        await results.next();
+        await sleep(10);
+        controller.abort("stop");
+
+        await expect(results.next()).rejects.toBe("stop");
+        expect(await results.next()).toEqual({ done: true, value: undefined });
+        expect(await results.return()).toEqual({ done: true, value: undefined });
+      });
+    },
+  );
 });
 
 describe("mapConcurrent", () => {
@@ -688,7 +928,7 @@ describe("mapConcurrent", () => {
     });
   });
 
-  test("on a failure while it pulls, drops the item, and closes the source after it", async () => {
+  test("on a failure while it pulls, waits for no item, drops it, and closes the source after it", async () => {
     await virtualTime(async (clock) => {
       const source = sourceOf([1, 2, 3], { every: 30, closing: 20 });
       const seen: number[] = [];
@@ -698,10 +938,11 @@ describe("mapConcurrent", () => {
       };
 
       await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
+      expect(clock.elapsed).toBe(40);
+      await sleep(100);
 
       expect(seen).toEqual([1]);
       expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
-      expect(clock.elapsed).toBe(80);
     });
   });
 
@@ -787,58 +1028,75 @@ describe("mapConcurrent", () => {
 
       await expect(mapping).rejects.toBe("stop");
       expect(log.toSorted().slice(0, 2)).toEqual(["aborted at 50", "aborted at 50"]);
-      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
-      expect(clock.elapsed).toBe(80);
+      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
+      expect(clock.elapsed).toBe(70);
       expect(listeners()).toBe(0);
     });
   });
 
-  test("closes a silent source at once, and waits for its cleanup", async () => {
+  test.each<[string, () => Source<number>]>([
+    ["an iterator", () => silentAfter(1)],
+    ["a generator", () => silentGenerator()],
+    ["a stream", () => silentStream(1)],
+    ["an array with a pending promise", () => [1, new Promise<number>(() => {})]],
+    ["a function that returns a stream", () => () => silentStream(1)],
+    ["an async function that returns a generator", () => async () => silentGenerator()],
+  ])("tells a failure, and obeys an abort, while %s is silent", async (_name, source) => {
     await virtualTime(async (clock) => {
       const { controller, listeners } = watchedController();
+      setTimeout(() => controller.abort("stop"), 50);
+      const options = { concurrency: 2, signal: controller.signal };
+
+      await expect(mapConcurrent(source(), fail("broken", 20), options)).rejects.toBe("broken");
+      expect(clock.elapsed).toBe(20);
+      expect(listeners()).toBe(0);
+
+      await expect(mapConcurrent(source(), () => {}, options)).rejects.toBe("stop");
+      expect(clock.elapsed).toBe(50);
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("tells a silent source to close at once, once, and does not wait for it", async () => {
+    await virtualTime(async (clock) => {
       const whenFailing = silentAfter(1);
       const whenAborted = silentAfter(0);
-      setTimeout(() => controller.abort("stop"), 50);
+      const signal = AbortSignal.timeout(50);
 
       const failing = mapConcurrent(whenFailing, fail("broken", 50), { concurrency: 2 });
-      const aborted = mapConcurrent(whenAborted, () => {}, {
-        concurrency: 1,
-        signal: controller.signal,
-      });
+      const aborted = mapConcurrent(whenAborted, () => {}, { concurrency: 1, signal });
 
       expect(await Promise.allSettled([failing, aborted])).toEqual([
         { status: "rejected", reason: "broken" },
-        { status: "rejected", reason: "stop" },
+        { status: "rejected", reason: signal.reason },
       ]);
-      expect(clock.elapsed).toBe(70);
+      expect(clock.elapsed).toBe(50);
+      expect([whenFailing.closed, whenAborted.closed]).toEqual([0, 0]);
+      await sleep(20);
       expect([whenFailing.closed, whenAborted.closed]).toEqual([1, 1]);
-      expect(listeners()).toBe(0);
     });
   });
 
-  test("waits for a generator that is silent, unless it is aborted from outside", async () => {
+  test("a generator that was silent is closed as soon as it can be", async () => {
     await virtualTime(async (clock) => {
-      const closed: string[] = [];
-      async function* slow(name: string) {
+      const closed: number[] = [];
+      async function* slow() {
         try {
           yield 1;
           await sleep(100);
           yield 2;
         } finally {
-          closed.push(`${name} at ${clock.elapsed}`);
+          closed.push(clock.elapsed);
         }
       }
-      const failing = mapConcurrent(slow("failing"), fail("broken", 50), { concurrency: 2 });
-      const aborted = mapConcurrent(slow("aborted"), () => {}, {
-        concurrency: 2,
-        signal: AbortSignal.timeout(60),
-      });
 
-      await expect(aborted).rejects.toThrow("timed out");
-      expect([clock.elapsed, closed]).toEqual([60, []]);
-      await expect(failing).rejects.toBe("broken");
-      await sleep(0);
-      expect([clock.elapsed, closed]).toEqual([100, ["failing at 100", "aborted at 100"]]);
+      await expect(mapConcurrent(slow(), fail("broken", 50), { concurrency: 2 })).rejects.toBe(
+        "broken",
+      );
+
+      expect(clock.elapsed).toBe(50);
+      await sleep(50);
+      expect(closed).toEqual([100]);
     });
   });
 
@@ -863,8 +1121,18 @@ describe("mapConcurrent", () => {
   });
 
   test.each([
-    { source: 42, fn: () => {}, concurrency: 1, message: "source must be an iterable" },
-    { source: null, fn: () => {}, concurrency: 1, message: "source must be an iterable" },
+    {
+      source: 42,
+      fn: () => {},
+      concurrency: 1,
+      message: "source must be an iterable, a stream or a function, received",
+    },
+    {
+      source: null,
+      fn: () => {},
+      concurrency: 1,
+      message: "source must be an iterable, a stream or a function, received",
+    },
     { source: [], fn: 42, concurrency: 1, message: "fn must be a function" },
     { source: [], fn: () => {}, concurrency: "1", message: "concurrency must be a positive" },
   ])("refuses bad arguments: $message", async ({ source, fn, concurrency, message }) => {
@@ -876,6 +1144,324 @@ describe("mapConcurrent", () => {
 
   test.each([0, 1.5, NaN])("refuses a concurrency of %d", async (concurrency) => {
     await expect(mapConcurrent([], () => {}, { concurrency })).rejects.toBeInstanceOf(RangeError);
+  });
+
+  test("has eight running at once, even if each takes but a microtask", async () => {
+    let running = 0;
+    let peak = 0;
+    const fn = async () => {
+      peak = Math.max(peak, ++running);
+      await undefined;
+      running--;
+    };
+
+    await mapConcurrent(Array(100).keys(), fn, { concurrency: 8 });
+
+    expect(peak).toBe(8);
+  });
+
+  test("works off 100,000 items with a synchronous function without overflowing the stack", async () => {
+    const results = await mapConcurrent(Array(100_000).keys(), (n) => n, { concurrency: 1 });
+
+    expect(results.length).toBe(100_000);
+    expect(results.at(-1)).toBe(99_999);
+  });
+
+  test.each([1, 2])(
+    "aborted at any moment it calls nothing more and rejects, at a concurrency of %d",
+    async (concurrency) => {
+      for (let turns = 0; turns < 30; turns++) {
+        const { controller, listeners } = watchedController();
+        let callsAfterAbort = 0;
+        const fn = () => {
+          if (controller.signal.aborted) callsAfterAbort++;
+          return microtasks(2);
+        };
+        const source = sourceOf(Array.from({ length: 100 }, (_, n) => n));
+        const mapping = rejection(
+          mapConcurrent(source, fn, { concurrency, signal: controller.signal }),
+        );
+        await microtasks(turns);
+        controller.abort("stop");
+
+        expect(await mapping).toBe("stop" as never);
+        expect(callsAfterAbort).toBe(0);
+        expect(listeners()).toBe(0);
+      }
+    },
+  );
+
+  test("calls nothing for an item that comes after an abort its listener has not heard of yet", async () => {
+    const { signal, abort } = lateSignal();
+    let calls = 0;
+    async function* source() {
+      abort("stop");
+      yield 1;
+    }
+
+    await expect(mapConcurrent(source(), () => calls++, { concurrency: 1, signal })).rejects.toBe(
+      "stop",
+    );
+
+    expect(calls).toBe(0);
+  });
+
+  test("maps a stream, and leaves it unlocked at its end", async () => {
+    const stream = streamOf(1, 2, 3);
+
+    expect(await mapConcurrent(stream, (n) => n * n, { concurrency: 2 })).toEqual([1, 4, 9]);
+
+    expect(stream.locked).toBe(false);
+  });
+
+  test.each(["idle", "silent"])(
+    "on a failure cancels a stream that is %s, and unlocks it",
+    async (state) => {
+      await virtualTime(async () => {
+        const stream = silentStream(state === "idle" ? 2 : 1);
+
+        await expect(
+          mapConcurrent(stream, fail("broken", 10), { concurrency: state === "idle" ? 1 : 2 }),
+        ).rejects.toBe("broken");
+
+        expect(stream.cancelled).toBe(1);
+        expect(stream.locked).toBe(false);
+      });
+    },
+  );
+
+  test("fails with the error of a stream, and leaves it unlocked", async () => {
+    const stream = new ReadableStream<number>({
+      pull: (controller) => controller.error("stream failed"),
+    });
+
+    await expect(mapConcurrent(stream, () => {}, { concurrency: 2 })).rejects.toBe("stream failed");
+
+    expect(stream.locked).toBe(false);
+  });
+
+  test("fails with a stream that somebody else reads", async () => {
+    const stream = silentStream(1);
+    stream.getReader();
+
+    await expect(mapConcurrent(stream, () => {}, { concurrency: 2 })).rejects.toBeInstanceOf(
+      TypeError,
+    );
+  });
+
+  test.each<[string, (signal: AbortSignal) => unknown]>([
+    ["an iterable", () => [1, 2]],
+    ["a stream", () => streamOf(1, 2)],
+    ["a promise of a generator", async () => sourceOf([1, 2])],
+  ])(
+    "calls a function that returns %s, once, with a signal that a natural end leaves alone",
+    async (_name, open) => {
+      const signals: AbortSignal[] = [];
+      const source = (signal: AbortSignal) => {
+        signals.push(signal);
+        return open(signal) as Iterable<number>;
+      };
+      const fn = async (n: number) => {
+        await microtasks(20);
+        if (n === 2) throw "broken";
+      };
+
+      await expect(mapConcurrent(source, fn, { concurrency: 5 })).rejects.toBe("broken");
+
+      expect(signals.map(({ aborted }) => aborted)).toEqual([false]);
+    },
+  );
+
+  test("aborts the signal of a source on a failure, with the reason, before it closes it", async () => {
+    await virtualTime(async (clock) => {
+      const log: unknown[] = [];
+      async function* source(signal: AbortSignal) {
+        signal.addEventListener("abort", () => log.push(["aborted", signal.reason.cause]));
+        try {
+          yield 1;
+          yield 2;
+        } finally {
+          log.push(`closed at ${clock.elapsed}`);
+        }
+      }
+
+      await expect(mapConcurrent(source, fail("broken", 10), { concurrency: 1 })).rejects.toBe(
+        "broken",
+      );
+
+      expect(log).toEqual([["aborted", "broken"], "closed at 10"]);
+    });
+  });
+
+  test("stops a silent source by its signal, and drops what that throws", async () => {
+    await virtualTime(async (clock) => {
+      const controller = new AbortController();
+      setTimeout(() => controller.abort("stop"), 10);
+      async function* source(signal: AbortSignal) {
+        await sleep(1000, signal);
+        yield 1;
+      }
+
+      await expect(
+        mapConcurrent(source, () => {}, { concurrency: 1, ...signalOf(controller) }),
+      ).rejects.toBe("stop");
+
+      expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
+    });
+  });
+
+  test("aborts the signal of a source that fails by itself", async () => {
+    let seen: AbortSignal | undefined;
+    async function* source(signal: AbortSignal) {
+      seen = signal;
+      yield 1;
+      throw "source failed";
+    }
+
+    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("source failed");
+
+    expect(seen?.reason).toMatchObject({ name: "AbortError", cause: "source failed" });
+  });
+
+  test.each(["generator", "stream", "nothing"])(
+    "closes a %s that a function delivers after the abort, without iterating over it",
+    async (kind) => {
+      await withoutUnhandled(() =>
+        virtualTime(async () => {
+          const generator = sourceOf([1]);
+          const stream = silentStream(1);
+          const late: Record<string, unknown> = { generator, stream, nothing: undefined };
+          const source = () => sleep(100).then(() => late[kind] as Iterable<number>);
+
+          const mapping = mapConcurrent(source, () => {}, {
+            concurrency: 1,
+            signal: AbortSignal.timeout(10),
+          });
+          await expect(mapping).rejects.toThrow("timed out");
+          await sleep(100);
+
+          if (kind === "generator")
+            expect(await generator.next()).toEqual({ done: true, value: undefined });
+          if (kind === "stream") expect(stream.cancelled).toBe(1);
+        }),
+      );
+    },
+  );
+
+  test("closes a sync generator that aborts in the middle of its next(), once", async () => {
+    const controller = new AbortController();
+    let closed = 0;
+    function* source() {
+      try {
+        controller.abort("stop");
+        yield 1;
+      } finally {
+        closed++;
+      }
+    }
+
+    await expect(
+      mapConcurrent(source(), () => {}, { concurrency: 1, ...signalOf(controller) }),
+    ).rejects.toBe("stop");
+
+    expect(closed).toBe(1);
+  });
+
+  test("closes an iterable that aborts in the middle of being opened", async () => {
+    const controller = new AbortController();
+    let closed = 0;
+    const source = {
+      [Symbol.iterator]() {
+        controller.abort("stop");
+        return {
+          next: () => ({ done: true as const, value: 0 }),
+          return: () => ({ done: true as const, value: closed++ }),
+        };
+      },
+    };
+
+    await expect(
+      mapConcurrent(source, () => {}, { concurrency: 1, ...signalOf(controller) }),
+    ).rejects.toBe("stop");
+
+    expect(closed).toBe(1);
+  });
+
+  test("closes a source whose promise rejects, and fails with that", async () => {
+    let closed = 0;
+    function* source() {
+      try {
+        yield Promise.reject("rejected");
+      } finally {
+        closed++;
+      }
+    }
+
+    await expect(mapConcurrent(source(), () => {}, { concurrency: 1 })).rejects.toBe("rejected");
+
+    expect(closed).toBe(1);
+  });
+
+  test("leaves a promise unhandled in no array, however long those before it take", async () => {
+    await withoutUnhandled(() =>
+      virtualTime(async () => {
+        const source = [sleep(100), Promise.reject("rejected")];
+
+        await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("rejected");
+      }),
+    );
+  });
+
+  test("maps the characters of a string, as for await does", async () => {
+    const results = await mapConcurrent("añ💡", (text) => text, { concurrency: 2 });
+
+    expect(results).toEqual(["a", "ñ", "💡"]);
+  });
+
+  test("prefers the asynchronous iterator, and takes a next() that returns no promise", async () => {
+    let count = 0;
+    const source = {
+      [Symbol.iterator]: () => [42].values(),
+      [Symbol.asyncIterator]: () =>
+        ({ next: () => ({ done: ++count > 2, value: count }) }) as never,
+    };
+
+    expect(await mapConcurrent<number, number>(source, (n) => n, { concurrency: 2 })).toEqual([
+      1, 2,
+    ]);
+  });
+
+  test.each([
+    { kind: "async", source: { [Symbol.asyncIterator]: () => ({ next: async () => 5 }) } },
+    { kind: "sync", source: { [Symbol.iterator]: () => ({ next: () => undefined }) } },
+  ])("fails when next() of an $kind source returns no object", async ({ source }) => {
+    const mapping = mapConcurrent(source as never, () => {}, { concurrency: 1 });
+
+    await expect(mapping).rejects.toThrow("the result of next() must be an object, received");
+    await expect(mapping).rejects.toBeInstanceOf(TypeError);
+  });
+
+  test("fails when a function returns no source", async () => {
+    const mapping = mapConcurrent((() => 5) as never, () => {}, { concurrency: 1 });
+
+    await expect(mapping).rejects.toEqual(
+      new TypeError("Cannot run mapConcurrent: what source returns must be a source, received 5"),
+    );
+  });
+
+  test.each([
+    { options: undefined, message: "options must be an object, received undefined" },
+    {
+      options: { concurrency: 1, signal: {} },
+      message: "signal must be an AbortSignal, received Object",
+    },
+  ])("refuses bad options: $message", async ({ options, message }) => {
+    const source = sourceOf([1]);
+
+    await expect(mapConcurrent(source, () => {}, options as never)).rejects.toEqual(
+      new TypeError(`Cannot run mapConcurrent: ${message}`),
+    );
+    expect(source.log).toEqual([]);
   });
 });
 
@@ -1002,28 +1588,39 @@ describe("taskGroup", () => {
     });
   });
 
-  test.each([undefined, null, "text", { name: "Error" }])(
-    "keeps %p, thrown in a cleanup",
-    async (thrown) => {
-      await virtualTime(async () => {
-        const cleanup = (signal: AbortSignal) =>
-          sleep(100, signal).catch(() => Promise.reject(thrown));
+  test.each([
+    ["undefined", undefined],
+    ["null", null],
+    ["a string", "text"],
+    ["an object", { name: "Error" }],
+    ["an empty group", new AggregateError([])],
+    ["a group with a failure in it", new AggregateError([abortErrorOfAnotherRealm(), "failed"])],
+    ["an error whose name throws", hostileError()],
+    ["a revoked proxy", revokedProxy()],
+  ])("keeps %s that is thrown in a cleanup", async (_kind, thrown) => {
+    await virtualTime(async () => {
+      const cleanup = (signal: AbortSignal) =>
+        sleep(100, signal).catch(() => Promise.reject(thrown));
 
-        const error = await rejection(
-          taskGroup((group) => {
-            group.spawn(cleanup);
-            group.spawn(fail("broken", 50));
-          }),
-        );
+      const error = await rejection(
+        taskGroup((group) => {
+          group.spawn(cleanup);
+          group.spawn(fail("broken", 50));
+        }),
+      );
 
-        expect((error as AggregateError).errors).toEqual(["broken", thrown]);
-      });
-    },
-  );
+      expect((error as AggregateError).errors.length).toBe(2);
+      expect((error as AggregateError).errors[1] === thrown).toBe(true);
+    });
+  });
 
   test.each([
     { echo: "the very reason", make: (reason: unknown) => reason },
     { echo: "an AbortError", make: () => new DOMException("gone", "AbortError") },
+    { echo: "an AbortError of another realm", make: abortErrorOfAnotherRealm },
+    { echo: "a group of echoes", make: (reason: unknown) => new AggregateError([reason, reason]) },
+    { echo: "a long chain of groups", make: chainOfGroups },
+    { echo: "a group in a group", make: groupInGroup },
   ])("leaves out what echoes the abort: $echo", async ({ make }) => {
     await virtualTime(async () => {
       const error = await rejection(
@@ -1069,7 +1666,7 @@ describe("taskGroup", () => {
     const error = await rejection(taskGroup(({ spawn }) => void spawn(Promise.resolve() as never)));
 
     expect((error as AggregateError).errors).toEqual([
-      new TypeError("Cannot spawn: task must be a function, received [object Promise]"),
+      new TypeError("Cannot spawn: task must be a function, received Promise"),
     ]);
   });
 
@@ -1183,6 +1780,180 @@ describe("taskGroup", () => {
       new TypeError("Cannot run taskGroup: body must be a function, received 42"),
     );
   });
+
+  test("rejects with the failure when it is aborted later, and takes an echo of that for no failure", async () => {
+    await virtualTime(async () => {
+      const controller = new AbortController();
+      const { signal } = controller;
+      setTimeout(() => controller.abort(new Error("stop")), 55);
+
+      const error = await rejection(
+        taskGroup(
+          ({ spawn }) => {
+            spawn(() => sleep(100, signal));
+            spawn(fail("broken", 50));
+          },
+          { signal },
+        ),
+      );
+
+      expect(error).toMatchObject({ errors: ["broken"], cause: "broken" });
+    });
+  });
+
+  test("is cancelled by its signal, not by an error that is equal to the reason", async () => {
+    const controller = new AbortController();
+    const same = new Error("same");
+
+    const error = await rejection(
+      taskGroup(async ({ spawn }) => {
+        spawn(fail(same, 0));
+        await microtasks(10);
+        controller.abort(same);
+      }, controller),
+    );
+
+    expect(error).toMatchObject({ name: "AggregateError", errors: [same] });
+  });
+
+  test("an abort through 1,000 nested groups neither overflows nor leaves one behind", async () => {
+    const controller = new AbortController();
+    let ended = 0;
+    const nest = (depth: number, signal: AbortSignal): Promise<unknown> =>
+      taskGroup(
+        ({ spawn }) => void spawn((own) => (depth ? nest(depth - 1, own) : sleep(1000, own))),
+        { signal },
+      ).finally(() => ended++);
+
+    const running = rejection(nest(1000, controller.signal));
+    controller.abort("stop");
+
+    expect(await running).toBe("stop" as never);
+    expect(ended).toBe(1001);
+  });
+
+  test("refuses to spawn after an abort of which it has not heard yet", async () => {
+    const { signal, abort } = lateSignal();
+    let calls = 0;
+    let refusal: unknown;
+
+    const group = taskGroup(
+      async ({ spawn }) => {
+        abort("stop");
+        refusal = await rejection(spawn(() => calls++));
+      },
+      { signal },
+    );
+
+    await expect(group).rejects.toBe("stop");
+    expect(refusal).toBe("stop");
+    expect(calls).toBe(0);
+  });
+
+  test("runs at most so many tasks at once, in the order in which they were spawned", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const task = (name: string) => async () => {
+        log.push(`${name} at ${clock.elapsed}`);
+        await sleep(100);
+        return name;
+      };
+
+      const results = await taskGroup(
+        async ({ spawn }) =>
+          Promise.all(["a", "b", "c", "d", "e"].map((name) => spawn(task(name)))),
+        { concurrency: 2 },
+      );
+
+      expect(results).toEqual(["a", "b", "c", "d", "e"]);
+      expect(log).toEqual(["a at 0", "b at 0", "c at 100", "d at 100", "e at 200"]);
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+
+  test("waits for tasks in line that nobody awaits, and takes none as a failure when they fail", async () => {
+    const log: number[] = [];
+
+    const error = await rejection(
+      taskGroup(
+        ({ spawn }) => {
+          for (const n of [1, 2, 3]) spawn(() => void log.push(n));
+          spawn(fail("broken", 0));
+        },
+        { concurrency: 1 },
+      ),
+    );
+
+    expect(log).toEqual([1, 2, 3]);
+    expect(error).toMatchObject({ errors: ["broken"] });
+  });
+
+  test.each(["failure", "abort"])(
+    "on a %s rejects those in line, and starts none of them",
+    async (kind) => {
+      await virtualTime(async () => {
+        const controller = new AbortController();
+        let calls = 0;
+        let reason: unknown;
+        let refusals: unknown[] = [];
+        if (kind === "abort") setTimeout(() => controller.abort("stop"), 50);
+
+        await taskGroup(
+          async ({ spawn, signal }) => {
+            spawn(kind === "abort" ? (own) => sleep(100, own) : fail("broken", 50));
+            refusals = await Promise.all([
+              rejection(spawn(() => calls++)),
+              rejection(spawn(() => calls++)),
+            ]);
+            reason = signal.reason;
+          },
+          { concurrency: 1, signal: controller.signal },
+        ).catch(() => {});
+
+        expect(calls).toBe(0);
+        expect(refusals).toEqual([reason, reason]);
+        expect(reason === "stop").toBe(kind === "abort");
+      });
+    },
+  );
+
+  test("has room in line for 100,000 tasks", async () => {
+    let sum = 0;
+
+    await taskGroup(
+      ({ spawn }) => {
+        for (let n = 1; n <= 100_000; n++) spawn(() => void (sum += n));
+      },
+      { concurrency: 1 },
+    );
+
+    expect(sum).toBe(5_000_050_000);
+  });
+
+  test.each([
+    { options: null, error: "TypeError", message: "options must be an object, received null" },
+    {
+      options: { signal: 5 },
+      error: "TypeError",
+      message: "signal must be an AbortSignal, received 5",
+    },
+    {
+      options: { concurrency: 0 },
+      error: "RangeError",
+      message: "concurrency must be a positive integer or Infinity, received 0",
+    },
+  ])(
+    "refuses bad options before it calls the body: $message",
+    async ({ options, error, message }) => {
+      let calls = 0;
+
+      expect(await rejection(taskGroup(() => calls++, options as never))).toMatchObject({
+        name: error,
+        message: `Cannot run taskGroup: ${message}`,
+      });
+      expect(calls).toBe(0);
+    },
+  );
 });
 
 describe("singleFlight", () => {
@@ -1246,7 +2017,7 @@ describe("singleFlight", () => {
       throw `failed ${++runs}`;
     });
 
-    const [one, two] = await settle([() => fly(), () => fly()]);
+    const [one, two] = await allSettled([() => fly(), () => fly()]);
 
     expect([one, two]).toEqual(Array(2).fill({ status: "rejected", reason: "failed 1" }));
     await expect(fly()).rejects.toBe("failed 2");
@@ -1339,7 +2110,7 @@ describe("singleFlight", () => {
       });
 
       const [{ status }] = await Promise.all([
-        settle([() => fly(undefined, controller)]).then(([outcome]) => outcome),
+        allSettled([() => fly(undefined, controller)]).then(([outcome]) => outcome),
         microtasks(turns).then(() => controller.abort()),
       ]);
 
@@ -1379,6 +2150,76 @@ describe("singleFlight", () => {
       new TypeError(`Cannot create singleFlight: key ${message}`),
     );
   });
+
+  test("is joined, not run again, by a call from inside its run", async () => {
+    let runs = 0;
+    let joined: Promise<number> | undefined;
+    const fly: () => Promise<number> = singleFlight(() => {
+      joined ??= fly();
+      return ++runs;
+    });
+
+    expect(await fly()).toBe(1);
+    expect(await joined).toBe(1);
+    expect(runs).toBe(1);
+  });
+
+  test("aborted from inside its run, it rejects, aborts the run, and the next call starts anew", async () => {
+    const controller = new AbortController();
+    const signals: AbortSignal[] = [];
+    const fly = singleFlight((_: void, signal) => {
+      if (signals.push(signal) === 1) controller.abort("stop");
+      return signals.length;
+    });
+
+    await expect(fly(undefined, controller)).rejects.toBe("stop");
+
+    expect(signals[0]?.reason).toBe("stop");
+    expect(await fly()).toBe(2);
+  });
+
+  test("aborted by the key, it runs nothing", async () => {
+    const controller = new AbortController();
+    let runs = 0;
+    const fly = singleFlight(() => ++runs, { key: () => controller.abort("stop") });
+
+    await expect(fly(undefined, controller)).rejects.toBe("stop");
+
+    expect(runs).toBe(0);
+  });
+
+  test("a caller without a signal keeps the run going when all others have left", async () => {
+    await virtualTime(async () => {
+      let run: AbortSignal | undefined;
+      const fly = singleFlight(async (_: void, signal) => {
+        run = signal;
+        await sleep(100, signal);
+        return "landed";
+      });
+      const controller = new AbortController();
+      const left = rejection(fly(undefined, controller));
+      const stays = [fly(), fly()];
+      controller.abort("stop");
+
+      expect(await left).toBe("stop" as never);
+      expect(await Promise.all(stays)).toEqual(["landed", "landed"]);
+      expect(run?.aborted).toBe(false);
+    });
+  });
+
+  test.each([
+    { options: 5, message: "options must be an object, received 5" },
+    { options: { signal: {} }, message: "signal must be an AbortSignal, received Object" },
+  ])("refuses a call with bad options: $message", async ({ options, message }) => {
+    let runs = 0;
+    const fly = singleFlight(() => ++runs);
+
+    await expect(fly(undefined, options as never)).rejects.toEqual(
+      new TypeError(`Cannot call singleFlight: ${message}`),
+    );
+    expect(runs).toBe(0);
+    expect(await fly(undefined, { signal: null as never })).toBe(1);
+  });
 });
 
 describe("hedge", () => {
@@ -1386,7 +2227,7 @@ describe("hedge", () => {
     await virtualTime(async (clock) => {
       const attempts = attemptsOf(work(50, "first"));
 
-      expect(await hedge(attempts.task, { after: 100, max: 5 })).toBe("first");
+      expect(await hedge(attempts.task, { after: 100, attempts: 5 })).toBe("first");
 
       expect(attempts.startedAt).toEqual([0]);
       expect(clock.elapsed).toBe(50);
@@ -1416,7 +2257,7 @@ describe("hedge", () => {
         await sleep(ms, signal).catch(() => sleep(500));
       };
 
-      await hedge(task, { after: 100, max: 5 });
+      await hedge(task, { after: 100, attempts: 5 });
 
       expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
       expect(clock.elapsed).toBe(650);
@@ -1424,15 +2265,15 @@ describe("hedge", () => {
   });
 
   test.each([
-    { max: undefined, startedAt: [0, 100] },
-    { max: 1, startedAt: [0] },
-    { max: 4, startedAt: [0, 100, 200, 300] },
-    { max: Infinity, startedAt: [0, 100, 200, 300, 400, 500, 600, 700, 800, 900] },
-  ])("makes at most $max attempts", async ({ max, startedAt }) => {
+    { attempts: undefined, startedAt: [0, 100] },
+    { attempts: 1, startedAt: [0] },
+    { attempts: 4, startedAt: [0, 100, 200, 300] },
+    { attempts: Infinity, startedAt: [0, 100, 200, 300, 400, 500, 600, 700, 800, 900] },
+  ])("makes at most $attempts attempts", async ({ attempts: count, startedAt }) => {
     await virtualTime(async (clock) => {
       const attempts = attemptsOf(work(950, "first"));
 
-      expect(await hedge(attempts.task, { after: 100, max })).toBe("first");
+      expect(await hedge(attempts.task, { after: 100, attempts: count })).toBe("first");
 
       expect(attempts.startedAt).toEqual([...startedAt]);
       expect(clock.elapsed).toBe(950);
@@ -1443,7 +2284,7 @@ describe("hedge", () => {
     await virtualTime(async (clock) => {
       const attempts = attemptsOf(fail("broken", 30), work(1000), work(10, "third"));
 
-      expect(await hedge(attempts.task, { after: 100, max: 3 })).toBe("third");
+      expect(await hedge(attempts.task, { after: 100, attempts: 3 })).toBe("third");
 
       expect(attempts.startedAt).toEqual([0, 30, 130]);
       expect(clock.elapsed).toBe(140);
@@ -1454,7 +2295,7 @@ describe("hedge", () => {
     await virtualTime(async (clock) => {
       const attempts = attemptsOf(work(1000, "first"), work(100, "second"), work(10, "third"));
 
-      expect(await hedge(attempts.task, { after: 0, max: 3 })).toBe("third");
+      expect(await hedge(attempts.task, { after: 0, attempts: 3 })).toBe("third");
 
       expect(attempts.startedAt).toEqual([0, 0, 0]);
       expect(clock.elapsed).toBe(10);
@@ -1476,7 +2317,7 @@ describe("hedge", () => {
     await virtualTime(async (clock) => {
       const attempts = attemptsOf(fail("a", 250), fail("b", 10), fail("c", 10));
 
-      const error = await rejection(hedge(attempts.task, { after: 100, max: 3 }));
+      const error = await rejection(hedge(attempts.task, { after: 100, attempts: 3 }));
 
       expect(error).toBeInstanceOf(AggregateError);
       expect(error).toMatchObject({ message: "All attempts failed", errors: ["a", "b", "c"] });
@@ -1492,7 +2333,7 @@ describe("hedge", () => {
       const attempts = attemptsOf(tidy(1000, log));
       setTimeout(() => controller.abort("stop"), 195);
 
-      const hedging = hedge(attempts.task, { after: 100, max: 5, signal: controller.signal });
+      const hedging = hedge(attempts.task, { after: 100, attempts: 5, signal: controller.signal });
 
       await expect(hedging).rejects.toBe("stop");
       expect(attempts.startedAt).toEqual([0, 100]);
@@ -1515,8 +2356,8 @@ describe("hedge", () => {
     { options: { after: -1 }, message: "after must be a number of 0 or more, received -1" },
     { options: { after: NaN }, message: "after must be a number of 0 or more, received NaN" },
     {
-      options: { after: 1, max: 0 },
-      message: "max must be a positive integer or Infinity, received 0",
+      options: { after: 1, attempts: 0 },
+      message: "attempts must be a positive integer or Infinity, received 0",
     },
   ])("refuses a wrong option: $message", async ({ options, message }) => {
     await expect(hedge(() => {}, options)).rejects.toEqual(
@@ -1529,8 +2370,357 @@ describe("hedge", () => {
       new TypeError("Cannot hedge: task must be a function, received 42"),
     );
     await expect(hedge(() => {}, { after: "1" } as never)).rejects.toEqual(
-      new TypeError("Cannot hedge: after must be a number of 0 or more, received 1"),
+      new TypeError('Cannot hedge: after must be a number of 0 or more, received "1"'),
     );
+  });
+
+  test("makes attempts without end that fail at once, and lets the event loop have its turns", async () => {
+    await virtualTime(async (clock) => {
+      let calls = 0;
+      const task = () => {
+        calls++;
+        throw "failed";
+      };
+      const controller = new AbortController();
+      setTimeout(() => controller.abort("stop"), 5);
+
+      const hedging = hedge(task, { after: 1000, attempts: Infinity, signal: controller.signal });
+
+      await expect(hedging).rejects.toBe("stop");
+      expect([clock.elapsed, clock.pending]).toEqual([5, 0]);
+      expect(calls).toBeGreaterThan(10);
+    });
+  });
+
+  test("makes 25 attempts that fail at once, and then rejects", async () => {
+    await virtualTime(async (clock) => {
+      const attempts = attemptsOf(fail("failed", 0));
+
+      const error = await rejection(hedge(attempts.task, { after: Infinity, attempts: 25 }));
+
+      expect((error as AggregateError).errors).toEqual(Array(25).fill("failed"));
+      expect([clock.elapsed, clock.pending]).toEqual([2, 0]);
+    });
+  });
+
+  test("an attempt that fails during such a pause ends it", async () => {
+    await virtualTime(async (clock) => {
+      let calls = 0;
+      const task = async () => {
+        // The first is slow, nine more fail at once while it runs.
+        if (++calls === 1) return sleep(10.5).then(() => Promise.reject("slow"));
+        if (calls < 12) throw "quick";
+        return clock.elapsed;
+      };
+
+      expect(await hedge(task, { after: 10, attempts: Infinity })).toBe(10.5);
+
+      expect(calls).toBe(12);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("counts days", async () => {
+    await virtualTime(async () => {
+      const month = 30 * 24 * 3_600_000;
+      const twoMonths = async () => {
+        for (let day = 0; day < 60; day++) await sleep(24 * 3_600_000);
+        return "first";
+      };
+      const attempts = attemptsOf<string>(twoMonths, work(10, "second"));
+
+      expect(await hedge(attempts.task, { after: month })).toBe("second");
+
+      expect(attempts.startedAt).toEqual([0, month]);
+    });
+  });
+
+  test.each([
+    { options: undefined, message: "options must be an object, received undefined" },
+    { options: { after: 1, signal: 5 }, message: "signal must be an AbortSignal, received 5" },
+    {
+      options: { after: 1, attempts: "2" },
+      message: 'attempts must be a positive integer or Infinity, received "2"',
+    },
+  ])("refuses bad options: $message", async ({ options, message }) => {
+    await expect(hedge(() => {}, options as never)).rejects.toEqual(
+      new TypeError(`Cannot hedge: ${message}`),
+    );
+  });
+});
+
+describe("a hold that nobody receives is released:", () => {
+  test("gather releases what it has got, at once, and what comes later", async () => {
+    await virtualTime(async () => {
+      const early = [new Hold(), new Hold()];
+      const late = new Hold();
+      const tasks = [
+        () => early,
+        (signal: AbortSignal) => sleep(100, signal).catch(() => sleep(10).then(() => late)),
+        fail("broken", 50),
+      ];
+
+      const gathering = rejection(gather(tasks));
+      await sleep(55);
+
+      expect(early.map(({ releases }) => releases)).toEqual([1, 1]);
+      expect(late.releases).toBe(0);
+      expect(await gathering).toBe("broken" as never);
+      expect(late.releases).toBe(1);
+    });
+  });
+
+  test("allSettled, aborted from outside, releases what it has got, and what comes later", async () => {
+    await virtualTime(async () => {
+      const [early, late] = [new Hold(), new Hold()];
+      const tasks = [() => early, fail("broken", 0), () => sleep(100).then(() => late)];
+
+      await expect(allSettled(tasks, { signal: AbortSignal.timeout(50) })).rejects.toThrow();
+
+      expect([early.releases, late.releases]).toEqual([1, 1]);
+    });
+  });
+
+  test.each<[string, Run]>([
+    ["race", race],
+    ["any", any],
+    ["hedge", (tasks) => hedge(attemptsOf(...tasks).task, { after: 0, attempts: 2 })],
+  ])("%s releases the loser's, and delivers the winner's", async (_name, run) => {
+    await virtualTime(async () => {
+      const [winner, loser] = [new Hold(), new Hold()];
+
+      const result = await run([
+        () => sleep(20).then(() => loser),
+        () => sleep(10).then(() => winner),
+      ]);
+
+      expect(result).toBe(winner);
+      expect([winner.releases, loser.releases]).toEqual([0, 1]);
+    });
+  });
+
+  test.each<[string, Run]>([
+    ["race", race],
+    ["any", any],
+    ["hedge", (tasks, options) => hedge([...tasks][0]!, { after: Infinity, ...options })],
+    ["taskGroup", (tasks, options) => taskGroup(({ spawn }) => spawn([...tasks][0]!), options)],
+    ["asCompleted", (tasks, options) => Array.fromAsync(asCompleted(tasks, options))],
+    [
+      "mapConcurrent",
+      (tasks, options) =>
+        mapConcurrent(tasks, (task) => task(null as never), { ...options, concurrency: 1 }),
+    ],
+  ])("%s, aborted from outside, releases what comes later", async (_name, run) => {
+    await virtualTime(async () => {
+      const hold = new Hold();
+
+      const running = run([() => sleep(20).then(() => hold)], { signal: AbortSignal.timeout(10) });
+
+      await expect(running).rejects.toThrow("timed out");
+      expect(hold.releases).toBe(1);
+    });
+  });
+
+  test.each(["left", "aborted"])(
+    "asCompleted, %s, releases what was not asked for",
+    async (way) => {
+      await virtualTime(async () => {
+        const [received, waiting, late] = [new Hold(), new Hold(), new Hold()];
+        const controller = new AbortController();
+        const tasks = [() => received, () => waiting, () => sleep(10).then(() => late)];
+        const results = asCompleted(tasks, controller);
+        await results.next();
+        await microtasks(10);
+
+        if (way === "left") await results.return();
+        else {
+          controller.abort("stop");
+          await expect(results.next()).rejects.toBe("stop");
+        }
+
+        expect([received, waiting, late].map(({ releases }) => releases)).toEqual([0, 1, 1]);
+      });
+    },
+  );
+
+  test.each(["left", "aborted"])("asCompleted, %s when all have ended, too", async (way) => {
+    const waiting = new Hold();
+    const controller = new AbortController();
+    const results = asCompleted([() => 1, () => waiting], controller);
+    await results.next();
+    await microtasks(10);
+    if (way === "aborted") controller.abort("stop");
+
+    await results.return().catch(() => {});
+
+    expect(waiting.releases).toBe(1);
+  });
+
+  test("asCompleted delivers what came before a failure", async () => {
+    const hold = new Hold();
+    const results = asCompleted([() => 1, () => hold, fail("broken", 0)]);
+    await results.next();
+    await microtasks(10);
+
+    expect(await results.next()).toEqual({ done: false, value: { index: 1, value: hold } });
+    await expect(results.next()).rejects.toBe("broken");
+    expect(hold.releases).toBe(0);
+  });
+
+  test("mapConcurrent releases results it has got, and items that come too late", async () => {
+    await virtualTime(async () => {
+      const [result, item, promised] = [new Hold(), new Hold(), new Hold()];
+      async function* source() {
+        yield 1;
+        yield 2;
+        await sleep(20);
+        yield item;
+      }
+      const fn = (n: unknown) => (n === 1 ? result : fail("broken", 10)());
+
+      await expect(mapConcurrent(source(), fn, { concurrency: 2 })).rejects.toBe("broken");
+      const late = mapConcurrent([2, sleep(20).then(() => promised)], fn, { concurrency: 2 });
+      await expect(late).rejects.toBe("broken");
+      await sleep(20);
+
+      expect([result, item, promised].map(({ releases }) => releases)).toEqual([1, 1, 1]);
+    });
+  });
+
+  test("taskGroup, when it fails, releases those of its tasks and its body, but not before its end", async () => {
+    await virtualTime(async () => {
+      const holds = [new Hold(), new Hold(), new Hold(), new Hold()];
+      const [ignored, listed, awaited, result] = holds;
+      let whileCleaningUp: unknown;
+
+      const group = taskGroup(async ({ spawn, signal }) => {
+        spawn(() => ignored);
+        spawn(async () => [[listed]]);
+        spawn(fail("broken", 10));
+        await spawn(() => awaited);
+        await sleep(100, signal).catch(() => sleep(10));
+        whileCleaningUp = holds.map(({ releases }) => releases);
+        return result;
+      });
+
+      expect(await rejection(group)).toMatchObject({ errors: ["broken"] });
+      expect(whileCleaningUp).toEqual([0, 0, 0, 0]);
+      expect(holds.map(({ releases }) => releases)).toEqual([1, 1, 1, 1]);
+    });
+  });
+
+  test("taskGroup, when it succeeds, releases none", async () => {
+    const hold = new Hold();
+
+    expect(await taskGroup(({ spawn }) => spawn(() => hold))).toBe(hold);
+
+    expect(hold.releases).toBe(0);
+  });
+
+  test("singleFlight releases the result of a run that all have left, and delivers it to who stays", async () => {
+    await virtualTime(async () => {
+      const holds: Hold[] = [];
+      const fly = singleFlight(async () => {
+        await sleep(20);
+        return holds[holds.push(new Hold()) - 1];
+      });
+      const signal = AbortSignal.timeout(10);
+
+      await expect(fly(undefined, { signal })).rejects.toThrow("timed out");
+      const left = rejection(fly(undefined, { signal: AbortSignal.timeout(10) }));
+      const stayed = fly();
+      await left;
+
+      expect(await stayed).toBe(holds[1]);
+      expect(holds.map(({ releases }) => releases)).toEqual([1, 0]);
+    });
+  });
+
+  test("other disposables, which may be shared, are left alone", async () => {
+    let touched = 0;
+    const touch = () => touched++;
+    const disposable = { [Symbol.dispose]: touch, [Symbol.asyncDispose]: touch };
+    const releasable = { release: touch };
+
+    await gather([() => disposable, () => releasable, fail("broken", 0)]).catch(() => {});
+
+    expect(touched).toBe(0);
+  });
+
+  test("an error in a release is nobody's, and the next ones are released", async () => {
+    await withoutUnhandled(async () => {
+      const hold = new Hold();
+      const broken = {
+        release: () => {
+          throw "release failed";
+        },
+        [Symbol.dispose]() {},
+      };
+      const rejecting = {
+        release: () => Promise.reject("release failed"),
+        async [Symbol.asyncDispose]() {},
+      };
+
+      const gathering = gather([() => broken, () => rejecting, () => hold, fail("broken", 0)]);
+
+      await expect(gathering).rejects.toBe("broken");
+      expect(hold.releases).toBe(1);
+    });
+  });
+
+  test("a lock with a time limit is free again, in whatever microtask its wait is aborted", async () => {
+    for (let turns = 0; turns < 40; turns++) {
+      const lock = new Lock();
+      const held = await lock.lock();
+      const waitsAtMost = (signal: AbortSignal) =>
+        race([(own) => lock.lock(own), (own) => new Promise((_, reject) => listen(own, reject))], {
+          signal,
+        });
+      const fails = async () => {
+        await microtasks(10);
+        held.release();
+        await microtasks(turns);
+        throw "broken";
+      };
+
+      const gathering = gather([fails, waitsAtMost]);
+
+      await expect(gathering).rejects.toBe("broken");
+      expect(lock.isFree).toBe(true);
+    }
+  });
+});
+
+describe("random trees of tasks", () => {
+  const seed = Number(globalThis.process?.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+
+  test(`leave nothing running, held, listening or unhandled (SEED=${seed})`, async () => {
+    const random = randomNumbers(seed);
+    for (let run = 0; run < 500; run++) {
+      const { controller, listeners } = watchedController();
+      const world: World = {
+        random,
+        running: 0,
+        callsAfterAbort: 0,
+        locks: [new Lock(), new Lock()],
+        controller,
+      };
+      const tree = randomTree(world, 4);
+
+      const tooLate = microtasks(random(60)).then(() => controller.abort("stop"));
+      await tree(controller.signal).then(releaseAll, () => {});
+
+      expect(world.running).toBe(0);
+      await tooLate;
+      await microtasks(100);
+      const { callsAfterAbort } = world;
+      expect({ run, callsAfterAbort, listeners: listeners() }).toEqual({
+        run,
+        callsAfterAbort: 0,
+        listeners: 0,
+      });
+      expect(world.locks.map(({ isFree }) => isFree)).toEqual([true, true]);
+    }
   });
 });
 
@@ -1544,6 +2734,11 @@ function thrownBy(fn: () => unknown): unknown {
   throw new Error("nothing was thrown");
 }
 
+/** Milliseconds since virtual time began, which it does at the start of the year 2000. */
+function now(): number {
+  return Date.now() - Date.UTC(2000, 0, 1);
+}
+
 /** Ends early, with the signal's reason, when that is aborted. */
 function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -1555,7 +2750,7 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** Lets so many promises settle one after the other. */
+/** Lets so many promises allSettled one after the other. */
 async function microtasks(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await undefined;
 }
@@ -1583,9 +2778,9 @@ function tidy(ms: number, log: string[] = [], failure?: unknown) {
       await sleep(ms, signal);
       return "not aborted";
     } catch (reason) {
-      log.push(`aborted at ${performance.now()}`);
+      log.push(`aborted at ${now()}`);
       await sleep(10);
-      log.push(`cleaned up at ${performance.now()}`);
+      log.push(`cleaned up at ${now()}`);
       throw failure ?? reason;
     }
   };
@@ -1595,7 +2790,7 @@ function tidy(ms: number, log: string[] = [], failure?: unknown) {
 function attemptsOf<T>(...tasks: Task<T>[]): { task: Task<T>; startedAt: number[] } {
   const startedAt: number[] = [];
   const task: Task<T> = (signal) => {
-    startedAt.push(performance.now());
+    startedAt.push(now());
     return (tasks.length > 1 ? tasks.shift() : tasks[0])!(signal);
   };
   return { task, startedAt };
@@ -1616,7 +2811,7 @@ function sourceOf<T>(
       }
     } finally {
       if (closing > 0) await sleep(closing);
-      log.push(`closed at ${performance.now()}`);
+      log.push(`closed at ${now()}`);
     }
   }
   return Object.assign(generate(), { log });
@@ -1634,6 +2829,31 @@ function rejection(promise: Promise<unknown>): Promise<Error | undefined> {
 async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
   await act();
   await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** A generator that yields an item, and then nothing for ever. */
+async function* silentGenerator(): AsyncGenerator<number> {
+  yield 1;
+  await new Promise(() => {});
+}
+
+function streamOf(...items: number[]): ReadableStream<number> {
+  return new ReadableStream({
+    start(controller) {
+      for (const item of items) controller.enqueue(item);
+      controller.close();
+    },
+  });
+}
+
+/** A stream of so many items and then nothing, which counts how often it was cancelled. */
+function silentStream(count: number): ReadableStream<number> & { cancelled: number } {
+  const stream = new ReadableStream<number>({
+    pull: (controller) => (count-- > 0 ? controller.enqueue(count) : new Promise(() => {})),
+    cancel: () => void result.cancelled++,
+  });
+  const result = Object.assign(stream, { cancelled: 0 });
+  return result;
 }
 
 /** A source that yields so many items and then nothing, and whose cleanup takes 20 ms. */
@@ -1658,12 +2878,202 @@ function silentAfter(count: number) {
 function watchedController(): { controller: AbortController; listeners: () => number } {
   const controller = new AbortController();
   const { signal } = controller;
-  const [add, remove] = [signal.addEventListener, signal.removeEventListener];
-  let count = 0;
-  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
-  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
-    count--,
-    remove.apply(signal, args)
+  const listeners = new Set<unknown>();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+    listeners.add(args[1]);
+    addEventListener.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+    listeners.delete(args[1]);
+    removeEventListener.apply(signal, args);
+  };
+  return { controller, listeners: () => listeners.size };
+}
+
+/** What an abort makes of a controller's signal, if a function takes options. */
+function signalOf({ signal }: AbortController): { signal: AbortSignal } {
+  return { signal };
+}
+
+/** A signal that is aborted some time before its listeners hear of it, as among several waiters. */
+function lateSignal(): { signal: AbortSignal; abort: (reason: unknown) => void } {
+  const { signal } = new AbortController();
+  const state: { aborted: boolean; reason: unknown } = { aborted: false, reason: undefined };
+  Object.defineProperties(signal, {
+    aborted: { get: () => state.aborted },
+    reason: { get: () => state.reason },
+  });
+  return { signal, abort: (reason) => void Object.assign(state, { aborted: true, reason }) };
+}
+
+function abortErrorOfAnotherRealm(): unknown {
+  return { name: "AbortError", message: "aborted elsewhere" };
+}
+
+function hostileError(): unknown {
+  return Object.defineProperty({}, "name", {
+    get() {
+      throw new Error("looked into");
+    },
+  });
+}
+
+function revokedProxy(): unknown {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
+
+function groupInGroup(reason: unknown): unknown {
+  return {
+    name: "AggregateError",
+    errors: [new AggregateError([reason]), abortErrorOfAnotherRealm()],
+  };
+}
+
+function chainOfGroups(reason: unknown): unknown {
+  let error = reason;
+  for (let depth = 0; depth < 100_000; depth++) error = { errors: [error] };
+  return error;
+}
+
+/** What is released by whoever drops it: a permit, a lease. */
+class Hold implements Disposable {
+  releases = 0;
+
+  release(): void {
+    this.releases++;
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** The smallest lock that is fair, hands over at once, and can be aborted. */
+class Lock {
+  isFree = true;
+  readonly #waiting: { grant: () => void }[] = [];
+
+  async lock(signal?: AbortSignal): Promise<Disposable & { release: () => void }> {
+    signal?.throwIfAborted();
+    if (this.isFree) this.isFree = false;
+    else {
+      await new Promise<void>((resolve, reject) => {
+        const waiter = { grant: resolve };
+        this.#waiting.push(waiter);
+        if (!signal) return;
+        listen(signal, (reason) => {
+          const place = this.#waiting.indexOf(waiter);
+          if (place >= 0) this.#waiting.splice(place, 1);
+          reject(reason);
+        });
+      });
+    }
+    let isHeld = true;
+    const release = () => {
+      if (!isHeld) return;
+      isHeld = false;
+      const next = this.#waiting.shift();
+      if (next) next.grant();
+      else this.isFree = true;
+    };
+    return { release, [Symbol.dispose]: release };
+  }
+}
+
+/** Calls the listener once the signal is aborted, or now if it is. */
+function listen(signal: AbortSignal, listener: (reason: unknown) => void): void {
+  if (signal.aborted) listener(signal.reason);
+  else signal.addEventListener("abort", () => listener(signal.reason), { once: true });
+}
+
+interface World {
+  random: (below: number) => number;
+  controller: AbortController;
+  locks: Lock[];
+  running: number;
+  callsAfterAbort: number;
+}
+
+/** A task that is made of others, which wait, lock, fail, and give their locks up the tree. */
+function randomTree(world: World, depth: number): (signal: AbortSignal) => Promise<unknown> {
+  const { random, locks } = world;
+  const children = Array.from({ length: 1 + random(3) }, () =>
+    depth > 0 ? randomTree(world, depth - 1) : randomLeaf(world),
   );
-  return { controller, listeners: () => count };
+  const concurrency = 1 + random(3);
+  const lock = locks[random(2)]!;
+  const shapes: ((signal: AbortSignal) => Promise<unknown>)[] = [
+    (signal) => gather(children, { concurrency, signal }),
+    (signal) => race(children, { signal }),
+    (signal) => any(children, { concurrency, signal }),
+    (signal) => hedge(children[0]!, { after: Infinity, signal }),
+    (signal) => allSettled(children, { signal }).then((all) => all.map((one: any) => one.value)),
+    (signal) => mapConcurrent(children, (child, _, own) => child(own), { concurrency, signal }),
+    async (signal) => {
+      const received: unknown[] = [];
+      try {
+        for await (const { value } of asCompleted(children, { signal })) received.push(value);
+        return received;
+      } catch (error) {
+        releaseAll(received);
+        throw error;
+      }
+    },
+    (signal) =>
+      taskGroup(({ spawn }) => Promise.all(children.map((child) => spawn(child))), {
+        signal,
+        concurrency,
+      }),
+    (signal) => race([(own) => lock.lock(own), (own) => children[0]!(own)], { signal }),
+  ];
+  const shape = shapes[random(shapes.length)]!;
+  return async (signal) => {
+    world.running++;
+    try {
+      return await shape(signal);
+    } finally {
+      world.running--;
+    }
+  };
+}
+
+function randomLeaf(world: World): (signal: AbortSignal) => Promise<unknown> {
+  const { random, locks, controller } = world;
+  const lock = locks[random(2)]!;
+  const [kind, turns] = [random(5), random(20)];
+  return async (signal) => {
+    if (controller.signal.aborted) world.callsAfterAbort++;
+    world.running++;
+    try {
+      await microtasks(turns);
+      if (kind === 0) throw new Error("failed");
+      if (kind === 1) return await lock.lock(signal);
+      if (kind === 2) {
+        using _ = await lock.lock(signal);
+        await microtasks(turns);
+      }
+      return kind;
+    } finally {
+      world.running--;
+    }
+  };
+}
+
+/** Releases the holds in a result. */
+function releaseAll(value: unknown): void {
+  if (Array.isArray(value)) value.forEach(releaseAll);
+  else (value as Partial<Hold> | undefined)?.release?.();
+}
+
+/** Random integers below a limit (mulberry32), the same for the same seed. */
+function randomNumbers(seed: number): (below: number) => number {
+  return (below) => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) % below;
+  };
 }
