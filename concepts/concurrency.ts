@@ -17,7 +17,7 @@
  * - They settle only after every task that was started has ended, cleanup included. A task that
  *   ignores its signal is waited for, too. (A caller of {@link singleFlight} leaves at once.)
  * - An abort from outside aborts all tasks, waits for them, and rejects with its reason, even if
- *   the tasks then succeed. After an abort no function of the caller's is called.
+ *   the tasks then succeed. After an abort nothing more is called or started, except cleanups.
  * - The signal of a task is aborted with the reason of the abort from outside, or else with an
  *   AbortError, whose `cause` is the failure if there was one.
  * - A task that declares a parameter has a signal of its own, which is aborted only while the task
@@ -436,8 +436,10 @@ export function taskGroup<T>(
         scope.fail(error);
       },
       onFree(index) {
-        if (index !== BODY) free++;
-        startWaiting();
+        if (index === BODY) return;
+        const next = waiting.shift();
+        if (next) next.resolve(scope.start(next.task, 0));
+        else free++;
       },
       onAbort() {
         for (let next; (next = waiting.shift());) next.reject(scope.reason);
@@ -449,12 +451,6 @@ export function taskGroup<T>(
         return new AggregateError(errors, "The task group failed", { cause });
       },
     }));
-    const startWaiting = () => {
-      for (let next; free > 0 && (next = waiting.shift());) {
-        free--;
-        next.resolve(scope.start(next.task, 0));
-      }
-    };
     const spawn = (task: Task<any>): Promise<any> => {
       const refusal = scope.hasEnded
         ? Promise.reject(new Error("Cannot spawn: the group has ended"))
@@ -519,7 +515,7 @@ export function singleFlight<I = void, T = unknown>(
   fn: (input: I, signal: AbortSignal) => T | PromiseLike<T>,
   options?: SingleFlightOptions<I>,
 ): SingleFlight<I, T>;
-export function singleFlight<I, R>(
+export function singleFlight<I = void, R = unknown>(
   fn: (input: I, signal: AbortSignal) => R,
   options?: SingleFlightOptions<I>,
 ): SingleFlight<I, Awaited<R>>;
@@ -647,7 +643,7 @@ export function hedge<T>(task: Task<T>, options: HedgeOptions): Promise<T> {
 
 /** What a {@link Scope} works for. */
 interface Plan<R> {
-  /** Whether a task is given a signal of its own. Default: if it declares a parameter. */
+  /** Whether a task has a signal of its own. Default: only if it declares a parameter. */
   ownSignals?: boolean;
   /** A task has succeeded before any abort. */
   onValue: (value: unknown, index: number) => void;
@@ -664,7 +660,7 @@ interface Plan<R> {
   toError?: (cause: unknown) => unknown;
 }
 
-/** Tasks that are aborted together and waited for together: what most of the above stand on. */
+/** Tasks that are aborted together and waited for together: the base of most of the above. */
 class Scope<R> {
   hasEnded = false;
   readonly #plan: Plan<R>;
@@ -696,7 +692,7 @@ class Scope<R> {
     this.#stopListening = onAbort(outer ?? undefined, () => void this.isOver);
   }
 
-  /** The signal that tasks share which have none of their own. */
+  /** The signal of the tasks that have none of their own. */
   get signal(): AbortSignal {
     if (!this.#controller) {
       this.#controller = new AbortController();
@@ -705,7 +701,7 @@ class Scope<R> {
     return this.#controller.signal;
   }
 
-  /** Whether there was an abort, of which this may be the first to hear. */
+  /** Whether there was an abort. The outer signal may not have told its listeners yet. */
   get isOver(): boolean {
     if (this.#outer?.aborted && !this.#isAborted && !this.hasEnded) {
       this.#isCancelled = true;
@@ -731,12 +727,12 @@ class Scope<R> {
     return this.#abortError;
   }
 
-  /** Waits for one more. */
+  /** Makes the scope wait for one more. */
   enter(): void {
     this.#running++;
   }
 
-  /** Waits for one less; after the last one all has ended. */
+  /** Undoes one `enter()`. After the last one the scope ends. */
   leave(): void {
     if (--this.#running > 0) return;
     this.hasEnded = true;
@@ -801,7 +797,7 @@ class Scope<R> {
     if (!this.isOver) return false;
     const seen = new Set([error]);
     try {
-      // Goes through what is added meanwhile: the errors of groups.
+      // The loop also visits what is added meanwhile, the errors of groups.
       for (const one of seen as Set<any>) {
         if (one === this.reason || (this.#outer?.aborted && one === this.#outer.reason)) continue;
         if (one.name === "AbortError") continue;
@@ -810,7 +806,7 @@ class Scope<R> {
       }
       return true;
     } catch {
-      // What can't be looked into is a failure.
+      // It can't be looked into, so it is taken for a failure.
       return false;
     }
   }
@@ -880,7 +876,7 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): P
   };
 }
 
-/** What {@link asCompleted} returns. It is not a generator, to be left during a pending `next()`. */
+/** What {@link asCompleted} returns: unlike a generator it can be left during a pending `next()`. */
 class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
   readonly #tasks: TaskList;
   readonly #options: TasksOptions;
@@ -961,7 +957,7 @@ class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
     }
   }
 
-  /** An abort from outside counts also when all tasks have ended, until everything is told. */
+  /** Obeys an abort from outside that comes after all tasks have ended. */
   #obey(): void {
     const signal = this.#isLeft ? undefined : this.#options?.signal;
     if (!this.#hasEnded || this.#failure || !signal?.aborted) return;
@@ -969,7 +965,7 @@ class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
     this.#drop();
   }
 
-  /** Tells the failure, once. */
+  /** Ends the iteration; tells a failure once. */
   #finish(): Promise<IteratorReturnResult<void>> {
     const failure = this.#failure;
     this.#failure = undefined;
@@ -1220,12 +1216,12 @@ function requireOptions(action: string, options: unknown): void {
   throw invalid(action, "options", "an object", options, TypeError);
 }
 
-/** One run of {@link singleFlight}, and those who wait for it. */
+/** One run of {@link singleFlight}, and the callers that wait for it. */
 class Flight<T> {
   readonly #callers = new Set<Caller<T>>();
   readonly #controller = new AbortController();
   readonly #forget: () => void;
-  /** Those without a signal can't leave, and share one promise. */
+  /** Callers without a signal can't leave, and share one promise. */
   #staying: Caller<T> | undefined;
 
   constructor(forget: () => void) {

@@ -1,10 +1,10 @@
 /**
- * How to test code that does several things at once: prove by exact virtual time that they overlap,
- * that no more than allowed do, and that whatever ends early (a failure, an abort, a winner, a loop
- * that is left) aborts the rest and waits for it. A task here sleeps, and cleans up for a while
- * when it is aborted, so that a result which comes too early can be told by the clock.
+ * How to test code that does several things at once: exact virtual time proves that tasks overlap,
+ * that a limit holds, and that everything that ends early (a failure, an abort, a winner, a loop
+ * that is left) aborts the other tasks and waits for them. The tasks here sleep, and need some time
+ * to clean up when they are aborted: so the clock shows a result that comes too early.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import {
   allSettled,
@@ -23,6 +23,103 @@ import {
   type TasksOptions,
 } from "../concepts/concurrency.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("Start here", () => {
+  test("the clock proves that tasks overlap: two of 100 ms take 100 ms", async () => {
+    await virtualTime(async (clock) => {
+      await gather([() => sleep(100), () => sleep(100)]);
+
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("a count at the peak proves a limit", async () => {
+    await virtualTime(async (clock) => {
+      let running = 0;
+      let peak = 0;
+      const fn = async () => {
+        peak = Math.max(peak, ++running);
+        await sleep(100);
+        running--;
+      };
+
+      await mapConcurrent([1, 2, 3, 4, 5], fn, { concurrency: 2 });
+
+      expect(peak).toBe(2);
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+
+  test("no clock is needed where the test itself decides the order", async () => {
+    const [first, second] = [Promise.withResolvers<string>(), Promise.withResolvers<string>()];
+    const racing = race([() => first.promise, () => second.promise]);
+
+    second.resolve("second");
+    first.resolve("first");
+
+    expect(await racing).toBe("second");
+  });
+
+  test("a failure aborts the other tasks, and has waited for their cleanup", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const other = async (signal: AbortSignal) => {
+        try {
+          await sleep(1000, signal);
+        } finally {
+          await sleep(10);
+          log.push(`cleaned up at ${clock.elapsed}`);
+        }
+      };
+
+      await expect(gather([fail("broken", 50), other])).rejects.toBe("broken");
+
+      expect(log).toEqual(["cleaned up at 60"]);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("an abort from outside rejects with its reason, and leaves no listener behind", async () => {
+    await virtualTime(async (clock) => {
+      const { controller, listeners } = watchedController();
+      setTimeout(() => controller.abort("stop"), 50);
+
+      await expect(gather([work(1000)], { signal: controller.signal })).rejects.toBe("stop");
+
+      expect(clock.elapsed).toBe(50);
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("trap: a task that does not hand on its signal is waited for to its end", async () => {
+    await virtualTime(async (clock) => {
+      const deaf = () => sleep(1000);
+
+      await expect(gather([fail("broken", 50), deaf])).rejects.toBe("broken");
+
+      expect(clock.elapsed).toBe(1000);
+    });
+  });
+
+  test("trap: a promise is not a task, because it already runs", async () => {
+    await expect(gather([sleep(0) as never])).rejects.toThrow(
+      "tasks[0] must be a function, received Promise",
+    );
+  });
+
+  test("trap: gather tells the first error only; taskGroup and allSettled tell all", async () => {
+    await virtualTime(async () => {
+      const tasks = [fail("first", 10), tidy(1000, [], "cleanup failed")];
+
+      await expect(gather(tasks)).rejects.toBe("first");
+      expect(
+        await rejection(taskGroup(({ spawn }) => tasks.forEach((task) => spawn(task)))),
+      ).toMatchObject({
+        errors: ["first", "cleanup failed"],
+      });
+    });
+  });
+});
 
 type Run = (tasks: Iterable<Task<unknown>>, options?: TasksOptions) => Promise<unknown>;
 
@@ -72,7 +169,7 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     expect(calls).toBe(0);
   });
 
-  test("refuses options that are none, and a signal that is none, before it calls anything", async () => {
+  test("refuses bad options, and a signal that is not one, before it calls anything", async () => {
     let calls = 0;
     const tasks = [() => calls++];
 
@@ -445,6 +542,49 @@ describe("allSettled", () => {
 
   test("of nothing is nothing", async () => {
     expect(await allSettled([])).toEqual([]);
+  });
+});
+
+describe("the signal of a task", () => {
+  const sharing: [string, (task: (...args: any[]) => unknown) => Promise<unknown>][] = [
+    ["gather", (task) => gather([task, task])],
+    ["allSettled", (task) => allSettled([task, task])],
+    ["asCompleted", (task) => Array.fromAsync(asCompleted([task, task]))],
+    ["taskGroup", (task) => taskGroup(({ spawn }) => Promise.all([spawn(task), spawn(task)]))],
+    ["mapConcurrent", (task) => mapConcurrent([1, 2], task, { concurrency: 2 })],
+  ];
+
+  test.each(sharing)("is one for all in %s, if they declare none", async (_name, run) => {
+    const signals = new Set<unknown>();
+
+    await run((...args: unknown[]) => void signals.add(args.at(-1)));
+
+    expect(signals.size).toBe(1);
+    expect([...signals][0]).toBeInstanceOf(AbortSignal);
+  });
+
+  test.each(sharing)("is its own in %s, if it declares one", async (name, run) => {
+    const signals = new Set<unknown>();
+    const task = (signal: AbortSignal) => void signals.add(signal);
+    const fn = (_item: unknown, _index: unknown, signal: AbortSignal) => task(signal);
+
+    await run(name === "mapConcurrent" ? fn : task);
+
+    expect(signals.size).toBe(2);
+  });
+
+  test("is not aborted after the task has ended, in mapConcurrent and taskGroup either", async () => {
+    const signals: AbortSignal[] = [];
+    const task = (signal: AbortSignal) => {
+      if (signals.push(signal) === 2) throw "broken";
+    };
+
+    const fn = (_item: number, _index: number, signal: AbortSignal) => task(signal);
+    await mapConcurrent([1, 2, 3], fn, { concurrency: 1 }).catch(() => {});
+    signals.length = 0;
+    await taskGroup(({ spawn }) => [spawn(task), spawn(task)].length).catch(() => {});
+
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false, false]);
   });
 });
 
@@ -1100,7 +1240,7 @@ describe("mapConcurrent", () => {
     });
   });
 
-  test("what a silent source comes to after the abort, or its closing, is nobody's concern", async () => {
+  test("drops what a silent source, or its closing, fails with after the abort", async () => {
     await withoutUnhandled(() =>
       virtualTime(async () => {
         const source = {
@@ -1402,7 +1542,7 @@ describe("mapConcurrent", () => {
     expect(closed).toBe(1);
   });
 
-  test("leaves a promise unhandled in no array, however long those before it take", async () => {
+  test("handles a promise in an array that rejects before its turn", async () => {
     await withoutUnhandled(() =>
       virtualTime(async () => {
         const source = [sleep(100), Promise.reject("rejected")];
@@ -1418,7 +1558,7 @@ describe("mapConcurrent", () => {
     expect(results).toEqual(["a", "ñ", "💡"]);
   });
 
-  test("prefers the asynchronous iterator, and takes a next() that returns no promise", async () => {
+  test("prefers the asynchronous iterator, and accepts a next() that does not return a promise", async () => {
     let count = 0;
     const source = {
       [Symbol.iterator]: () => [42].values(),
@@ -1434,14 +1574,14 @@ describe("mapConcurrent", () => {
   test.each([
     { kind: "async", source: { [Symbol.asyncIterator]: () => ({ next: async () => 5 }) } },
     { kind: "sync", source: { [Symbol.iterator]: () => ({ next: () => undefined }) } },
-  ])("fails when next() of an $kind source returns no object", async ({ source }) => {
+  ])("fails when next() of an $kind source does not return an object", async ({ source }) => {
     const mapping = mapConcurrent(source as never, () => {}, { concurrency: 1 });
 
     await expect(mapping).rejects.toThrow("the result of next() must be an object, received");
     await expect(mapping).rejects.toBeInstanceOf(TypeError);
   });
 
-  test("fails when a function returns no source", async () => {
+  test("fails when a function does not return a source", async () => {
     const mapping = mapConcurrent((() => 5) as never, () => {}, { concurrency: 1 });
 
     await expect(mapping).rejects.toEqual(
@@ -1662,7 +1802,7 @@ describe("taskGroup", () => {
     expect(seen).toBe("awaited");
   });
 
-  test("takes what is no function, but spawned as if it were, as a failure", async () => {
+  test("takes something spawned that is not a function as a failure", async () => {
     const error = await rejection(taskGroup(({ spawn }) => void spawn(Promise.resolve() as never)));
 
     expect((error as AggregateError).errors).toEqual([
@@ -1775,13 +1915,13 @@ describe("taskGroup", () => {
     expect(signals.map(({ aborted }) => aborted)).toEqual([false, false]);
   });
 
-  test("refuses a body that is no function", async () => {
+  test("refuses a body that is not a function", async () => {
     await expect(taskGroup(42 as never)).rejects.toEqual(
       new TypeError("Cannot run taskGroup: body must be a function, received 42"),
     );
   });
 
-  test("rejects with the failure when it is aborted later, and takes an echo of that for no failure", async () => {
+  test("rejects with the failure when it is aborted later, and leaves out an echo of that abort", async () => {
     await virtualTime(async () => {
       const controller = new AbortController();
       const { signal } = controller;
@@ -1873,7 +2013,7 @@ describe("taskGroup", () => {
     });
   });
 
-  test("waits for tasks in line that nobody awaits, and takes none as a failure when they fail", async () => {
+  test("runs the tasks in line that nobody awaits, and keeps their failures", async () => {
     const log: number[] = [];
 
     const error = await rejection(
@@ -1956,6 +2096,33 @@ describe("taskGroup", () => {
       expect(calls).toBe(0);
     },
   );
+
+  test("the end of the body makes no room for tasks in line", async () => {
+    await virtualTime(async (clock) => {
+      await taskGroup(
+        ({ spawn }) => {
+          spawn(work(100));
+          spawn(work(100));
+        },
+        { concurrency: 1 },
+      );
+
+      expect(clock.elapsed).toBe(200);
+    });
+  });
+
+  test("a refusal to spawn need not be handled", async () => {
+    await withoutUnhandled(async () => {
+      const spawn = await taskGroup((group) => group.spawn);
+      spawn(() => "too late");
+      const failing = taskGroup(async (group) => {
+        group.spawn(fail("broken", 0));
+        await microtasks(10);
+        group.spawn(() => "too late");
+      });
+      await expect(failing).rejects.toThrow("The task group failed");
+    });
+  });
 });
 
 describe("singleFlight", () => {
@@ -2143,7 +2310,7 @@ describe("singleFlight", () => {
     });
   });
 
-  test("refuses what is no function", () => {
+  test("refuses what is not a function", () => {
     const message = "must be a function, received 42";
     expect(thrownBy(() => singleFlight(42 as never))).toEqual(
       new TypeError(`Cannot create singleFlight: fn ${message}`),
@@ -2221,6 +2388,21 @@ describe("singleFlight", () => {
     );
     expect(runs).toBe(0);
     expect(await fly(undefined, { signal: null as never })).toBe(1);
+  });
+
+  test("aborted before, it does not even ask for the key", async () => {
+    let keys = 0;
+    const fly = singleFlight(() => 1, { key: () => keys++ });
+
+    await expect(fly(undefined, { signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
+
+    expect(keys).toBe(0);
+  });
+
+  test("refuses options that are not an object", () => {
+    expect(thrownBy(() => singleFlight(() => 1, null as never))).toEqual(
+      new TypeError("Cannot create singleFlight: options must be an object, received null"),
+    );
   });
 });
 
@@ -2367,7 +2549,7 @@ describe("hedge", () => {
     );
   });
 
-  test("refuses what is no function, or no number", async () => {
+  test("refuses what is not a function, or not a number", async () => {
     await expect(hedge(42 as never, { after: 1 })).rejects.toEqual(
       new TypeError("Cannot hedge: task must be a function, received 42"),
     );
@@ -2402,6 +2584,14 @@ describe("hedge", () => {
 
       expect((error as AggregateError).errors).toEqual(Array(25).fill("failed"));
       expect([clock.elapsed, clock.pending]).toEqual([2, 0]);
+    });
+  });
+
+  test("does not pause after the last attempt", async () => {
+    await virtualTime(async (clock) => {
+      await rejection(hedge(fail("failed", 0), { after: Infinity, attempts: 10 }));
+
+      expect(clock.elapsed).toBe(0);
     });
   });
 
@@ -2649,7 +2839,7 @@ describe("a hold that nobody receives is released:", () => {
     expect(touched).toBe(0);
   });
 
-  test("an error in a release is nobody's, and the next ones are released", async () => {
+  test("an error in a release is dropped, and the next hold is released", async () => {
     await withoutUnhandled(async () => {
       const hold = new Hold();
       const broken = {
@@ -2690,6 +2880,71 @@ describe("a hold that nobody receives is released:", () => {
       await expect(gathering).rejects.toBe("broken");
       expect(lock.isFree).toBe(true);
     }
+  });
+});
+
+describe("types", () => {
+  test("a function that returns a value or a promise of another type has the union of both", async () => {
+    const mixed = (): number | Promise<string> => 5;
+
+    const [gathered] = await gather([mixed]);
+    const raced = await race([mixed]);
+    const mapped = await mapConcurrent([1], mixed, { concurrency: 1 });
+    const grouped = await taskGroup(mixed);
+    const spawned = await taskGroup(({ spawn }) => spawn(mixed));
+    const flown = await singleFlight(mixed)();
+    const hedged = await hedge(mixed, { after: 1 });
+
+    expectTypeOf(gathered).toEqualTypeOf<number | string>();
+    expectTypeOf(raced).toEqualTypeOf<number | string>();
+    expectTypeOf(mapped).toEqualTypeOf<(number | string)[]>();
+    expectTypeOf(grouped).toEqualTypeOf<number | string>();
+    expectTypeOf(spawned).toEqualTypeOf<number | string>();
+    expectTypeOf(flown).toEqualTypeOf<number | string>();
+    expectTypeOf(hedged).toEqualTypeOf<number | string>();
+    expect([gathered, raced, mapped, grouped, spawned, flown, hedged].flat()).toEqual(
+      Array(7).fill(5),
+    );
+  });
+
+  test("explicit types and generic wrappers work", async () => {
+    const five = async () => 5;
+    const wrap = <T>(task: Task<T>): Promise<T> => taskGroup<T>(({ spawn }) => spawn<T>(task));
+    const again = <T>(task: Task<T>): Promise<T> => hedge<T>(task, { after: 1 });
+    const each = <S, T>(items: Source<S>, fn: (item: S) => Promise<T>): Promise<T[]> =>
+      mapConcurrent<S, T>(items, fn, { concurrency: 1 });
+
+    expectTypeOf(wrap(five)).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(each("ab", five)).toEqualTypeOf<Promise<number[]>>();
+    expect([await wrap(five), await again(five), await hedge<number>(five, { after: 1 })]).toEqual([
+      5, 5, 5,
+    ]);
+    expect(await each([1], five)).toEqual([5]);
+  });
+
+  test("mapConcurrent knows the items of every kind of source", async () => {
+    const options = { concurrency: 1 };
+    const seen: unknown[] = [];
+    const text = (item: string) => seen.push(item);
+    const number = (item: number) => seen.push(item);
+
+    await mapConcurrent("a", text, options);
+    await mapConcurrent([Promise.resolve(1)], number, options);
+    await mapConcurrent(sourceOf([2]), number, options);
+    await mapConcurrent(streamOf(3), number, options);
+    await mapConcurrent(() => streamOf(4), number, options);
+    await mapConcurrent(async (_signal) => [5], number, options);
+
+    expect(seen).toEqual(["a", 1, 2, 3, 4, 5]);
+  });
+
+  test("asCompleted is an async generator of the tasks' results", async () => {
+    const results = asCompleted([() => 1, async () => "a"]);
+
+    expectTypeOf(results).toEqualTypeOf<
+      AsyncGenerator<Completion<number | string>, void, undefined>
+    >();
+    expect(await Array.fromAsync(results, ({ value }) => value)).toEqual([1, "a"]);
   });
 });
 
