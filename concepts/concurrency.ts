@@ -694,11 +694,7 @@ class Scope<R> {
 
   /** The signal of the tasks that have none of their own. */
   get signal(): AbortSignal {
-    if (!this.#controller) {
-      this.#controller = new AbortController();
-      if (this.#isAborted) this.#controller.abort(this.reason);
-    }
-    return this.#controller.signal;
+    return (this.#controller ??= new AbortController()).signal;
   }
 
   /** Whether there was an abort. The outer signal may not have told its listeners yet. */
@@ -1304,14 +1300,20 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
-  const due = performance.now() + ms;
-  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
-  const check = () => {
-    const left = due - performance.now();
-    if (left > 0) timer = set(left);
-    else callback();
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  let timer = set(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
@@ -1342,8 +1344,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
@@ -1351,25 +1352,28 @@ class AbortListeners extends Set<(reason: unknown) => void> {
     this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
-    try {
-      for (const listeners of aborting) {
-        for (const listener of listeners) listener(listeners.#signal.reason);
-      }
-    } finally {
-      aborting.length = 0;
+    for (const listeners of aborting) {
+      for (const listener of listeners) listener(listeners.#signal.reason);
     }
+    aborting.length = 0;
   }
 }
 
-/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+/** Releases a hold, or the holds in a list, that nobody will receive. Leaves other values alone. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
-  // Nobody is left who could be told of an error.
-  Promise.try(() => {
-    if (Array.isArray(value)) return value.forEach(releaseHold);
-    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
-  }).catch(doNothing);
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    try {
+      if (Array.isArray(item)) item.forEach((each) => Object(each) === each && values.add(each));
+      const hold = item as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+      if (!(hold[Symbol.dispose] ?? hold[Symbol.asyncDispose])) continue;
+      Promise.resolve(hold.release?.()).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
 }
 
 function doNothing(): void {}
