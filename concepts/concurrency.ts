@@ -1052,9 +1052,9 @@ class Input<T> {
 
   #next(iterator: ItemIterator): void {
     this.#isCalling = true;
-    const step = iterator.next();
+    const step: any = iterator.next();
     this.#isCalling = false;
-    if (this.#hasEnded) this.#return();
+    if (this.#hasEnded && !step?.done) this.#return();
     if (this.#isSync) this.#onStep(step);
     else this.#await(step, (step) => this.#onStep(step));
   }
@@ -1359,17 +1359,20 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 }
 
-/** Releases a hold, or the holds in a list, that nobody will receive. Leaves other values alone. */
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
   // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
   const values = new Set<unknown>([value]);
   for (const item of values) {
+    if (Object(item) !== item) continue;
     try {
-      if (Array.isArray(item)) item.forEach((each) => Object(each) === each && values.add(each));
-      const hold = item as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-      if (!(hold[Symbol.dispose] ?? hold[Symbol.asyncDispose])) continue;
-      Promise.resolve(hold.release?.()).catch(doNothing);
+      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
     } catch {
       // Nobody is left who could be told.
     }

@@ -1443,7 +1443,7 @@ describe("mapConcurrent", () => {
       }
 
       await expect(
-        mapConcurrent(source, () => {}, { concurrency: 1, ...signalOf(controller) }),
+        mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
       ).rejects.toBe("stop");
 
       expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
@@ -1501,10 +1501,29 @@ describe("mapConcurrent", () => {
     }
 
     await expect(
-      mapConcurrent(source(), () => {}, { concurrency: 1, ...signalOf(controller) }),
+      mapConcurrent(source(), () => {}, { concurrency: 1, signal: controller.signal }),
     ).rejects.toBe("stop");
 
     expect(closed).toBe(1);
+  });
+
+  test("does not close a source that ends in the call in which it aborts", async () => {
+    const controller = new AbortController();
+    let returns = 0;
+    const source = {
+      [Symbol.iterator]: () => ({
+        next() {
+          controller.abort("stop");
+          return { done: true as const, value: undefined };
+        },
+        return: () => ({ done: true as const, value: returns++ }),
+      }),
+    };
+    const options = { concurrency: 1, signal: controller.signal };
+
+    await expect(mapConcurrent(source, () => {}, options)).rejects.toBe("stop");
+
+    expect(returns).toBe(0);
   });
 
   test("closes an iterable that aborts in the middle of being opened", async () => {
@@ -1521,7 +1540,7 @@ describe("mapConcurrent", () => {
     };
 
     await expect(
-      mapConcurrent(source, () => {}, { concurrency: 1, ...signalOf(controller) }),
+      mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
     ).rejects.toBe("stop");
 
     expect(closed).toBe(1);
@@ -3153,11 +3172,6 @@ function watchedController(): { controller: AbortController; listeners: () => nu
     removeEventListener.apply(signal, args);
   };
   return { controller, listeners: () => listeners.size };
-}
-
-/** What an abort makes of a controller's signal, if a function takes options. */
-function signalOf({ signal }: AbortController): { signal: AbortSignal } {
-  return { signal };
 }
 
 /** A signal that is aborted some time before its listeners hear of it, as among several waiters. */
