@@ -646,7 +646,7 @@ describe("race", () => {
     });
   });
 
-  test("of nothing is a RangeError, as it would never allSettled", async () => {
+  test("of nothing is a RangeError, as it would never settle", async () => {
     await expect(race([])).rejects.toEqual(new RangeError("Cannot race: tasks must not be empty"));
   });
 
@@ -1598,6 +1598,18 @@ describe("mapConcurrent", () => {
 
     await expect(mapping).rejects.toThrow("the result of next() must be an object, received");
     await expect(mapping).rejects.toBeInstanceOf(TypeError);
+  });
+
+  test.each<[string, () => never[] | Promise<never[]>]>([
+    [
+      "throws",
+      () => {
+        throw "not opened";
+      },
+    ],
+    ["rejects", async () => Promise.reject("not opened")],
+  ])("fails when the function that should return a source %s", async (_how, source) => {
+    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("not opened");
   });
 
   test("fails when a function does not return a source", async () => {
@@ -3033,7 +3045,7 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** Lets so many promises allSettled one after the other. */
+/** Lets so many promises settle one after the other. */
 async function microtasks(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await undefined;
 }
