@@ -339,7 +339,21 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
       const ended = (signal: AbortSignal) => void (first = signal);
 
       await run([ended, fail("late", 10), work(20)], controller).catch(() => {});
-      controller.abort();
+
+      expect(first?.aborted).toBe(false);
+    });
+  });
+
+  test("does not abort the signal of a task that has failed", async () => {
+    await virtualTime(async () => {
+      let first: AbortSignal | undefined;
+      const failed = (signal: AbortSignal) => {
+        first = signal;
+        throw "failed";
+      };
+      const running = run([failed, work(1000)], { signal: AbortSignal.timeout(10) });
+
+      await running.catch(() => {});
 
       expect(first?.aborted).toBe(false);
     });
