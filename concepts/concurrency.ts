@@ -795,7 +795,7 @@ class Scope<R> {
     try {
       // The loop also visits what is added meanwhile, the errors of groups.
       for (const one of seen as Set<any>) {
-        if (one === this.reason || (this.#outer?.aborted && one === this.#outer.reason)) continue;
+        if (this.#outer?.aborted && one === this.#outer.reason) continue;
         if (one.name === "AbortError") continue;
         if (!Array.isArray(one.errors) || one.errors.length === 0) return false;
         for (const inner of one.errors) seen.add(inner);

@@ -942,6 +942,16 @@ describe("asCompleted", () => {
     });
   });
 
+  test("left after its end, it aborts nothing any more", async () => {
+    let shared: AbortSignal | undefined;
+    const results = asCompleted([(...args: AbortSignal[]) => (shared = args[0])]);
+    await Array.fromAsync({ [Symbol.asyncIterator]: () => results });
+
+    await results.return();
+
+    expect(shared?.aborted).toBe(false);
+  });
+
   test("a failure that nobody has asked for is told to the one who leaves", async () => {
     await virtualTime(async () => {
       const consume = async () => {
