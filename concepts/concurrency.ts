@@ -902,7 +902,6 @@ class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
   }
 
   async return(): Promise<IteratorResult<Completion<T>, void>> {
-    this.#obey();
     this.#isLeft = true;
     this.#scope?.stop();
     this.#drop();
@@ -955,8 +954,8 @@ class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
 
   /** Obeys an abort from outside that comes after all tasks have ended. */
   #obey(): void {
-    const signal = this.#isLeft ? undefined : this.#options?.signal;
-    if (!this.#hasEnded || this.#failure || !signal?.aborted) return;
+    const signal = this.#options?.signal;
+    if (!this.#hasEnded || this.#isLeft || this.#failure || !signal?.aborted) return;
     this.#failure = { error: signal.reason };
     this.#drop();
   }
@@ -1075,7 +1074,7 @@ class Input<T> {
 
   #deliver(item: any): void {
     this.#isBusy = false;
-    if (this.#hasEnded || this.#scope.isOver) releaseHold(item);
+    if (this.#scope.isOver) releaseHold(item);
     else this.#onItem(item);
   }
 

@@ -942,6 +942,26 @@ describe("asCompleted", () => {
     });
   });
 
+  test("tells the first of two cleanups that fail", async () => {
+    await virtualTime(async () => {
+      const results = asCompleted([work(10), tidy(100, [], "first"), tidy(100, [], "second")]);
+      await results.next();
+
+      await expect(results.return()).rejects.toBe("first");
+    });
+  });
+
+  test("tells a failure, not an abort that comes after it", async () => {
+    const controller = new AbortController();
+    const results = asCompleted([() => 1, fail("broken", 0)], controller);
+    await results.next();
+    await microtasks(10);
+    controller.abort("stop");
+
+    await expect(results.next()).rejects.toBe("broken");
+    expect(await results.next()).toEqual({ done: true, value: undefined });
+  });
+
   test("left after its end, it aborts nothing any more", async () => {
     let shared: AbortSignal | undefined;
     const results = asCompleted([(...args: AbortSignal[]) => (shared = args[0])]);
@@ -1509,6 +1529,43 @@ describe("mapConcurrent", () => {
           if (kind === "stream") expect(stream.cancelled).toBe(1);
         }),
       );
+    },
+  );
+
+  test("does not open an iterable that a function delivers after the abort", async () => {
+    await virtualTime(async () => {
+      let opened = 0;
+      const iterable = { [Symbol.iterator]: () => [opened++].values() };
+      const source = () => sleep(20).then(() => iterable);
+      const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
+
+      await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
+      await sleep(20);
+
+      expect(opened).toBe(0);
+    });
+  });
+
+  test.each(["ends", "fails"])(
+    "waits for what runs when the source %s after it was closed",
+    async (how) => {
+      await virtualTime(async (clock) => {
+        const source = {
+          count: 0,
+          [Symbol.asyncIterator]: () => source,
+          async next() {
+            if (source.count++ < 2) return { done: false, value: source.count };
+            await sleep(20);
+            if (how === "fails") throw "late";
+            return { done: true, value: 0 };
+          },
+        };
+        const fn = (n: number) => (n === 1 ? fail("broken", 10)() : sleep(100));
+
+        await expect(mapConcurrent(source, fn, { concurrency: 3 })).rejects.toBe("broken");
+
+        expect(clock.elapsed).toBe(100);
+      });
     },
   );
 
