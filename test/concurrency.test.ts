@@ -962,6 +962,19 @@ describe("asCompleted", () => {
     expect(await results.next()).toEqual({ done: true, value: undefined });
   });
 
+  test("yields what came before a failure, also when it is aborted after that", async () => {
+    await virtualTime(async () => {
+      const controller = new AbortController();
+      const results = asCompleted([() => 1, () => 2, fail("broken", 10), tidy(100)], controller);
+      await results.next();
+      await sleep(15);
+      controller.abort("stop");
+
+      expect(await results.next()).toEqual({ done: false, value: { index: 1, value: 2 } });
+      await expect(results.next()).rejects.toBe("broken");
+    });
+  });
+
   test("left after its end, it aborts nothing any more", async () => {
     let shared: AbortSignal | undefined;
     const results = asCompleted([(...args: AbortSignal[]) => (shared = args[0])]);
@@ -1650,6 +1663,17 @@ describe("mapConcurrent", () => {
         await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("rejected");
       }),
     );
+  });
+
+  test("hands on a promise that an asynchronous source yields, as for await does", async () => {
+    const item = Promise.resolve(1);
+    const source = {
+      [Symbol.asyncIterator]: () => [item].values() as never,
+    };
+
+    const seen = await mapConcurrent(source, (got) => got === item, { concurrency: 1 });
+
+    expect(seen).toEqual([true]);
   });
 
   test("maps the characters of a string, as for await does", async () => {
