@@ -139,7 +139,7 @@ export function allSettled<const L extends TaskList>(
     onError(reason, index) {
       results[index] = { status: "rejected", reason };
     },
-    onAbort: () => releaseHold(results.map((outcome: any) => outcome?.value)),
+    onAbort: () => releaseHold(results),
     finish: () => results as TaskOutcomes<TaskResults<L>>,
   }));
 }
@@ -299,7 +299,7 @@ export function mapConcurrent<S, R>(
 export function mapConcurrent<S, T>(
   source: Source<S>,
   fn: (item: S, index: number, signal: AbortSignal) => T | PromiseLike<T>,
-  options: MapOptions,
+  options: MapOptions = {} as MapOptions,
 ): Promise<T[]> {
   const action = "run mapConcurrent";
   return new Promise((resolve, reject) => {
@@ -597,7 +597,7 @@ export function hedge<R>(
   task: (signal: AbortSignal) => R,
   options: HedgeOptions,
 ): Promise<Awaited<R>>;
-export function hedge<T>(task: Task<T>, options: HedgeOptions): Promise<T> {
+export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T> {
   return new Promise((resolve, reject) => {
     requireFunction("hedge", "task", task);
     requireOptions("hedge", options);
@@ -1143,11 +1143,12 @@ class Queue<T> {
   }
 }
 
-/** Whether the value is a hold, or a list with a hold in it. */
+/** Whether `releaseHold` may find something in it. */
 function mayHold(value: unknown): boolean {
   try {
     if (Array.isArray(value)) return value.some(mayHold);
-    return typeof (value as { release?: unknown } | null | undefined)?.release === "function";
+    const { release, status, value: inner } = Object(value);
+    return typeof release === "function" || (status === "fulfilled" && mayHold(inner));
   } catch {
     return true;
   }
@@ -1204,11 +1205,6 @@ class StreamIterator {
 /** What was never iterated is closed by its own methods, if it has any. */
 function closeUnopened(items: any): void {
   Promise.try(() => (items?.cancel ?? items?.return)?.call(items)).catch(doNothing);
-}
-
-function requireOptions(action: string, options: unknown): void {
-  if (Object(options) === options) return;
-  throw invalid(action, "options", "an object", options, TypeError);
 }
 
 /** One run of {@link singleFlight}, and the callers that wait for it. */
@@ -1351,10 +1347,183 @@ class AbortListeners extends Set<(reason: unknown) => void> {
     this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
-    for (const listeners of aborting) {
-      for (const listener of listeners) listener(listeners.#signal.reason);
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
     }
-    aborting.length = 0;
+  }
+}
+
+/**
+ * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
+ * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
+ * grant back at once, and the next waiter is served.
+ *
+ * A subclass says what is granted ({@link serve}), what becomes of a grant that nobody receives
+ * ({@link takeBack}), and how it is received ({@link deliver}).
+ */
+class Line<T> {
+  /** How many wait, without those that have been granted something. */
+  waiting = 0;
+  /** The sum of what they ask for. */
+  asked = 0;
+  #delivering = false;
+  readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
+  readonly #granted = new Waiter<T>(doNothing, doNothing, undefined);
+
+  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
+  serve(): void {}
+
+  /** Puts back what was granted to a waiter that was aborted before it received it. */
+  takeBack(_waiter: Waiter<T>): void {}
+
+  deliver(waiter: Waiter<T>): void {
+    waiter.resolve(undefined as T);
+  }
+
+  /** Whether a newcomer may skip the line, because nobody is waiting or being let in. */
+  get isQuiet(): boolean {
+    return this.waiting === 0 && !this.#delivering;
+  }
+
+  /** The waiter at the head. Drops aborted waiters whose listener has not yet been called. */
+  get first(): Waiter<T> | undefined {
+    for (;;) {
+      const waiter = this.#waiters.next;
+      if (waiter === this.#waiters) return undefined;
+      if (!waiter.signal?.aborted) return waiter;
+      this.#remove(waiter);
+      waiter.reject(waiter.signal.reason);
+    }
+  }
+
+  /** Adds a waiter whose signal is not aborted. */
+  join(waiter: Waiter<T>): void {
+    waiter.insertBefore(this.#waiters);
+    this.waiting++;
+    this.asked += waiter.amount;
+    if (!waiter.signal) return;
+    waiter.stopListening = onAbort(waiter.signal, (reason) => this.leave(waiter, reason));
+  }
+
+  /** Adds a waiter, and serves it if nobody is ahead and what it asks for is free. */
+  enter(waiter: Waiter<T>): void {
+    this.join(waiter);
+    this.serve();
+  }
+
+  /** Lets a waiter in: it is told in a microtask. */
+  grant(waiter: Waiter<T>): void {
+    waiter.unlink();
+    this.waiting--;
+    this.asked -= waiter.amount;
+    waiter.state = "granted";
+    waiter.insertBefore(this.#granted);
+    if (!this.#delivering) this.#deliverSoon();
+  }
+
+  grantAll(): void {
+    for (let first; (first = this.first);) this.grant(first);
+  }
+
+  /** Rejects a waiter that has not yet received anything. */
+  leave(waiter: Waiter<T>, reason: unknown): void {
+    if (waiter.state === "gone") return;
+    const { state } = waiter;
+    this.#remove(waiter);
+    if (state === "granted") this.takeBack(waiter);
+    waiter.reject(reason);
+    this.serve();
+  }
+
+  /** Rejects the waiters for which `reasonFor` returns a reason. */
+  refuse(reasonFor: (waiter: Waiter<T>) => unknown): void {
+    for (let waiter = this.#waiters.next; waiter !== this.#waiters; waiter = waiter.next) {
+      const reason = reasonFor(waiter);
+      if (!reason) continue;
+      this.#remove(waiter);
+      waiter.reject(reason);
+    }
+  }
+
+  #remove(waiter: Waiter<T>): void {
+    if (waiter.state === "waiting") {
+      this.waiting--;
+      this.asked -= waiter.amount;
+    }
+    waiter.state = "gone";
+    waiter.unlink();
+    waiter.stopListening?.();
+  }
+
+  #deliverSoon(): void {
+    this.#delivering = true;
+    queueMicrotask(() => this.#deliver());
+  }
+
+  #deliver(): void {
+    let resolved = false;
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
+      if (waiter.signal?.aborted) {
+        this.leave(waiter, waiter.signal.reason);
+        continue;
+      }
+      // A resolved waiter continues in a microtask. Functions behind it are called after that.
+      if (waiter.fn && resolved) return this.#deliverSoon();
+      resolved ||= !waiter.fn;
+      this.#remove(waiter);
+      this.deliver(waiter);
+    }
+    this.#delivering = false;
+  }
+}
+
+/**
+ * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
+ * everywhere in it. A single object without closures, because there may be many.
+ */
+class Waiter<T> {
+  previous: Waiter<T>;
+  next: Waiter<T>;
+  state: "waiting" | "granted" | "gone";
+  stopListening: (() => void) | undefined;
+  readonly resolve: (value: T) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly signal: AbortSignal | undefined;
+  /** How much it asks for. */
+  readonly amount: number;
+  /** What is to be called; without it, the waiter is resolved. */
+  readonly fn: (() => unknown) | undefined;
+
+  constructor(
+    resolve: (value: T) => void,
+    reject: (reason: unknown) => void,
+    signal: AbortSignal | undefined,
+    amount = 1,
+    fn?: () => unknown,
+  ) {
+    this.previous = this.next = this;
+    this.state = "waiting";
+    this.stopListening = undefined;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.signal = signal;
+    this.amount = amount;
+    this.fn = fn;
+  }
+
+  insertBefore(next: Waiter<T>): void {
+    this.previous = next.previous;
+    this.next = next;
+    this.previous.next = next.previous = this;
+  }
+
+  unlink(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
   }
 }
 
@@ -1366,7 +1535,7 @@ function releaseHold(value: unknown): void {
   for (const item of values) {
     if (Object(item) !== item) continue;
     try {
-      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
       if (it.status === "fulfilled") values.add(it.value);
       if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
@@ -1379,6 +1548,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

@@ -173,7 +173,7 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     let calls = 0;
     const tasks = [() => calls++];
 
-    for (const options of [null, 5, "10"]) {
+    for (const options of [null, 5, "10", new AbortController().signal]) {
       await expect(run(tasks, options as never)).rejects.toThrow(
         "options must be an object, received",
       );
@@ -1726,7 +1726,10 @@ describe("mapConcurrent", () => {
   });
 
   test.each([
-    { options: undefined, message: "options must be an object, received undefined" },
+    {
+      options: undefined,
+      message: "concurrency must be a positive integer or Infinity, received undefined",
+    },
     {
       options: { concurrency: 1, signal: {} },
       message: "signal must be an AbortSignal, received Object",
@@ -2771,7 +2774,7 @@ describe("hedge", () => {
   });
 
   test.each([
-    { options: undefined, message: "options must be an object, received undefined" },
+    { options: undefined, message: "after must be a number of 0 or more, received undefined" },
     { options: { after: 1, signal: 5 }, message: "signal must be an AbortSignal, received 5" },
     {
       options: { after: 1, attempts: "2" },
@@ -2930,7 +2933,7 @@ describe("a hold that nobody receives is released:", () => {
 
       const group = taskGroup(async ({ spawn, signal }) => {
         spawn(() => ignored);
-        spawn(async () => [[listed]]);
+        spawn(async () => allSettled([() => [listed]]));
         spawn(fail("broken", 10));
         await spawn(() => awaited);
         await sleep(100, signal).catch(() => sleep(10));
