@@ -1,12 +1,14 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Context managers
  *
- * Keep the setup of a thing and its cleanup in one place, and be sure that the cleanup happens:
+ * Keep the setup of a resource and its cleanup in one place, and be sure that the cleanup runs:
  * once, to its end, and knowing whether the work in between has failed.
  *
  * Reach for it when something must be given back whatever happens: a lock, a temporary folder, a
  * transaction ({@link contextManager}); several of them, of which any may fail ({@link exitStack});
- * or costly ones that are to be reused ({@link Pool}).
+ * or one that is shared while somebody needs it ({@link refCounted}).
  *
  * Without it every caller writes its own try/finally, and one forgets it; the third of four
  * cleanups throws, the fourth never runs, and the error that started it all is gone.
@@ -18,57 +20,57 @@
  * @module
  */
 
-/** What every wait can be told. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
-  signal?: AbortSignal | undefined;
-}
-
 /** An error in a box, so that even `throw undefined` can be told from success. */
 export interface Failure {
   readonly error: unknown;
 }
 
 /**
- * A cleanup. It is told what has failed, if anything has, and returns true if that is thereby dealt
- * with; what it throws takes the failure's place.
+ * A cleanup. It is passed what has failed so far, if anything, and returns true to clear that.
+ * If it throws, its error is joined with the failure, as {@link withContext} describes.
  */
 export type Exit = (failure?: Failure) => boolean | void | PromiseLike<boolean | void>;
 
 /** Something to enter and to exit: what Python calls `__aenter__` and `__aexit__`. */
 export interface ContextManager<T> {
-  /** Sets up, and returns what the work is done with. */
+  /** Sets up, and returns the value to work with. */
   enter(): T | PromiseLike<T>;
-  /** Cleans up; called once for each `enter` that has succeeded. */
+  /** Cleans up. Called once for each `enter` that has succeeded. */
   exit(failure?: Failure): ReturnType<Exit>;
 }
 
-/** A value and its cleanup. Disposing twice does nothing. */
+/**
+ * A value and its cleanup. Disposing it again doesn't clean up again: it waits for the first
+ * disposal, which alone rejects if the cleanup fails.
+ */
 export interface Handle<T> extends AsyncDisposable {
   readonly value: T;
 }
 
-/** A manager for one use. To await it is to enter it, and gives a handle for `await using`. */
+/** A manager for one use. Awaiting it enters it, and gives a handle for `await using`. */
 export interface Opening<T> extends ContextManager<T>, PromiseLike<Handle<T>> {}
 
-/** What can be entered: a manager, or anything disposable, whose value is the thing itself. */
+/** What can be entered: a manager, or any disposable, whose value is the disposable itself. */
 export type Enterable = ContextManager<unknown> | AsyncDisposable | Disposable;
 
-/** The value that one gets by entering `M`. */
+/** The value that entering `M` gives. */
 export type Entered<M> = M extends ContextManager<infer T> ? T : M;
 
+type Setup<A extends unknown[], T> = (...args: A) => AsyncGenerator<T, void, undefined>;
+
 /**
- * Makes a context manager from an async generator that yields once: before the `yield` it sets up,
- * after it, it cleans up. Each call of the result is for one use.
+ * Makes a context manager from an async generator that yields once: what stands before the `yield`
+ * sets up, what stands after it cleans up. Each call of the result is for one use.
  *
  * In {@link withContext} and {@link exitStack} an error of the work is thrown at the `yield`, where
- * the generator may catch it. `await using` can't do that: the generator goes on after the `yield`
- * as if all were well. So what commits or rolls back should be used with {@link withContext}.
+ * the generator may catch it. `await using` can't do that: the generator resumes after the `yield`
+ * as if the work had succeeded. So use {@link withContext} for what commits or rolls back.
  *
  * Source of the idea: `contextlib.asynccontextmanager`.
  *
- * @param generator sets up, yields the value, cleans up
+ * @param generator sets up, yields the value, cleans up; called on entering
  * @throws {TypeError} `generator` is not a function
+ * @throws {TypeError} on entering: `generator` doesn't return an async generator
  * @throws {Error} on entering: the generator doesn't yield, or has been entered before
  * @throws {Error} on exit: the generator yields again; it is closed then
  * @throws whatever the generator throws
@@ -78,8 +80,8 @@ export type Entered<M> = M extends ContextManager<infer T> ? T : M;
  * import { contextManager } from "./context-managers.ts";
  *
  * const log: string[] = [];
- * const connect = contextManager(async function* (host: string) {
- *   log.push(`open ${host}`);
+ * const connect = contextManager(async function* (host: string, port = 5432) {
+ *   log.push(`open ${host}:${port}`);
  *   try {
  *     yield { query: async (sql: string) => log.push(sql) };
  *   } finally {
@@ -91,48 +93,62 @@ export type Entered<M> = M extends ContextManager<infer T> ? T : M;
  *   await using connection = await connect("db");
  *   await connection.value.query("select 1");
  * }
- * console.assert(log.join() === "open db,select 1,close db");
+ * console.assert(log.join() === "open db:5432,select 1,close db");
  * ```
  */
 export function contextManager<A extends unknown[], T>(
-  generator: (...args: A) => AsyncGenerator<T, void, undefined>,
-): (...args: A) => Opening<T> {
-  callable("create context manager", "generator", generator);
+  // The union keeps `port = 1` a number: a single signature would make it unknown. Generic
+  // generators need the single signature, and fall through to the overload below.
+  generator:
+    (Setup<A, T> & (unknown extends A[number] ? never : unknown)) | ((...args: symbol[]) => never),
+): (...args: A) => Opening<T>;
+export function contextManager<A extends unknown[], T>(
+  generator: Setup<A, T>,
+): (...args: A) => Opening<T>;
+export function contextManager(
+  generator: (...args: any[]) => any,
+): (...args: unknown[]) => Opening<unknown> {
+  requireFunction("create context manager", "generator", generator);
   const name = generator.name || "context manager";
   return (...args) => {
-    const steps = generator(...args);
-    let entered = false;
-    const enter = async () => {
-      if (entered) throw new Error(`Cannot enter ${name}: this opening has been entered before`);
-      entered = true;
-      const { done, value } = await steps.next();
-      if (done) throw new Error(`Cannot enter ${name}: its generator did not yield`);
-      return value;
-    };
-    const exit = async (failure?: Failure) => {
-      const { done } = await (failure ? steps.throw(failure.error) : steps.next());
-      if (done) return true;
-      await using _closed = steps;
-      throw new Error(`Cannot exit ${name}: its generator did not stop, but yielded again`);
-    };
-    const open = async () => createHandle(await enter(), exit);
-    return { enter, exit, then: (...callbacks) => open().then(...callbacks) };
+    let steps: AsyncGenerator;
+    return createOpening(name, {
+      async enter() {
+        steps = generator(...args);
+        if (typeof steps?.next !== "function") {
+          const what = "what its generator returns";
+          throw invalid(`enter ${name}`, what, "an async generator", steps, TypeError);
+        }
+        const { done, value } = await steps.next();
+        if (done) throw new Error(`Cannot enter ${name}: its generator did not yield`);
+        return value;
+      },
+      async exit(failure) {
+        const { done } = await (failure ? steps.throw(failure.error) : steps.next());
+        if (done) return true;
+        await using _closed = steps;
+        throw new Error(`Cannot exit ${name}: its generator did not stop, but yielded again`);
+      },
+    });
   };
 }
 
 /**
- * Enters the manager, runs `body` with its value, and exits it, telling it how `body` ended. The
- * manager may swallow the error, let it pass, or throw another one.
+ * Enters the manager, runs `body` with its value, and exits it, passing it the error of `body`, if
+ * any. The manager may clear the error, let it pass, or throw another one.
  *
- * An error that carries the body's, as its `cause` say, takes its place. One that doesn't is joined
- * with it in a SuppressedError, as by `await using`, so that both can be read. (Python notes the
- * older one as `__context__` of the newer one.)
+ * If it throws another one, both can be read afterwards: an error that carries the body's, say as
+ * its `cause`, takes its place; otherwise the two are joined in a SuppressedError, as `await using`
+ * does. (Python keeps the older one as `__context__` of the newer one.)
+ *
+ * When a cleanup fails, the result of `body` is dropped. If that is a hold, such as a permit or a
+ * lease, it is released.
  *
  * Source of the idea: Python's `async with`.
  *
- * @param manager what a {@link contextManager} returned, not awaited; or anything disposable
- * @returns what `body` returned, or undefined if its error was swallowed
- * @throws {TypeError} `manager` can be neither entered nor disposed
+ * @param manager what a {@link contextManager} returned, not awaited; or any disposable
+ * @returns what `body` returned, or undefined if its error was cleared
+ * @throws {TypeError} `manager` can't be entered or disposed, or `body` is not a function
  * @throws whatever entering, `body` or the exit throws
  *
  * @example Commit, or roll back
@@ -155,36 +171,66 @@ export function contextManager<A extends unknown[], T>(
  * console.assert(log.join() === "insert,commit,rollback");
  * ```
  */
+export function withContext<M extends Enterable, T>(
+  manager: M,
+  body: (value: Entered<M>) => T | PromiseLike<T>,
+): Promise<T | undefined>;
 export function withContext<M extends Enterable, R>(
   manager: M,
-  body: (value: Entered<M>) => R | PromiseLike<R>,
-): Promise<R | undefined> {
-  return exitStack(async (stack) => body(await stack.enter(manager)));
+  body: (value: Entered<M>) => R,
+): Promise<Awaited<R> | undefined>;
+export async function withContext<M extends Enterable, T>(
+  manager: M,
+  body: (value: Entered<M>) => T | PromiseLike<T>,
+): Promise<T | undefined> {
+  const context = toManager(manager);
+  requireFunction("run withContext", "body", body);
+  const value = await context.enter();
+  const failures = new Failures();
+  let result: T | undefined;
+  try {
+    result = await body(value);
+  } catch (error) {
+    failures.add(error);
+  }
+  return conclude([(failure) => context.exit(failure)], failures, result);
 }
 
 /** Collects cleanups while the body of {@link exitStack} runs. */
 export interface ExitStack {
-  /** Enters a manager or disposable, returns its value, and exits it at the end. */
+  /**
+   * Enters a manager or disposable, returns its value, and exits it at the end. If entering fails
+   * and nobody awaits the result, the error is thrown at the end.
+   */
   enter<M extends Enterable>(manager: M): Promise<Entered<M>>;
   /** Calls `fn` at the end. What it returns is awaited, and otherwise ignored. */
   defer(fn: () => unknown): void;
   /** Calls `exit` at the end, with what has failed until then. */
   push(exit: Exit): void;
-  /** Takes all cleanups so far out: they run when the result is disposed, not at the end. */
+  /**
+   * Takes out all cleanups so far: they run when the result is disposed instead of at the end.
+   * Disposing it again waits for the first disposal, which alone rejects if a cleanup fails.
+   */
   move(): AsyncDisposable;
 }
 
 /**
- * Runs `body`, then the cleanups that it has put on the stack: the last one first, one after the
- * other, all of them even if some fail. What is still being entered when `body` ends is waited for.
+ * Runs `body`, then the cleanups that it has put on the stack: last in, first out, one at a time,
+ * all of them even if some fail. Managers that are still being entered when `body` ends are waited
+ * for.
  *
- * It works like `async with` blocks inside one another: a cleanup is told of whatever has failed
- * before its turn, in the body or in other cleanups, and was not dealt with, and can deal with it.
- * How errors are joined is said at {@link withContext}.
+ * It works like nested `async with` blocks: each cleanup is passed what has failed before its turn,
+ * in the body or in other cleanups, unless it was cleared; and it can clear it. How errors are
+ * joined, and what becomes of a dropped result, is described at {@link withContext}.
+ *
+ * An error of entering is that of the promise which `enter` returns. It also counts as a failure of
+ * the stack where the body can't have handled it: nobody awaits that promise; or the body failed,
+ * and entering failed after it or beside it, as in `Promise.all`, which drops all but one error.
  *
  * Source of the idea: `contextlib.AsyncExitStack`.
  *
- * @returns what `body` returned, or undefined if its error was dealt with
+ * @returns what `body` returned, or undefined if its error was cleared
+ * @throws {TypeError} `body` is not a function
  * @throws whatever `body` or a cleanup throws
  * @throws {Error} from the stack's methods, once `body` has ended
  *
@@ -208,335 +254,205 @@ export interface ExitStack {
  * await using _all = await connectAll(["a", "b"]);
  * ```
  */
+export function exitStack<T>(
+  body: (stack: ExitStack) => T | PromiseLike<T>,
+): Promise<T | undefined>;
+export function exitStack<R>(body: (stack: ExitStack) => R): Promise<Awaited<R> | undefined>;
 export async function exitStack<T>(
   body: (stack: ExitStack) => T | PromiseLike<T>,
 ): Promise<T | undefined> {
+  requireFunction("run exitStack", "body", body);
   const exits: Exit[] = [];
-  let over = false;
+  const failures = new Failures();
+  let bodyFailure: Failure | undefined;
+  let ended = false;
+  let entering = 0;
+  let refusals: unknown[] = [];
+
   const assertOpen = () => {
-    if (over) throw new Error("Cannot use exit stack: its body has ended");
+    if (ended) throw new Error("Cannot use exit stack: its body has ended");
   };
   const push = (exit: Exit) => {
-    callable("push to exit stack", "exit", exit);
+    requireFunction("push to exit stack", "exit", exit);
     assertOpen();
     exits.push(exit);
   };
-  const stack: ExitStack = {
-    push,
-    defer(fn) {
-      callable("defer to exit stack", "fn", fn);
-      push(async () => void (await fn()));
-    },
-    async enter(enterable) {
-      const manager = toManager(enterable);
-      // Pushed first, because the body may end before it is entered.
-      push(async (failure) => (await entered) && manager.exit(failure));
-      const entering = (async () => manager.enter())();
-      const entered = entering.then(() => true).catch(() => false);
-      return entering;
-    },
-    move() {
-      assertOpen();
-      const moved = exits.splice(0);
-      return { [Symbol.asyncDispose]: () => unwind(moved) };
-    },
+  const defer = (fn: () => unknown) => {
+    requireFunction("defer to exit stack", "fn", fn);
+    push(async () => void (await fn()));
   };
+  const move = () => {
+    assertOpen();
+    return new MovedExits(exits.splice(0));
+  };
+  const enter = <M extends Enterable>(enterable: M): Promise<Entered<M>> => {
+    if (ended) return Promise.try(assertOpen) as Promise<never>;
+    if (entering++ === 0) refusals = [];
+    const siblings = refusals;
+    let late = false;
+    let manager: ContextManager<Entered<M>>;
+    // Pushed first, because the body may end before it is entered.
+    push(async (failure) => {
+      const refusal = await entered.failure;
+      if (!refusal) return manager.exit(failure);
+      const told = () => siblings.some((error) => read(bodyFailure!.error, new Set(), error));
+      const missed = bodyFailure && (late || (failure && told()));
+      if (missed || !entered.observed) throw refusal.error;
+    });
+    const entered = new ObservedPromise<Entered<M>>((resolve) => {
+      manager = toManager(enterable);
+      resolve(manager.enter());
+    });
+    void entered.failure.then((refusal) => {
+      entering--;
+      late = ended;
+      if (refusal) siblings.push(refusal.error);
+    });
+    return entered;
+  };
+
   let result: T | undefined;
-  let failure: Failure | undefined;
   try {
-    result = await body(stack);
+    result = await body({ enter, push, defer, move });
   } catch (error) {
-    failure = { error };
+    failures.add(error);
+    bodyFailure = { error };
   }
-  over = true;
-  await unwind(exits, failure);
-  return result;
+  ended = true;
+  return conclude(exits, failures, result);
 }
 
-async function unwind(exits: Exit[], failure?: Failure): Promise<void> {
-  for (let exit = exits.pop(); exit; exit = exits.pop()) {
-    try {
-      if ((await exit(failure)) === true) failure = undefined;
-    } catch (error) {
-      failure = { error: failure ? join(error, failure.error) : error };
-    }
-  }
-  if (failure) throw failure.error;
+/** Runs the exits, then returns the result, or throws what has failed. */
+async function conclude<T>(exits: Exit[], failures: Failures, result: T): Promise<T | undefined> {
+  await failures.unwind(exits);
+  if (!failures.joined) return result;
+  if (result instanceof MovedExits) await result.unwind(failures);
+  else releaseHold(result);
+  return failures.rethrow();
 }
 
-function join(error: unknown, old: unknown): unknown {
-  if (carries(error, old)) return error;
-  return new SuppressedError(error, old, "A cleanup failed after another error");
-}
+/** What the body has taken out of its stack. */
+class MovedExits implements AsyncDisposable {
+  readonly #exits: Exit[];
+  #unwinding: Promise<void> | undefined;
 
-/** Whether the old error can be read from the new one. */
-function carries(error: unknown, old: unknown, seen: Set<unknown> = new Set()): boolean {
-  if (error === old) return true;
-  if (seen.has(error)) return false;
-  seen.add(error);
-  const { cause, error: newer, suppressed, errors } = Object(error);
-  return [cause, newer, suppressed, errors]
-    .flat()
-    .some((inner) => inner !== undefined && carries(inner, old, seen));
-}
-
-/** What a {@link Pool} is made of. */
-export interface PoolOptions<T> {
-  /** Makes a resource. The signal is aborted when the pool is disposed. */
-  create: (signal: AbortSignal) => T | PromiseLike<T>;
-  /** Ends a resource; awaited. Default: nothing needs to be done. */
-  destroy?: ((resource: T) => unknown) | undefined;
-  /** Whether one that was used before can be lent again. To throw means no. Default: it can. */
-  validate?: ((resource: T) => boolean | PromiseLike<boolean>) | undefined;
-  /** How many there may be, those being created and destroyed included: a positive integer. */
-  max: number;
-  /** Milliseconds until an idle resource is destroyed: up to 2^31-1, or Infinity, the default. */
-  idleTimeout?: number | undefined;
-}
-
-/** A resource on loan. `using` gives it back, and so do the methods; twice does nothing. */
-export interface Lease<T> extends Disposable {
-  readonly value: T;
-  /** Gives it back for the next. */
-  release(): void;
-  /** Gives it back as broken: it is destroyed, and nobody else gets it. */
-  discard(): void;
-}
-
-/**
- * Lends resources that are costly to make: at most `max` at a time, first come, first served. The
- * one that came back last is lent first, so that those not needed can time out.
- *
- * A resource is created only for somebody who waits. If they have gone when it is there, the next
- * in line gets it, or it stays idle. If creating fails, the first in line gets the error, and the
- * others a try of their own.
- *
- * Disposal refuses those who are in line, waits for every lease to come back, and destroys all. As
- * nobody waits for a single resource to be destroyed, errors of `destroy` are kept until then;
- * whoever wants to know earlier catches them in `destroy`.
- *
- * Source of the idea: connection pools, such as that of Go's `database/sql`.
- *
- * @example
- * ```ts
- * import { Pool } from "./context-managers.ts";
- *
- * let created = 0;
- * await using pool = new Pool({ create: async () => ({ id: ++created, broken: false }), max: 2 });
- *
- * const ids = await Promise.all([1, 2, 3].map(() => pool.use(async ({ id }) => id)));
- * console.assert(ids.length === 3 && created === 2 && pool.idle === 2);
- *
- * using lease = await pool.acquire();
- * if (lease.value.broken) lease.discard();
- * ```
- */
-export class Pool<T> implements AsyncDisposable {
-  readonly #options: { [K in keyof PoolOptions<T>]-?: NonNullable<PoolOptions<T>[K]> };
-  /** Closes the line to a ring: its `next` is who is served first, its `previous` who came last. */
-  readonly #line = new Waiter<Lease<T>>();
-  readonly #idle: Idle<T>[] = [];
-  readonly #disposal = new AbortController();
-  readonly #empty = Promise.withResolvers<void>();
-  readonly #errors: unknown[] = [];
-  #size = 0;
-  #waiting = 0;
-  #creating = 0;
-  #validating = 0;
-
-  /**
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `max` is not a positive integer, or `idleTimeout` out of range
-   */
-  constructor(options: PoolOptions<T>) {
-    const { create, destroy = () => {}, validate = () => true } = options;
-    const { max, idleTimeout = Infinity } = options;
-    for (const [name, option] of Object.entries({ create, destroy, validate })) {
-      callable("create Pool", name, option);
-    }
-    positiveInteger("create Pool", "max", max);
-    const canBeTimed = Number.isFinite(idleTimeout) && idleTimeout >= 0 && idleTimeout < 2 ** 31;
-    if (!canBeTimed && idleTimeout !== Infinity) {
-      throw invalid("create Pool", "idleTimeout", "from 0 to 2^31-1, or Infinity", idleTimeout);
-    }
-    this.#options = { create, destroy, validate, max, idleTimeout };
+  constructor(exits: Exit[]) {
+    this.#exits = exits;
   }
 
-  /** How many resources there are: idle, lent, or being created, validated or destroyed. */
-  get size(): number {
-    return this.#size;
-  }
-
-  /** How many resources lie unused. */
-  get idle(): number {
-    return this.#idle.length;
-  }
-
-  /** How many callers wait in line. */
-  get waiting(): number {
-    return this.#waiting;
-  }
-
-  /**
-   * Lends a resource, waiting in line if need be.
-   *
-   * @throws the signal's reason, once it is aborted
-   * @throws whatever `create` throws
-   * @throws {Error} the pool has been disposed, or is while this waits
-   */
-  async acquire({ signal }: WaitOptions = {}): Promise<Lease<T>> {
-    signal?.throwIfAborted();
-    this.#disposal.signal.throwIfAborted();
-    const waiter = new Waiter<Lease<T>>();
-    waiter.insertBefore(this.#line);
-    this.#waiting++;
-    waiter.stopListening = onAbort(signal, (reason) => this.#dequeue(waiter).reject(reason));
-    this.#serve();
-    const lease = await waiter.turn.promise;
-    // Aborted in the same turn in which it was served: the resource is not lost, but goes back.
-    if (signal?.aborted) {
-      lease.release();
-      throw signal.reason;
-    }
-    return lease;
-  }
-
-  /**
-   * Runs `fn` with a resource, and returns what it returns. The resource goes back even if `fn`
-   * throws: whether it is broken is for `validate` to find out.
-   *
-   * @throws whatever {@link acquire} throws, or `fn`
-   */
-  async use<R>(fn: (resource: T) => R | PromiseLike<R>, options: WaitOptions = {}): Promise<R> {
-    using lease = await this.acquire(options);
-    return await fn(lease.value);
-  }
-
-  /**
-   * Refuses newcomers and those in line; resolves when all resources are back, and destroyed.
-   *
-   * @throws {AggregateError} of all that `destroy` has ever thrown
-   */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposal.abort(new Error("Cannot acquire from Pool: it has been disposed"));
-    while (this.#waiting > 0) this.#dequeue().reject(this.#disposal.signal.reason);
-    while (this.#idle.length > 0) void this.#destroy(this.#takeIdle());
-    this.#serve();
-    await this.#empty.promise;
-    const errors = this.#errors.splice(0);
-    if (errors.length > 0) throw new AggregateError(errors, "Cannot dispose Pool: destroy failed");
+    const failures = new Failures();
+    await this.unwind(failures);
+    failures.rethrow();
   }
 
-  #dequeue(waiter: Waiter<Lease<T>> = this.#line.next): PromiseWithResolvers<Lease<T>> {
-    waiter.unlink();
-    waiter.stopListening();
-    this.#waiting--;
-    return waiter.turn;
-  }
-
-  /** Sends one more resource on its way, if a waiter needs it; called after every change. */
-  #serve(): void {
-    if (this.#waiting > 0 && this.#idle.length > 0) void this.#validate(this.#takeIdle());
-    if (this.#validating + this.#creating < this.#waiting && this.#size < this.#options.max) {
-      void this.#create();
-    }
-    if (this.#disposal.signal.aborted && this.#size === 0) this.#empty.resolve();
-  }
-
-  async #create(): Promise<void> {
-    this.#size++;
-    this.#creating++;
-    let resource: T;
-    try {
-      resource = await this.#options.create(this.#disposal.signal);
-    } catch (error) {
-      this.#creating--;
-      this.#size--;
-      if (this.#waiting > 0) this.#dequeue().reject(error);
-      return this.#serve();
-    }
-    this.#creating--;
-    this.#lend(resource);
-  }
-
-  async #validate(resource: T): Promise<void> {
-    this.#validating++;
-    const valid = await (async () => this.#options.validate(resource))().catch(() => false);
-    this.#validating--;
-    if (valid) return this.#lend(resource);
-    void this.#destroy(resource);
-    this.#serve();
-  }
-
-  async #destroy(resource: T): Promise<void> {
-    try {
-      await this.#options.destroy(resource);
-    } catch (error) {
-      this.#errors.push(error);
-    }
-    this.#size--;
-    this.#serve();
-  }
-
-  #lend(resource: T): void {
-    if (this.#waiting === 0) return this.#takeBack(resource);
-    let lent = true;
-    const once = (giveBack: () => unknown) => () => {
-      if (!lent) return;
-      lent = false;
-      giveBack();
-    };
-    const release = once(() => this.#takeBack(resource));
-    const discard = once(() => this.#destroy(resource));
-    this.#dequeue().resolve({ value: resource, release, discard, [Symbol.dispose]: release });
-  }
-
-  #takeBack(resource: T): void {
-    if (this.#disposal.signal.aborted) return void this.#destroy(resource);
-    if (this.#waiting > 0) return void this.#validate(resource);
-    const idle: Idle<T> = { resource, timer: undefined };
-    this.#idle.push(idle);
-    const { idleTimeout } = this.#options;
-    if (idleTimeout === Infinity) return;
-    idle.timer = setTimeout(() => {
-      this.#idle.splice(this.#idle.indexOf(idle), 1);
-      void this.#destroy(resource);
-    }, idleTimeout);
-  }
-
-  #takeIdle(): T {
-    const { resource, timer } = this.#idle.pop()!;
-    clearTimeout(timer);
-    return resource;
+  /** Only the first call's failures are told what fails. */
+  unwind(failures: Failures): Promise<void> {
+    return (this.#unwinding ??= failures.unwind(this.#exits));
   }
 }
 
-interface Idle<T> {
-  resource: T;
-  timer: ReturnType<typeof setTimeout> | undefined;
-}
+/** All errors that were not cleared, joined in one. */
+class Failures {
+  joined: Failure | undefined;
+  /** What can be read from it, if a second error has asked. */
+  readonly #readable = new Set<unknown>();
 
-/** A node of a doubly linked list, so that leaving the line costs the same everywhere in it. */
-class Waiter<T> {
-  previous: Waiter<T> = this;
-  next: Waiter<T> = this;
-  readonly turn = Promise.withResolvers<T>();
-  stopListening: () => void = () => {};
-
-  insertBefore(next: Waiter<T>): void {
-    this.previous = next.previous;
-    this.next = next;
-    this.previous.next = next.previous = this;
+  /** Never rejects. */
+  async unwind(exits: Exit[]): Promise<void> {
+    for (let exit = exits.pop(); exit; exit = exits.pop()) {
+      try {
+        if ((await exit(this.joined)) === true) this.#clear();
+      } catch (error) {
+        this.add(error);
+      }
+    }
   }
 
-  unlink(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
+  add(error: unknown): void {
+    const old = this.joined;
+    if (!old) {
+      this.joined = { error };
+      return;
+    }
+    const readable = this.#readable;
+    if (readable.size === 0) read(old.error, readable, nothing);
+    const known = readable.has(error);
+    if (read(error, readable, old.error)) this.joined = { error };
+    else if (!known) {
+      const message = "A cleanup failed after another error";
+      const pair = new SuppressedError(error, old.error, message);
+      readable.add(pair);
+      this.joined = { error: pair };
+    }
+  }
+
+  rethrow(): undefined {
+    if (this.joined) throw this.joined.error;
+  }
+
+  #clear(): void {
+    this.joined = undefined;
+    this.#readable.clear();
+  }
+}
+
+const nothing = Symbol();
+const links = ["cause", "error", "suppressed", "errors"];
+
+/** Adds to `seen` all that can be read from an error. Says whether `wanted` is among it. */
+function read(error: unknown, seen: Set<unknown>, wanted: unknown): boolean {
+  const unread = [error];
+  let found = false;
+  // The bound is for an object that makes up new errors for ever.
+  while (unread.length > 0 && seen.size < 2e5) {
+    const it = unread.pop();
+    if (Object.is(it, wanted)) found = true;
+    if (seen.has(it)) continue;
+    seen.add(it);
+    for (const key of links) {
+      try {
+        const inner = Object(it)[key];
+        for (const one of Array.isArray(inner) ? inner : [inner]) {
+          if (one !== undefined) unread.push(one);
+        }
+      } catch {
+        // A getter that throws, or a revoked proxy: nothing can be read from it.
+      }
+    }
+  }
+  return found;
+}
+
+/** A promise that is never unhandled, and knows whether anybody has asked for its outcome. */
+class ObservedPromise<T> extends Promise<T> {
+  observed = false;
+  readonly failure: Promise<Failure | undefined>;
+
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  constructor(executor: ConstructorParameters<typeof Promise<T>>[0]) {
+    super(executor);
+    this.failure = super.then(
+      () => undefined,
+      (error) => ({ error }),
+    );
+  }
+
+  /** `await` calls it too, but only that of a subclass. */
+  override then<A = T, B = never>(
+    onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
+    onRejected?: ((reason: any) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    this.observed = true;
+    return super.then(onFulfilled, onRejected);
   }
 }
 
 /**
- * Makes something with a method `close` disposable. What `close` returns is awaited.
+ * Makes an object with a method `close` disposable. What `close` returns is awaited.
  *
  * Source of the idea: `contextlib.aclosing`. Async generators, which that is meant for, are
  * disposable by themselves.
@@ -558,18 +474,20 @@ class Waiter<T> {
  */
 export function closing<T extends { close(): unknown }>(resource: T): Handle<T> {
   if (typeof resource?.close !== "function") {
-    throw wrongKind("close", "resource", "an object with a method close", resource);
+    throw invalid("close", "resource", "an object with a method close", resource, TypeError);
   }
   return createHandle(resource, () => resource.close());
 }
 
 /**
  * Runs `body` and returns what it returns, or undefined if it throws an instance of one of the
- * classes. It doesn't look into an AggregateError, which passes unless its own class is named.
+ * classes. A SuppressedError, which is how a cleanup that failed is joined with the error before
+ * it, is suppressed if both its errors are. An AggregateError passes unless its own class is named.
  *
  * Source of the idea: `contextlib.suppress`.
  *
- * @throws {TypeError} one of `errorClasses` is not a class
+ * @param errorClasses those of this realm; built-in ones stand for those of other realms as well
+ * @throws {TypeError} `body` is not a function, or one of `errorClasses` is not a class
  * @throws whatever else `body` throws
  *
  * @example
@@ -580,27 +498,77 @@ export function closing<T extends { close(): unknown }>(resource: T): Handle<T> 
  * console.assert(number === undefined);
  * ```
  */
+export function suppress<T>(
+  body: () => T | PromiseLike<T>,
+  ...errorClasses: ErrorClass[]
+): Promise<T | undefined>;
+export function suppress<R>(
+  body: () => R,
+  ...errorClasses: ErrorClass[]
+): Promise<Awaited<R> | undefined>;
 export async function suppress<T>(
   body: () => T | PromiseLike<T>,
-  ...errorClasses: (abstract new (...args: never[]) => unknown)[]
+  ...errorClasses: ErrorClass[]
 ): Promise<T | undefined> {
-  for (const errorClass of errorClasses) callable("suppress errors", "errorClasses", errorClass);
+  requireFunction("suppress errors", "body", body);
+  for (const errorClass of errorClasses) {
+    requireFunction("suppress errors", "errorClasses", errorClass);
+    if (Object(errorClass.prototype) === errorClass.prototype) continue;
+    throw invalid("suppress errors", "errorClasses", "a class", errorClass, TypeError);
+  }
   try {
     return await body();
   } catch (error) {
-    if (errorClasses.some((errorClass) => error instanceof errorClass)) return undefined;
+    if (isCovered(error, errorClasses)) return undefined;
     throw error;
   }
 }
 
+type ErrorClass = abstract new (...args: never[]) => unknown;
+
+/** Whether the error is an instance of one of the classes, or joins only such. */
+function isCovered(error: unknown, errorClasses: ErrorClass[]): boolean {
+  const unread = [error];
+  const seen = new Set<unknown>();
+  let covered = false;
+  for (let it; unread.length > 0; seen.add(it)) {
+    it = unread.pop();
+    if (seen.has(it)) continue;
+    if (errorClasses.some((errorClass) => isInstance(it, errorClass))) covered = true;
+    else if (!isInstance(it, SuppressedError)) return false;
+    else {
+      try {
+        unread.push((it as SuppressedError).error, (it as SuppressedError).suppressed);
+      } catch {
+        return false;
+      }
+    }
+  }
+  return covered;
+}
+
+function isInstance(value: unknown, Class: ErrorClass): boolean {
+  try {
+    if (value instanceof Class) return true;
+    const isForeign = Object(value) === value && !(value instanceof Object);
+    if (!isForeign || (globalThis as Record<string, unknown>)[Class.name] !== Class) return false;
+    for (let it = Object.getPrototypeOf(value); it; it = Object.getPrototypeOf(it)) {
+      if (it.constructor?.name === Class.name) return true;
+    }
+  } catch {
+    // A revoked proxy, say.
+  }
+  return false;
+}
+
 /**
- * Shares one resource among all who use it at the same time: the first to come enters it, the last
- * to leave exits it, and whoever comes later waits for that exit and has it entered anew.
+ * Shares one resource among all who use it at the same time: the first user enters it, the last one
+ * to leave exits it. A user who comes during the exit waits for its end, and enters anew.
  *
- * If entering fails, all who wait for it get the error, and the next to come tries again. The exit
- * is not told of errors of single users; its own error goes to the last of them. When all have
- * aborted their wait, the resource is exited as soon as it has been entered, and there is nobody
- * left who could be told of an error.
+ * If entering fails, all users who wait for it get the error, and the next one tries again. The
+ * exit is not passed errors of single users; its own error goes to the last user. When all users
+ * have aborted their wait, the resource is exited as soon as it has been entered, and errors are
+ * dropped, because nobody is left who could be told.
  *
  * Source of the idea: `refCount` of Rx.
  *
@@ -632,130 +600,237 @@ export async function suppress<T>(
 export function refCounted<M extends Enterable>(
   open: () => M,
 ): (options?: WaitOptions) => Opening<Entered<M>> {
-  callable("create refCounted", "open", open);
-  let current: { users: number; entering: Promise<Handle<Entered<M>>> } | undefined;
-  let exited: Promise<unknown> = Promise.resolve();
+  requireFunction("create refCounted", "open", open);
+  type Value = Entered<M>;
+  let current: Session<Value> | undefined;
+  let exited: Promise<unknown> | undefined;
 
-  async function enter(): Promise<Handle<Entered<M>>> {
-    await exited;
-    const manager = toManager(open());
-    return createHandle(await manager.enter(), () => manager.exit());
-  }
-
-  return contextManager(async function* ({ signal }: WaitOptions = {}) {
-    signal?.throwIfAborted();
-    const session = (current ??= { users: 0, entering: enter() });
-    const forget = () => {
-      if (current === session) current = undefined;
-    };
-    session.users++;
-    session.entering.catch(forget);
-    const aborted = Promise.withResolvers<never>();
-    const stopListening = onAbort(signal, aborted.reject);
-    let handle: Handle<Entered<M>> | undefined;
-    try {
-      handle = await Promise.race([session.entering, aborted.promise]).finally(stopListening);
-      yield handle.value;
-    } finally {
-      if (--session.users === 0) {
-        forget();
-        const exit = session.entering.then((entered) => entered[Symbol.asyncDispose]());
-        exited = exit.catch(() => {});
-        if (handle) await exit;
-      }
+  const forget = (session: Session<Value>) => {
+    if (current === session) current = undefined;
+  };
+  const join = () => {
+    if (!current) {
+      const session = (current = new Session<Value>());
+      session.entered = enter(session);
+      session.entered.catch(() => forget(session));
     }
-  });
+    current.users++;
+    return current;
+  };
+  const enter = async (session: Session<Value>) => {
+    await exited;
+    session.assertUsed();
+    const opened = open();
+    const manager = toManager(opened);
+    // A manager is not entered for nobody. Another disposable is open by now, and is disposed.
+    if (Object.is(manager, opened)) session.assertUsed();
+    session.exit = () => manager.exit();
+    return manager.enter();
+  };
+  const leave = async (session: Session<Value>) => {
+    if (--session.users > 0) return;
+    forget(session);
+    const exit = session.entered.then(() => session.exit());
+    exited = exit.catch(doNothing);
+    await exit;
+  };
+
+  return (options = {}) => {
+    let session: Session<Value>;
+    return createOpening("refCounted", {
+      async enter() {
+        const { signal } = options;
+        requireSignal("enter refCounted", signal);
+        signal?.throwIfAborted();
+        session = join();
+        const { promise, resolve, reject } = Promise.withResolvers<Value>();
+        let waits = true;
+        const abort = () => {
+          waits = false;
+          leave(session).catch(doNothing);
+          reject(signal!.reason);
+        };
+        const stopListening = onAbort(signal, abort);
+        session.entered.then(
+          (value) => {
+            if (!waits) return;
+            stopListening();
+            if (signal?.aborted) abort();
+            else resolve(value);
+          },
+          (error) => {
+            if (waits) stopListening();
+            reject(signal?.aborted ? signal.reason : error);
+          },
+        );
+        return promise;
+      },
+      exit: () => leave(session),
+    });
+  };
+}
+
+/** The time between the first user's entering and the last one's leaving. */
+class Session<T> {
+  users = 0;
+  entered!: Promise<T>;
+  exit: () => unknown = doNothing;
+
+  assertUsed(): void {
+    if (this.users === 0) throw new Error("All users have left");
+  }
+}
+
+/** Makes a manager one for a single use. */
+function createOpening<T>(name: string, { enter, exit }: ContextManager<T>): Opening<T> {
+  let entered = false;
+  const enterOnce = async () => {
+    if (entered) throw new Error(`Cannot enter ${name}: this opening has been entered before`);
+    entered = true;
+    return enter();
+  };
+  const open = async () => createHandle(await enterOnce(), exit);
+  return { enter: enterOnce, exit, then: (...callbacks) => open().then(...callbacks) };
 }
 
 function createHandle<T>(value: T, close: () => unknown): Handle<T> {
-  let open = true;
+  let closing: Promise<unknown> | undefined;
   return {
     value,
     async [Symbol.asyncDispose]() {
-      if (!open) return;
-      open = false;
-      await close();
+      if (closing) await closing.catch(doNothing);
+      else await (closing = Promise.try(close));
     },
   };
 }
 
 function toManager<M extends Enterable>(enterable: M): ContextManager<Entered<M>> {
   const it = Object(enterable);
-  if (it.enter && it.exit) return it;
+  if (typeof it.enter === "function" && typeof it.exit === "function") return it;
   const dispose = it[Symbol.asyncDispose] ?? it[Symbol.dispose];
-  if (!dispose) throw wrongKind("enter", "manager", "a context manager or disposable", enterable);
-  return { enter: () => it, exit: async () => void (await dispose.call(it)) };
+  if (typeof dispose === "function") {
+    return { enter: () => it, exit: async () => void (await dispose.call(it)) };
+  }
+  const expected = "a context manager or disposable";
+  throw invalid("enter", "manager", expected, enterable, TypeError);
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
   listeners.add(listener);
   return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
   };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
 class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
-function callable(action: string, name: string, value: unknown): void {
-  if (typeof value !== "function") throw wrongKind(action, name, "a function", value);
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
 }
 
-function wrongKind(action: string, name: string, expected: string, value: unknown): Error {
-  return new TypeError(invalid(action, name, expected, value).message);
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
 }
 
-function positiveInteger(action: string, name: string, value: number): number {
-  if (Number.isInteger(value) && value > 0) return value;
-  throw invalid(action, name, "a positive integer", value);
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
 }
 
-function invalid(action: string, name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" ? RangeError : TypeError;
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/context-managers.ts` ────────────────────────────────────────────────────
 
-/** Three orders share two connections; one of them fails, and its transaction is rolled back. */
+/** Three orders share a connection; one of them fails, and its transaction is rolled back. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
   const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-  let connections = 0;
-  await using pool = new Pool({
-    create: async () => {
-      const connection = `connection ${++connections}`;
-      log(connection, "opening");
+  const connect = refCounted(
+    contextManager(async function* () {
+      log("connection", "opening");
       await sleep(50);
-      log(connection, "open");
-      return connection;
-    },
-    destroy: (connection) => log(connection, "closed"),
-    max: 2,
-  });
+      log("connection", "open");
+      yield;
+      log("connection", "closed");
+    }),
+  );
   const transaction = contextManager(async function* (lane: string) {
     log(lane, "waiting");
-    using connection = await pool.acquire();
-    log(lane, `running on ${connection.value}`);
+    await using _connection = await connect();
+    log(lane, "running");
     try {
       yield;
       log(lane, "done");
@@ -781,4 +856,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();

@@ -1,24 +1,120 @@
 /**
- * How to test code that cleans up: write down what happens in which order; let the setup, the work
- * and the cleanup fail one after the other and together; prove that every cleanup ran once, to its
- * end, and that every error can be read. Time is virtual where it matters.
+ * How to test code that cleans up: record what happens in which order; let the setup, the work and
+ * the cleanup fail, one at a time and together; prove that every cleanup ran once, to its end, and
+ * that every error can be read. Time is virtual where it matters.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import {
   closing,
   type ContextManager,
   contextManager,
+  type Enterable,
   type ExitStack,
   exitStack,
   type Failure,
-  Pool,
-  type PoolOptions,
   refCounted,
   suppress,
   withContext,
 } from "../concepts/context-managers.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
+
+interface Vm {
+  runInNewContext(code: string): unknown;
+}
+interface BuiltinModules {
+  process?: { getBuiltinModule?: (name: string) => Vm | undefined };
+}
+const vm = (globalThis as BuiltinModules).process?.getBuiltinModule?.("node:vm");
+
+describe("Start here", () => {
+  test("record what happens, and compare the whole record", async () => {
+    const log: string[] = [];
+    const open = contextManager(async function* (name: string) {
+      log.push("setup");
+      yield `hello ${name}`;
+      log.push("cleanup");
+    });
+
+    await withContext(open("Ada"), (greeting) => log.push(greeting));
+
+    expect(log).toEqual(["setup", "hello Ada", "cleanup"]);
+  });
+
+  test("let the work fail: the cleanup runs, and the caller gets the error", async () => {
+    const log: string[] = [];
+    const open = contextManager(async function* () {
+      try {
+        yield;
+      } finally {
+        log.push("cleanup");
+      }
+    });
+
+    const work = withContext(open(), () => Promise.reject(new Error("work")));
+
+    await expect(work).rejects.toThrow("work");
+    expect(log).toEqual(["cleanup"]);
+  });
+
+  test("trap: without try/finally nothing after the `yield` runs when the work fails", async () => {
+    const log: string[] = [];
+    const open = contextManager(async function* () {
+      yield;
+      log.push("cleanup");
+    });
+
+    await withContext(open(), () => Promise.reject(new Error("work"))).catch(() => {});
+
+    expect(log).toEqual([]);
+  });
+
+  test("trap: `await using` cleans up, but can't tell the manager that the work failed", async () => {
+    const log: string[] = [];
+    const transaction = contextManager(async function* () {
+      try {
+        yield;
+        log.push("commit");
+      } catch {
+        log.push("rollback");
+      }
+    });
+    const work = async () => {
+      await using _transaction = await transaction();
+      throw new Error("work");
+    };
+
+    await work().catch(() => {});
+    await withContext(transaction(), () => Promise.reject(new Error("work")));
+
+    expect(log).toEqual(["commit", "rollback"]);
+  });
+
+  test("let two of three cleanups fail: the third runs, and both errors can be read", async () => {
+    const log: string[] = [];
+    const work = exitStack((stack) => {
+      stack.defer(() => log.push("third"));
+      stack.defer(() => Promise.reject(new Error("second")));
+      stack.defer(() => Promise.reject(new Error("first")));
+    });
+
+    const error = await rejection(work);
+
+    expect(log).toEqual(["third"]);
+    expect(errorsIn(error).map(String)).toEqual(["Error: second", "Error: first"]);
+  });
+
+  test("virtual time shows what is waited for, to the millisecond and without waiting", async () => {
+    await virtualTime(async (clock) => {
+      await exitStack((stack) => {
+        stack.defer(() => sleep(100));
+        stack.defer(() => sleep(10));
+      });
+
+      expect(clock.elapsed).toBe(110);
+    });
+  });
+});
 
 describe("contextManager", () => {
   test("sets up, hands out the value, and cleans up at the end of the block", async () => {
@@ -84,6 +180,25 @@ describe("contextManager", () => {
     expect(log).toEqual(["commit", "close", "commit", "close"]);
   });
 
+  test("a second disposal waits for the first, which alone rejects", async () => {
+    await virtualTime(async (clock) => {
+      const open = contextManager(async function* () {
+        yield;
+        await sleep(100);
+        throw new Error("cleanup");
+      });
+      const handle = await open();
+
+      const first = rejection(handle[Symbol.asyncDispose]());
+      await sleep(50);
+      await handle[Symbol.asyncDispose]();
+
+      expect(clock.elapsed).toBe(100);
+      expect(String(await first)).toBe("Error: cleanup");
+      await handle[Symbol.asyncDispose]();
+    });
+  });
+
   test("disposing a handle twice cleans up once", async () => {
     const log: string[] = [];
     {
@@ -114,7 +229,7 @@ describe("contextManager", () => {
   test("a generator without a name is called a context manager", async () => {
     const open = contextManager(async function* (): AsyncGenerator<void, void> {});
 
-    expect(String(await rejection(open()))).toStartWith("Error: Cannot enter context manager: ");
+    expect(String(await rejection(open()))).toMatch(/^Error: Cannot enter context manager: /);
   });
 
   test.each(["returns", "throws"])(
@@ -203,10 +318,64 @@ describe("contextManager", () => {
     expect(log).toEqual(["enter a", "exit a"]);
   });
 
-  test.each(["text", 1, undefined])("refuses what is not a function: %p", (generator) => {
+  test.each([
+    ["text", '"text"'],
+    [1, "1"],
+    [undefined, "undefined"],
+    [{}, "Object"],
+  ])("refuses what is not a function: %s", (generator, shown) => {
     expect(thrownBy(() => contextManager(generator as never))).toBe(
-      `TypeError: Cannot create context manager: generator must be a function, received ${generator}`,
+      `TypeError: Cannot create context manager: generator must be a function, received ${shown}`,
     );
+  });
+
+  test.each([
+    ["a promise", async () => {}, "Promise"],
+    ["undefined", () => {}, "undefined"],
+    ["a string", () => "text", '"text"'],
+  ])("entering refuses a function that returns %s", async (_, generator, shown) => {
+    const open = contextManager(generator as never);
+
+    const message = `what its generator returns must be an async generator, received ${shown}`;
+    expect(await rejection(open())).toEqual(
+      new TypeError(`Cannot enter context manager: ${message}`),
+    );
+  });
+
+  test("rejects, rather than throws, when a default argument throws", async () => {
+    const error = new Error("no port");
+    const fail = (): number => {
+      throw error;
+    };
+    const open = contextManager(async function* (port = fail()) {
+      yield port;
+    });
+
+    expect(await rejection(open())).toBe(error);
+    expect(await withContext(open(1), (port) => port)).toBe(1);
+  });
+
+  test("keeps the types of the parameters and of the value", () => {
+    const named = contextManager(async function* (port = 1) {
+      yield port;
+    });
+    const mixed = contextManager(async function* (host: string, port = 1, ...rest: boolean[]) {
+      yield { host, port, rest };
+    });
+    const generic = contextManager(async function* <T>(value: T, times = 2) {
+      yield Array<T>(times).fill(value);
+    });
+
+    expectTypeOf<Parameters<typeof named>>().toEqualTypeOf<[port?: number | undefined]>();
+    expectTypeOf<Awaited<ReturnType<typeof named>>["value"]>().toEqualTypeOf<number>();
+    expectTypeOf<Parameters<typeof mixed>>().toEqualTypeOf<
+      [host: string, port?: number | undefined, ...rest: boolean[]]
+    >();
+    const opened = () => generic("text");
+    expectTypeOf<Awaited<ReturnType<typeof opened>>["value"]>().toEqualTypeOf<string[]>();
+    // @ts-expect-error It must be an async generator.
+    const refused = () => contextManager(async () => 1);
+    expect([opened, refused]).toHaveLength(2);
   });
 });
 
@@ -291,6 +460,119 @@ describe("withContext", () => {
     expect(await rejection(withContext(open(), () => Promise.reject(body)))).toBe(translated);
   });
 
+  test("a part of the body's error doesn't replace it, and is not told twice", async () => {
+    const cause = new Error("cause");
+    const body = new Error("body", { cause });
+    const unwrap = contextManager(async function* () {
+      try {
+        yield;
+      } catch {
+        throw cause;
+      }
+    });
+
+    expect(await rejection(withContext(unwrap(), () => Promise.reject(body)))).toBe(body);
+  });
+
+  test.each<[string, (old: unknown) => unknown, boolean]>([
+    ["a chain of 100,000 causes that ends with the old error", (old) => chain(100_000, old), true],
+    ["a chain of 100,000 causes without it", () => chain(100_000, undefined), false],
+    ["a list of 100,000 errors, one of them the old one", (old) => manyErrors(100_000, old), true],
+    ["errors that cause each other", () => circle(), false],
+    ["an error whose getters throw", () => hostile(), false],
+    ["a revoked proxy", () => revokedProxy(), false],
+    ["an error caused by a revoked proxy", () => new Error("x", { cause: revokedProxy() }), false],
+    ["an error whose list is a revoked proxy", () => withRevokedList(), false],
+    ["a proxy that makes up a new cause each time", () => endless(), false],
+  ])("looking into an error neither throws nor overflows: %s", async (_, create, carries) => {
+    const log: string[] = [];
+    const body = new Error("body");
+    const cleanup = create(body);
+
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.defer(() => log.push("last cleanup"));
+        stack.defer(() => Promise.reject(cleanup));
+        throw body;
+      }),
+    );
+
+    expect(log).toEqual(["last cleanup"]);
+    if (carries) expect(error === cleanup).toBe(true);
+    else expect(readsBoth(error, cleanup, body)).toBe(true);
+  });
+
+  test("many cleanups may fail: each error is kept once", async () => {
+    const errors = Array.from({ length: 20_000 }, (_, n) => ({ n }));
+
+    const error = await rejection(
+      exitStack((stack) => {
+        for (const error of errors) stack.defer(() => Promise.reject(error));
+      }),
+    );
+
+    const found: unknown[] = [];
+    for (let it = error; ; it = (it as SuppressedError).suppressed) {
+      if (!(it instanceof SuppressedError)) {
+        found.push(it);
+        break;
+      }
+      found.push(it.error);
+    }
+    expect(found.length).toBe(errors.length);
+    expect(found.every((it, n) => it === errors[n])).toBe(true);
+  });
+
+  test("an error that several cleanups pass on is told once", async () => {
+    const [first, second] = [new Error("first"), new Error("second")];
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.defer(() => Promise.reject(first));
+        stack.defer(() => Promise.reject(second));
+        stack.push((failure) => {
+          throw failure?.error;
+        });
+        throw first;
+      }),
+    );
+
+    expect(errorsIn(error)).toEqual([second, first]);
+  });
+
+  test("what was cleared can fail again", async () => {
+    const failure = new Error("again");
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.defer(() => Promise.reject(failure));
+        stack.defer(() => Promise.reject(new Error("other")));
+        stack.push(() => true);
+        stack.defer(() => Promise.reject(new Error("second")));
+        throw failure;
+      }),
+    );
+
+    expect(errorsIn(error).map(String)).toEqual(["Error: again", "Error: other"]);
+  });
+
+  test.skipIf(!vm)("looks into errors of another realm (needs node:vm)", async () => {
+    const wrap = vm!.runInNewContext("(errors) => new AggregateError(errors, 'x')") as (
+      errors: unknown[],
+    ) => unknown;
+    const body = new Error("body");
+    let wrapped: unknown;
+
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.push((failure) => {
+          throw (wrapped = wrap([failure?.error]));
+        });
+        throw body;
+      }),
+    );
+
+    expect(error).toBe(wrapped);
+  });
+
   test.each<[string, unknown, unknown]>([
     ["an Error", new Error("cleanup"), new Error("body")],
     ["an Error with a cause", new Error("cleanup", { cause: "else" }), new Error("body")],
@@ -358,19 +640,78 @@ describe("withContext", () => {
   });
 
   test.each([
-    ["undefined", undefined],
-    ["null", null],
-    ["a number", 1],
-    ["a manager without exit", { enter() {} }],
-    ["a manager without enter", { exit() {} }],
-    ["a promise", Promise.resolve()],
-  ])("refuses %s", async (_, manager) => {
-    const entering = withContext(manager as never, () => {});
+    ["undefined", undefined, "undefined"],
+    ["null", null, "null"],
+    ["a number", 1, "1"],
+    ["a string", "text", '"text"'],
+    ["a manager without exit", { enter() {} }, "Object"],
+    ["a manager without enter", { exit() {} }, "Object"],
+    ["a manager whose methods are not functions", { enter: 1, exit: 2 }, "Object"],
+    ["a disposable whose method is not a function", { [Symbol.dispose]: 1 }, "Object"],
+    ["a promise", Promise.resolve(), "Promise"],
+  ])("refuses %s", async (_, manager, shown) => {
+    const message = `manager must be a context manager or disposable, received ${shown}`;
+    const error = new TypeError(`Cannot enter: ${message}`);
 
-    expect(await rejection(entering)).toBeInstanceOf(TypeError);
-    await expect(entering).rejects.toThrow(
-      `Cannot enter: manager must be a context manager or disposable, received ${manager}`,
+    expect(await rejection(withContext(manager as never, () => {}))).toEqual(error);
+    expect(await rejection(exitStack((stack) => stack.enter(manager as never)))).toEqual(error);
+  });
+
+  test("refuses a body that is not a function, before it enters anything", async () => {
+    const log: string[] = [];
+
+    expect(await rejection(withContext(traced(log)("a"), 5 as never))).toEqual(
+      new TypeError("Cannot run withContext: body must be a function, received 5"),
     );
+    expect(log).toEqual([]);
+  });
+
+  test.each(["synchronous", "asynchronous"])(
+    "releases a hold that a %s body returns when the cleanup fails",
+    async (kind) => {
+      const hold = held();
+      const disposable = { disposed: 0, [Symbol.dispose]: () => void disposable.disposed++ };
+      const failing = { [Symbol.asyncDispose]: () => Promise.reject("cleanup") };
+      const result = [hold, disposable];
+
+      const body = () => (kind === "synchronous" ? result : Promise.resolve(result));
+
+      expect(await rejection(withContext(failing, body))).toBe("cleanup");
+      expect(hold.released).toBe(1);
+      expect(disposable.disposed).toBe(0);
+    },
+  );
+
+  test("delivers a hold, unreleased, when the cleanup succeeds", async () => {
+    const hold = held();
+
+    expect(await withContext(traced([])("a"), () => hold)).toBe(hold);
+
+    expect(hold.released).toBe(0);
+  });
+
+  test("delivers a hold, unreleased, when the error of a cleanup is cleared", async () => {
+    const hold = held();
+
+    const result = await exitStack((stack) => {
+      stack.push(() => true);
+      stack.defer(() => Promise.reject("cleanup"));
+      return hold;
+    });
+
+    expect(result).toBe(hold);
+    expect(hold.released).toBe(0);
+  });
+
+  test("takes a body that returns a value or a promise", async () => {
+    const body = (value: string): number | Promise<string> => (value ? 1 : Promise.resolve(""));
+    const promise = withContext(traced([])("a"), body);
+    const explicit = exitStack<number>(async () => 1);
+
+    expectTypeOf(promise).toEqualTypeOf<Promise<number | string | undefined>>();
+    expectTypeOf(explicit).toEqualTypeOf<Promise<number | undefined>>();
+    expect(await promise).toBe(1);
+    expect(await explicit).toBe(1);
   });
 });
 
@@ -540,6 +881,161 @@ describe("exitStack", () => {
     expect(result).toBe("refused");
   });
 
+  test.each(["synchronously", "later"])(
+    "the error of an enter that nobody awaits is thrown at the end: it fails %s",
+    async (when) => {
+      await withoutUnhandled(async () => {
+        const log: string[] = [];
+        const enter = () => {
+          if (when === "synchronously") throw new Error("refused");
+          return turns().then(() => Promise.reject(new Error("refused")));
+        };
+
+        const error = await rejection(
+          exitStack((stack) => {
+            stack.push((failure) => void log.push(String(failure?.error)));
+            void stack.enter({ enter, exit: () => log.push("wrong") > 0 });
+            return "result";
+          }),
+        );
+
+        expect(String(error)).toBe("Error: refused");
+        expect(log).toEqual(["Error: refused"]);
+      });
+    },
+  );
+
+  test("the error of an enter that nobody awaits doesn't replace that of the body", async () => {
+    await withoutUnhandled(async () => {
+      const error = await rejection(
+        exitStack(async (stack) => {
+          void stack.enter(undefined as never);
+          throw new Error("body");
+        }),
+      );
+
+      expect(errorsIn(error).map(String)).toEqual([
+        "TypeError: Cannot enter: manager must be a context manager or disposable, received undefined",
+        "Error: body",
+      ]);
+    });
+  });
+
+  test("the error of an enter that is awaited later is told once, to the body", async () => {
+    await withoutUnhandled(async () => {
+      const error = new Error("refused");
+      const refusing: ContextManager<never> = { enter: () => Promise.reject(error), exit() {} };
+
+      const result = await exitStack(async (stack) => {
+        const entering = stack.enter(refusing);
+        await new Promise((resolve) => setImmediate(resolve));
+        return entering.catch((it) => it === error);
+      });
+
+      expect(result).toBe(true);
+    });
+  });
+
+  test.each<[string, (entering: Promise<string>) => Promise<unknown>]>([
+    ["await", async (entering) => await entering],
+    ["return", (entering) => entering],
+    ["then", (entering) => entering.then((value) => value)],
+    ["finally", (entering) => entering.finally(() => {})],
+    ["Promise.all", (entering) => Promise.all([entering]).then(([value]) => value)],
+    ["Promise.race", (entering) => Promise.race([entering])],
+  ])("what enter() returns is an ordinary promise: %s", async (_, use) => {
+    const value = await exitStack((stack) => use(stack.enter(traced([])("a"))));
+    expect(value).toBe("a");
+
+    const refused = new Error("refused");
+    const refusing = { enter: () => Promise.reject<string>(refused), exit() {} };
+    const error = await rejection(exitStack((stack) => use(stack.enter(refusing))));
+    expect(error).toBe(refused);
+  });
+
+  test.each([
+    { first: 10, second: 10 },
+    { first: 10, second: 20 },
+    { first: 0, second: 0 },
+    { first: 0, second: 10 },
+  ])(
+    "Promise.all drops the second error, exitStack doesn't: after $first and $second ms",
+    async ({ first, second }) => {
+      await virtualTime(async () => {
+        const refuse = (name: string, ms: number): ContextManager<never> => ({
+          enter: () => (ms > 0 ? sleep(ms) : turns(1)).then(() => Promise.reject(name)),
+          exit() {},
+        });
+        const error = await rejection(
+          exitStack((stack) =>
+            Promise.all([stack.enter(refuse("a", first)), stack.enter(refuse("b", second))]),
+          ),
+        );
+
+        expect(errorsIn(error).toSorted()).toEqual(["a", "b"]);
+      });
+    },
+  );
+
+  test("an enter that fails after the body has failed is joined with it", async () => {
+    await virtualTime(async () => {
+      const refusing: ContextManager<never> = {
+        enter: () => sleep(100).then(() => Promise.reject("refused")),
+        exit() {},
+      };
+      const work = () => sleep(10).then(() => Promise.reject("work"));
+
+      const error = await rejection(
+        exitStack((stack) => Promise.all([stack.enter(refusing), work()])),
+      );
+
+      expect(errorsIn(error)).toEqual(["refused", "work"]);
+    });
+  });
+
+  test("an enter that failed and was handled is not told of when the body fails later", async () => {
+    const refuse = (name: string): ContextManager<never> => ({
+      enter: () => Promise.reject(name),
+      exit() {},
+    });
+
+    const error = await rejection(
+      exitStack(async (stack) => {
+        await stack.enter(refuse("primary")).catch(() => {});
+        await stack.enter(refuse("secondary"));
+      }),
+    );
+
+    expect(error).toBe("secondary");
+  });
+
+  test("an enter that fails late, and was handled, doesn't fail a body that succeeded", async () => {
+    const refused = Promise.withResolvers<never>();
+    const handled: unknown[] = [];
+
+    const running = exitStack((stack) => {
+      const refusing: ContextManager<never> = { enter: () => refused.promise, exit() {} };
+      stack.enter(refusing).catch((error) => handled.push(error));
+      return "result";
+    });
+    await turns();
+    refused.reject("refused");
+
+    expect(await running).toBe("result");
+    expect(handled).toEqual(["refused"]);
+  });
+
+  test("an error of entering that a later manager has cleared stays cleared", async () => {
+    const refusing: ContextManager<never> = { enter: () => Promise.reject("refused"), exit() {} };
+
+    const result = await exitStack(async (stack) => {
+      const entering = [stack.enter(refusing), stack.enter({ enter() {}, exit: () => true })];
+      await Promise.all(entering);
+    });
+
+    expect(result).toBeUndefined();
+  });
+
   test("waits for what is being entered when the body ends, and exits it", async () => {
     await virtualTime(async (clock) => {
       const log: string[] = [];
@@ -585,6 +1081,62 @@ describe("exitStack", () => {
     expect(log).toEqual(["c", "b undefined", "a"]);
   });
 
+  test("moved cleanups that are disposed twice at once still run one at a time", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const moved = await exitStack((stack) => {
+        for (const name of ["a", "b", "c"]) {
+          stack.defer(async () => {
+            log.push(`${name} starts`);
+            await sleep(10);
+            log.push(`${name} ends`);
+          });
+        }
+        return stack.move();
+      });
+
+      const first = moved?.[Symbol.asyncDispose]();
+      await sleep(5);
+      await moved?.[Symbol.asyncDispose]();
+
+      expect(clock.elapsed).toBe(30);
+      expect(log).toEqual(["c starts", "c ends", "b starts", "b ends", "a starts", "a ends"]);
+      await first;
+    });
+  });
+
+  test("of two disposals only the first tells of errors", async () => {
+    const moved = await exitStack((stack) => {
+      stack.defer(() => Promise.reject("cleanup"));
+      return stack.move();
+    });
+
+    const both = await Promise.allSettled([1, 2].map(() => moved![Symbol.asyncDispose]()));
+
+    expect(both.map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
+    expect(await rejection(Promise.reject((both[0] as PromiseRejectedResult).reason))).toBe(
+      "cleanup",
+    );
+  });
+
+  test("moved cleanups run, and see the error, when they are returned but another cleanup fails", async () => {
+    const log: string[] = [];
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.push((failure) => {
+          log.push(`moved sees ${failure?.error}`);
+          throw "moved";
+        });
+        const moved = stack.move();
+        stack.defer(() => Promise.reject("cleanup"));
+        return moved;
+      }),
+    );
+
+    expect(log).toEqual(["moved sees cleanup"]);
+    expect(errorsIn(error)).toEqual(["moved", "cleanup"]);
+  });
+
   test("moved cleanups keep every error too", async () => {
     const moved = await exitStack((stack) => {
       stack.defer(() => Promise.reject("a"));
@@ -623,6 +1175,25 @@ describe("exitStack", () => {
     expect(log).toEqual([]);
   });
 
+  test("its methods need no this", async () => {
+    const log: string[] = [];
+    const moved = await exitStack(async ({ enter, defer, push, move }) => {
+      await enter(traced(log)("a"));
+      defer(() => log.push("defer"));
+      push(() => void log.push("push"));
+      return move();
+    });
+    await moved?.[Symbol.asyncDispose]();
+
+    expect(log).toEqual(["enter a", "push", "defer", "exit a"]);
+  });
+
+  test("refuses a body that is not a function", async () => {
+    expect(await rejection(exitStack("body" as never))).toEqual(
+      new TypeError('Cannot run exitStack: body must be a function, received "body"'),
+    );
+  });
+
   test("refuses cleanups that are not functions", async () => {
     await exitStack((stack) => {
       expect(thrownBy(() => stack.push(1 as never))).toBe(
@@ -632,611 +1203,6 @@ describe("exitStack", () => {
         "TypeError: Cannot defer to exit stack: fn must be a function, received undefined",
       );
     });
-  });
-});
-
-describe("Pool", () => {
-  test.each([
-    { max: 1, tasks: 5, elapsed: 500 },
-    { max: 2, tasks: 5, elapsed: 300 },
-    { max: 5, tasks: 5, elapsed: 100 },
-    { max: 3, tasks: 100, elapsed: 3400 },
-    { max: 3, tasks: 0, elapsed: 0 },
-  ])("$max resources let $tasks tasks of 100 ms end after $elapsed ms", async (given) => {
-    await virtualTime(async (clock) => {
-      const { pool, created } = numbered({ max: given.max });
-      const order: number[] = [];
-
-      const results = await Promise.all(
-        Array.from({ length: given.tasks }, (_, n) =>
-          pool.use(async () => {
-            order.push(n);
-            await sleep(100);
-            return n;
-          }),
-        ),
-      );
-
-      expect(clock.elapsed).toBe(given.elapsed);
-      expect(created.length).toBe(Math.min(given.max, given.tasks));
-      expect(order).toEqual(results);
-      expect(order).toEqual(order.toSorted((a, b) => a - b));
-    });
-  });
-
-  test("creates a resource when it is needed, and lends it again", async () => {
-    const { pool, created } = numbered({ max: 2 });
-    expect(created).toEqual([]);
-
-    expect(await pool.use((resource) => resource)).toBe(1);
-    expect(await pool.use((resource) => resource)).toBe(1);
-
-    expect(pool).toMatchObject({ size: 1, idle: 1, waiting: 0 });
-  });
-
-  test("says how many resources there are, lie idle, and are waited for", async () => {
-    const { pool } = numbered({ max: 2 });
-    const leases = [await pool.acquire(), await pool.acquire()];
-    const third = pool.acquire();
-    expect(pool).toMatchObject({ size: 2, idle: 0, waiting: 1 });
-
-    leases[0]!.release();
-    await third;
-    leases[1]!.release();
-    expect(pool).toMatchObject({ size: 2, idle: 1, waiting: 0 });
-  });
-
-  test("lends first what came back last", async () => {
-    const { pool } = numbered({ max: 3 });
-    const [one, two, three] = [await pool.acquire(), await pool.acquire(), await pool.acquire()];
-    for (const lease of [two, three, one]) lease.release();
-
-    expect((await pool.acquire()).value).toBe(1);
-    expect((await pool.acquire()).value).toBe(3);
-  });
-
-  test("use() gives the resource back when the function throws", async () => {
-    const { pool, destroyed } = numbered({ max: 1 });
-
-    await expect(pool.use(() => Promise.reject("failed"))).rejects.toBe("failed");
-
-    expect(await pool.use((resource) => resource)).toBe(1);
-    expect(destroyed).toEqual([]);
-  });
-
-  test.each(["release", "discard"] as const)(
-    "a lease goes back once, however often: %s() first",
-    async (method) => {
-      const { pool, destroyed } = numbered({ max: 1 });
-      {
-        using lease = await pool.acquire();
-        lease[method]();
-        lease[method]();
-        lease.release();
-        lease.discard();
-      }
-      await turns();
-
-      expect(destroyed).toEqual(method === "discard" ? [1] : []);
-      expect(pool.idle).toBe(method === "discard" ? 0 : 1);
-      await pool.acquire();
-      const second = pool.acquire();
-      await turns();
-      expect(pool).toMatchObject({ size: 1, waiting: 1 });
-      second.catch(() => {});
-    },
-  );
-
-  test("a discarded resource keeps its place until it is destroyed, then the next gets a new one", async () => {
-    await virtualTime(async (clock) => {
-      const { pool } = numbered({ max: 1, destroy: () => sleep(100) });
-      const broken = await pool.acquire();
-      const next = pool.acquire();
-
-      broken.discard();
-      broken.release();
-
-      expect((await next).value).toBe(2);
-      expect(clock.elapsed).toBe(100);
-    });
-  });
-
-  test("no newcomer overtakes those who wait", async () => {
-    const { pool } = numbered({ max: 1 });
-    const order: string[] = [];
-    const held = await pool.acquire();
-    const first = pool.use(() => order.push("first"));
-
-    held.release();
-    await Promise.all([first, pool.use(() => order.push("newcomer"))]);
-
-    expect(order).toEqual(["first", "newcomer"]);
-  });
-
-  test("whoever waits for a slow create gets what comes back earlier", async () => {
-    await virtualTime(async (clock) => {
-      const { pool } = numbered({ max: 2, delay: (n) => (n === 2 ? 1000 : 0) });
-      const first = await pool.acquire();
-      const waiting = pool.acquire();
-      const later = pool.acquire();
-
-      await sleep(10);
-      first.release();
-
-      expect((await waiting).value).toBe(1);
-      expect(clock.elapsed).toBe(10);
-      expect((await later).value).toBe(2);
-      expect(clock.elapsed).toBe(1000);
-    });
-  });
-
-  test("a failed create rejects the first in line, and the next ones get a try of their own", async () => {
-    const failing = new Set([1, 2]);
-    const { pool, created } = numbered({
-      max: 1,
-      delay: (n) => {
-        if (failing.has(n)) throw new Error(`refused ${n}`);
-        return 0;
-      },
-    });
-
-    const results = await Promise.allSettled([pool.acquire(), pool.acquire(), pool.acquire()]);
-
-    expect(results.map((result) => String("reason" in result && result.reason))).toEqual([
-      "Error: refused 1",
-      "Error: refused 2",
-      "false",
-    ]);
-    expect(created).toEqual([3]);
-    expect(pool.size).toBe(1);
-  });
-
-  test("one create fails and another one doesn't: the first in line gets the error, all others a resource", async () => {
-    await virtualTime(async () => {
-      const { pool } = numbered({
-        max: 2,
-        delay: (n) => {
-          if (n === 2) throw new Error("refused");
-          return 100;
-        },
-      });
-
-      const results = await Promise.allSettled([pool.acquire(), pool.acquire()]);
-
-      expect(results.map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
-      expect(pool).toMatchObject({ size: 1, waiting: 0 });
-    });
-  });
-
-  test("never has more than max alive, whatever is slow or fails", async () => {
-    await virtualTime(async (clock) => {
-      const random = seeded(1);
-      let alive = 0;
-      let peak = 0;
-      let served = 0;
-      const pool = new Pool({
-        create: async () => {
-          peak = Math.max(peak, ++alive);
-          await sleep(10 * random());
-          if (random() < 0.2) {
-            alive--;
-            throw new Error("create");
-          }
-          return {};
-        },
-        destroy: async () => {
-          await sleep(10 * random());
-          alive--;
-          if (random() < 0.2) throw new Error("destroy");
-        },
-        validate: async () => {
-          await sleep(random());
-          if (random() < 0.1) throw new Error("validate");
-          return random() < 0.9;
-        },
-        max: 3,
-        idleTimeout: 5,
-      });
-      const task = async () => {
-        await sleep(1000 * random());
-        using lease = await pool.acquire({
-          signal: random() < 0.3 ? AbortSignal.timeout(20 * random()) : undefined,
-        });
-        served++;
-        await sleep(10 * random());
-        if (random() < 0.2) lease.discard();
-      };
-
-      await Promise.allSettled(Array.from({ length: 300 }, task));
-      await rejection(pool[Symbol.asyncDispose]());
-
-      expect(peak).toBe(3);
-      expect(served).toBeGreaterThan(100);
-      expect(alive).toBe(0);
-      expect(pool).toMatchObject({ size: 0, idle: 0, waiting: 0 });
-      await sleep(1000);
-      expect(clock.pending).toBe(0);
-    });
-  });
-
-  test("acquire() rejects with the reason when aborted before, and creates nothing", async () => {
-    const { pool } = numbered({ max: 1 });
-
-    await expect(pool.acquire({ signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
-    await expect(pool.use(() => {}, { signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
-
-    expect(pool.size).toBe(0);
-  });
-
-  test("a signal ends a later wait as well as the first", async () => {
-    const pool = new Pool({ create: () => "resource", max: 1 });
-    const controller = new AbortController();
-    const { signal } = controller;
-    const held = await pool.acquire();
-    const first = pool.acquire({ signal });
-    held.release();
-    await first;
-
-    const second = pool.acquire({ signal });
-    controller.abort("stop");
-
-    expect(await rejection(second)).toBe("stop");
-  });
-
-  test("acquire() rejects with the reason when aborted while waiting, and leaves no trace", async () => {
-    const { pool } = numbered({ max: 1 });
-    const held = await pool.acquire();
-    const { controller, listeners } = watchedController();
-    const aborted = [1, 2].map(() => rejection(pool.acquire({ signal: controller.signal })));
-    const patient = pool.acquire();
-    expect(listeners()).toBe(1);
-
-    controller.abort("stop");
-
-    expect(pool.waiting).toBe(1);
-    expect(listeners()).toBe(0);
-    expect(await Promise.all(aborted)).toEqual(["stop", "stop"]);
-    held.release();
-    expect((await patient).value).toBe(1);
-  });
-
-  test.each([0, 1, 2])("the line closes up when number %d of three leaves it", async (leaver) => {
-    const { pool } = numbered({ max: 1 });
-    const held = await pool.acquire();
-    const order: number[] = [];
-    const leaving = new AbortController();
-    const waiting = [0, 1, 2].map((n) =>
-      pool.use(() => order.push(n), n === leaver ? { signal: leaving.signal } : {}),
-    );
-
-    leaving.abort("stop");
-    held.release();
-    await Promise.allSettled(waiting);
-
-    expect(order).toEqual([0, 1, 2].filter((n) => n !== leaver));
-  });
-
-  test("acquire() listens no more once it has been served", async () => {
-    const { pool } = numbered({ max: 1 });
-    const { controller, listeners } = watchedController();
-
-    const lease = await pool.acquire({ signal: controller.signal });
-    controller.abort();
-
-    expect(listeners()).toBe(0);
-    expect(pool).toMatchObject({ size: 1, idle: 0 });
-    lease.release();
-    expect(pool.idle).toBe(1);
-  });
-
-  test.each(["release, then abort", "abort, then release"])(
-    "loses no resource when both happen in one turn: %s",
-    async (order) => {
-      const { pool } = numbered({ max: 1 });
-      const held = await pool.acquire();
-      const controller = new AbortController();
-      const aborted = pool.acquire({ signal: controller.signal });
-      const acts = [() => held.release(), () => controller.abort("stop")];
-
-      for (const act of order.startsWith("release") ? acts : acts.reverse()) act();
-
-      await expect(aborted).rejects.toBe("stop");
-      expect((await pool.acquire()).value).toBe(1);
-    },
-  );
-
-  test("loses no resource when its user is aborted in the turn in which it was served", async () => {
-    const created = Promise.withResolvers<string>();
-    const pool = new Pool({ create: () => created.promise, max: 1 });
-    const controller = new AbortController();
-    const aborted = pool.acquire({ signal: controller.signal });
-
-    created.resolve("resource");
-    void created.promise.then(() => controller.abort("stop"));
-
-    await expect(aborted).rejects.toBe("stop");
-    expect(pool).toMatchObject({ size: 1, idle: 1 });
-  });
-
-  test.each(["somebody waits", "nobody waits"])(
-    "what was created for one who has gone is kept when %s",
-    async (who) => {
-      await virtualTime(async (clock) => {
-        const { pool } = numbered({ max: 1, delay: () => 100 });
-        const controller = new AbortController();
-        const aborted = pool.acquire({ signal: controller.signal });
-        const next = who === "somebody waits" ? pool.acquire() : undefined;
-        await sleep(50);
-        controller.abort("stop");
-
-        await expect(aborted).rejects.toBe("stop");
-        expect(clock.elapsed).toBe(50);
-        await sleep(50);
-
-        expect((await (next ?? pool.acquire())).value).toBe(1);
-        expect(clock.elapsed).toBe(100);
-      });
-    },
-  );
-
-  test("nobody is told when a create fails for one who has gone, and its place is free", async () => {
-    await withoutUnhandled(async () => {
-      const refused = Promise.withResolvers<never>();
-      const creates = [() => refused.promise, () => "second"];
-      const pool = new Pool({ create: () => creates.shift()!(), max: 1 });
-      const controller = new AbortController();
-      const aborted = pool.acquire({ signal: controller.signal });
-      controller.abort("stop");
-      await expect(aborted).rejects.toBe("stop");
-
-      refused.reject(new Error("refused"));
-      await turns();
-
-      expect(pool.size).toBe(0);
-      expect((await pool.acquire()).value).toBe("second");
-    });
-  });
-
-  test.each<[string, (resource: number) => boolean | Promise<boolean>]>([
-    ["says no", (resource) => resource !== 1],
-    ["says no later", async (resource) => resource !== 1],
-    [
-      "throws",
-      (resource) => {
-        if (resource === 1) throw new Error("broken");
-        return true;
-      },
-    ],
-    ["rejects", (resource) => (resource === 1 ? Promise.reject("broken") : Promise.resolve(true))],
-  ])("what is broken is destroyed and replaced: validate %s", async (_, validate) => {
-    const { pool, destroyed } = numbered({ max: 1, validate });
-    await pool.use(() => {});
-
-    expect(await pool.use((resource) => resource)).toBe(2);
-    expect(await pool.use((resource) => resource)).toBe(2);
-
-    expect(destroyed).toEqual([1]);
-    expect(pool.size).toBe(1);
-  });
-
-  test("validates what was used before, also when it is passed on, but not what is new", async () => {
-    const validated: number[] = [];
-    const { pool } = numbered({ max: 1, validate: (resource) => validated.push(resource) > 0 });
-    const first = await pool.acquire();
-    const second = pool.acquire();
-    expect(validated).toEqual([]);
-
-    first.release();
-    (await second).release();
-    await pool.acquire();
-
-    expect(validated).toEqual([1, 1]);
-  });
-
-  test("validates nothing while nobody waits", async () => {
-    const validated: number[] = [];
-    const { pool } = numbered({ max: 2, validate: (resource) => validated.push(resource) > 0 });
-    const [one, two] = [await pool.acquire(), await pool.acquire()];
-
-    one.release();
-    two.discard();
-    await turns();
-
-    expect(pool).toMatchObject({ size: 1, idle: 1 });
-    expect(validated).toEqual([]);
-  });
-
-  test("creates a replacement while what is broken is being destroyed, if there is room", async () => {
-    await virtualTime(async (clock) => {
-      const { pool } = numbered({ max: 2, validate: () => false, destroy: () => sleep(100) });
-      await pool.use(() => {});
-
-      expect(await pool.use((resource) => resource)).toBe(2);
-      expect(clock.elapsed).toBe(0);
-      expect(pool.size).toBe(2);
-    });
-  });
-
-  test("an idle resource is destroyed after the timeout, and a timer runs only while one is idle", async () => {
-    await virtualTime(async (clock) => {
-      const { pool, destroyed } = numbered({ max: 2, idleTimeout: 100 });
-      const [one, two] = [await pool.acquire(), await pool.acquire()];
-      expect(clock.pending).toBe(0);
-      one.release();
-      await sleep(50);
-      two.release();
-      await sleep(49);
-      await pool.use(() => {});
-      expect(destroyed).toEqual([]);
-
-      await sleep(1);
-      expect(destroyed).toEqual([1]);
-      expect(await pool.use((resource) => resource)).toBe(2);
-      await sleep(99);
-      expect(destroyed).toEqual([1]);
-      await sleep(1);
-      expect(destroyed).toEqual([1, 2]);
-      expect(clock.pending).toBe(0);
-      expect(pool).toMatchObject({ size: 0, idle: 0 });
-    });
-  });
-
-  test("a resource that is passed on sets no timer", async () => {
-    await virtualTime(async (clock) => {
-      const { pool } = numbered({ max: 1, idleTimeout: 100 });
-      const first = await pool.acquire();
-      const second = pool.acquire();
-      first.release();
-      await second;
-      expect(clock.pending).toBe(0);
-    });
-  });
-
-  test("without a timeout idle resources stay, and set no timer", async () => {
-    await virtualTime(async (clock) => {
-      const { pool } = numbered({ max: 1 });
-      await pool.use(() => {});
-      expect(clock.pending).toBe(0);
-    });
-  });
-
-  test("disposal waits for leases, and destroys everything", async () => {
-    await virtualTime(async (clock) => {
-      const { pool, destroyed } = numbered({ max: 3, idleTimeout: 1000, destroy: () => sleep(10) });
-      const [one, two] = [await pool.acquire(), await pool.acquire(), await pool.use(() => {})];
-      setTimeout(() => one.release(), 100);
-      setTimeout(() => two.discard(), 200);
-
-      await pool[Symbol.asyncDispose]();
-
-      expect(clock.elapsed).toBe(210);
-      expect(destroyed).toEqual([3, 1, 2]);
-      expect(pool).toMatchObject({ size: 0, idle: 0 });
-      expect(clock.pending).toBe(0);
-    });
-  });
-
-  test("disposal of an unused pool is done at once, and a second one does nothing", async () => {
-    const { pool } = numbered({ max: 1 });
-    await pool[Symbol.asyncDispose]();
-    await pool[Symbol.asyncDispose]();
-  });
-
-  test("disposal refuses newcomers, and those in line", async () => {
-    const { pool } = numbered({ max: 1 });
-    const held = await pool.acquire();
-    const { controller, listeners } = watchedController();
-    const inLine = [1, 2].map(() => rejection(pool.acquire({ signal: controller.signal })));
-
-    const disposing = pool[Symbol.asyncDispose]();
-    const newcomer = rejection(pool.acquire());
-
-    const error = new Error("Cannot acquire from Pool: it has been disposed");
-    expect(await Promise.all([...inLine, newcomer])).toEqual([error, error, error]);
-    expect(listeners()).toBe(0);
-    expect(pool.waiting).toBe(0);
-    held.release();
-    await disposing;
-  });
-
-  test("disposal aborts what is being created, and destroys what comes all the same", async () => {
-    await virtualTime(async (clock) => {
-      const destroyed: string[] = [];
-      const reasons: unknown[] = [];
-      const creates = [
-        (signal: AbortSignal) =>
-          new Promise<string>((_, reject) => {
-            signal.onabort = () => {
-              reasons.push(signal.reason);
-              reject(signal.reason);
-            };
-          }),
-        () => sleep(100).then(() => "stubborn"),
-      ];
-      const pool = new Pool<string>({
-        create: (signal) => creates.shift()!(signal),
-        destroy: (resource) => destroyed.push(resource),
-        max: 2,
-      });
-      const waiting = [1, 2].map(() => rejection(pool.acquire()));
-      await sleep(50);
-
-      await pool[Symbol.asyncDispose]();
-
-      expect(clock.elapsed).toBe(100);
-      expect(destroyed).toEqual(["stubborn"]);
-      expect(await Promise.all(waiting)).toEqual([reasons[0], reasons[0]]);
-    });
-  });
-
-  test("disposal during validation destroys the resource", async () => {
-    const validated = Promise.withResolvers<boolean>();
-    const { pool, destroyed } = numbered({ max: 1, validate: () => validated.promise });
-    await pool.use(() => {});
-    const acquiring = rejection(pool.acquire());
-
-    const disposing = pool[Symbol.asyncDispose]();
-    validated.resolve(true);
-    await disposing;
-
-    expect(await acquiring).toBeInstanceOf(Error);
-    expect(destroyed).toEqual([1]);
-  });
-
-  test("disposal tells of all errors of destroy, also of earlier ones, once", async () => {
-    await withoutUnhandled(async () => {
-      const { pool } = numbered({
-        max: 3,
-        destroy: (resource) => {
-          throw new Error(`destroy ${resource}`);
-        },
-      });
-      const leases = [await pool.acquire(), await pool.acquire(), await pool.acquire()];
-      leases[1]!.discard();
-      await turns();
-      expect(pool.size).toBe(2);
-      leases[0]!.release();
-      leases[2]!.release();
-
-      const error = await rejection(pool[Symbol.asyncDispose]());
-
-      expect(error).toBeInstanceOf(AggregateError);
-      expect((error as AggregateError).message).toBe("Cannot dispose Pool: destroy failed");
-      expect((error as AggregateError).errors.map(String)).toEqual([
-        "Error: destroy 2",
-        "Error: destroy 3",
-        "Error: destroy 1",
-      ]);
-      await pool[Symbol.asyncDispose]();
-    });
-  });
-
-  test.each([0, -1, 1.5, NaN, Infinity])("refuses a max of %d", (max) => {
-    expect(thrownBy(() => new Pool({ create: () => 1, max }))).toBe(
-      `RangeError: Cannot create Pool: max must be a positive integer, received ${max}`,
-    );
-  });
-
-  test.each([-1, NaN, -Infinity, 2 ** 31])("refuses an idleTimeout of %d", (idleTimeout) => {
-    expect(thrownBy(() => new Pool({ create: () => 1, max: 1, idleTimeout }))).toBe(
-      `RangeError: Cannot create Pool: idleTimeout must be from 0 to 2^31-1, or Infinity, received ${idleTimeout}`,
-    );
-  });
-
-  test.each([0, 2 ** 31 - 1, Infinity])("takes an idleTimeout of %d", (idleTimeout) => {
-    expect(new Pool({ create: () => 1, max: 1, idleTimeout }).size).toBe(0);
-  });
-
-  test.each(["create", "destroy", "validate"])("refuses a %s that is not a function", (name) => {
-    const options = { create: () => 1, max: 1, [name]: "no" } as unknown as PoolOptions<number>;
-    expect(thrownBy(() => new Pool(options))).toBe(
-      `TypeError: Cannot create Pool: ${name} must be a function, received no`,
-    );
-  });
-
-  test.each(["max", "idleTimeout"])("refuses a %s that is not a number", (name) => {
-    const options = { create: () => 1, max: 1, [name]: "1" } as unknown as PoolOptions<number>;
-    expect(() => new Pool(options)).toThrow(TypeError);
   });
 });
 
@@ -1291,14 +1257,15 @@ describe("closing", () => {
   });
 
   test.each([
-    ["undefined", undefined],
-    ["null", null],
-    ["a number", 1],
-    ["an object without close", {}],
-    ["an object whose close is no method", { close: true }],
-  ])("refuses %s", (_, resource) => {
+    ["undefined", undefined, "undefined"],
+    ["null", null, "null"],
+    ["a number", 1, "1"],
+    ["a string", "file", '"file"'],
+    ["an object without close", {}, "Object"],
+    ["an object whose close is not a method", { close: true }, "Object"],
+  ])("refuses %s", (_, resource, shown) => {
     expect(thrownBy(() => closing(resource as never))).toBe(
-      `TypeError: Cannot close: resource must be an object with a method close, received ${resource}`,
+      `TypeError: Cannot close: resource must be an object with a method close, received ${shown}`,
     );
   });
 });
@@ -1333,12 +1300,100 @@ describe("suppress", () => {
 
   test("refuses what is not a class, before it calls the body", async () => {
     const log: string[] = [];
-    const call = suppress(() => log.push("called"), "TypeError" as never);
+    const call = (errorClass: unknown) =>
+      rejection(suppress(() => log.push("called"), TypeError, errorClass as never));
 
-    expect(await rejection(call)).toEqual(
-      new TypeError("Cannot suppress errors: errorClasses must be a function, received TypeError"),
+    expect(await call("TypeError")).toEqual(
+      new TypeError(
+        'Cannot suppress errors: errorClasses must be a function, received "TypeError"',
+      ),
+    );
+    expect(await call(() => true)).toEqual(
+      new TypeError("Cannot suppress errors: errorClasses must be a class, received Function"),
     );
     expect(log).toEqual([]);
+  });
+
+  test("refuses a body that is not a function, even if a TypeError is to be suppressed", async () => {
+    expect(await rejection(suppress(undefined as never, TypeError))).toEqual(
+      new TypeError("Cannot suppress errors: body must be a function, received undefined"),
+    );
+  });
+
+  test.each<[string, unknown]>([
+    ["both errors", new SuppressedError(new TypeError("a"), new RangeError("b"))],
+    [
+      "all of many errors",
+      new SuppressedError(
+        new SuppressedError(new TypeError("a"), new RangeError("b")),
+        new SuppressedError(new RangeError("c"), new TypeError("d")),
+      ),
+    ],
+    ["100,000 errors", suppressedChain(100_000, () => Object.create(TypeError.prototype))],
+  ])("looks into a SuppressedError: %s match", async (_, error) => {
+    expect(await suppress(() => Promise.reject(error), TypeError, RangeError)).toBeUndefined();
+  });
+
+  test.each<[string, unknown]>([
+    ["the newer", new SuppressedError(new Error("a"), new TypeError("b"))],
+    ["the older", new SuppressedError(new TypeError("a"), new Error("b"))],
+    ["neither", new SuppressedError("a", undefined)],
+    [
+      "one of 100,000",
+      suppressedChain(100_000, (n) => (n === 500 ? "other" : Object.create(TypeError.prototype))),
+    ],
+    ["none, because it joins itself", circularPair()],
+  ])("lets a SuppressedError pass whole if %s doesn't match", async (_, error) => {
+    expect(await rejection(suppress(() => Promise.reject(error), TypeError))).toBe(error);
+  });
+
+  test.each<[string, () => unknown]>([
+    ["a revoked proxy", revokedProxy],
+    [
+      "a SuppressedError whose getters throw",
+      () =>
+        Object.defineProperty(new SuppressedError("a", "b"), "suppressed", {
+          get() {
+            throw new TypeError("hostile");
+          },
+        }),
+    ],
+  ])("lets %s pass: looking into it does no harm", async (_, hostile) => {
+    const error = hostile();
+    const result = await suppress(() => Promise.reject(error), TypeError).catch(
+      (it) => it === error,
+    );
+    expect(result).toBe(true);
+  });
+
+  test.skipIf(!vm)("knows built-in classes of another realm (needs node:vm)", async () => {
+    const inOther = (code: string) => vm!.runInNewContext(code) as unknown;
+    const reject = (code: string) => () => Promise.reject(inOther(code));
+
+    expect(await suppress(reject("new TypeError('x')"), TypeError)).toBeUndefined();
+    expect(await suppress(reject("new TypeError('x')"), Error)).toBeUndefined();
+    const pair = "new SuppressedError(new TypeError('a'), new RangeError('b'))";
+    expect(await suppress(reject(pair), TypeError, RangeError)).toBeUndefined();
+    expect(String(await rejection(suppress(reject("new RangeError('x')"), TypeError)))).toBe(
+      "RangeError: x",
+    );
+    const own = class TypeError extends Error {};
+    expect(String(await rejection(suppress(reject("new TypeError('x')"), own)))).toBe(
+      "TypeError: x",
+    );
+  });
+
+  test("a class of the same name is not the same class", async () => {
+    const twin = new (class TypeError extends Error {})("x");
+
+    expect(await rejection(suppress(() => Promise.reject(twin), TypeError))).toBe(twin);
+  });
+
+  test("takes a body that returns a value or a promise", async () => {
+    const promise = suppress((): number | Promise<string> => 1, Error);
+
+    expectTypeOf(promise).toEqualTypeOf<Promise<number | string | undefined>>();
+    expect(await promise).toBe(1);
   });
 });
 
@@ -1501,6 +1556,118 @@ describe("refCounted", () => {
     expect(disposed).toBe(1);
   });
 
+  test("opens nothing when all have aborted while the last exit goes on", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const shared = refCounted(slow(clock, log, { enter: 10, exit: 100 }));
+      const first = await shared();
+      const leaving = first[Symbol.asyncDispose]();
+      const aborted = rejection(shared({ signal: AbortSignal.timeout(50) }));
+
+      await aborted;
+      await leaving;
+      await sleep(1000);
+
+      expect(log).toEqual(["entered at 10", "exited at 110"]);
+      expect(await withContext(shared(), () => clock.elapsed)).toBe(1120);
+    });
+  });
+
+  test.each(["manager", "disposable"])(
+    "an abort from inside open() is heard: a %s is not entered, or disposed at once",
+    async (kind) => {
+      const log: string[] = [];
+      const controller = new AbortController();
+      const shared = refCounted<Enterable>(() => {
+        controller.abort("stop");
+        return kind === "manager"
+          ? traced(log)("a")
+          : { [Symbol.dispose]: () => void log.push("disposed") };
+      });
+
+      expect(await rejection(shared({ signal: controller.signal }))).toBe("stop");
+      await turns();
+
+      expect(log).toEqual(kind === "manager" ? [] : ["disposed"]);
+    },
+  );
+
+  test("an abort in the turn in which it was entered wins, and it is exited", async () => {
+    const log: string[] = [];
+    const gate = Promise.withResolvers<string>();
+    const shared = refCounted(() => ({
+      enter: () => gate.promise,
+      exit: () => void log.push("exit"),
+    }));
+    const controller = new AbortController();
+    const { signal } = controller;
+    const aborted = rejection(shared({ signal }));
+    await turns();
+
+    gate.resolve("value");
+    void gate.promise.then(() => controller.abort("stop"));
+
+    expect(await aborted).toBe("stop");
+    await turns();
+    expect(log).toEqual(["exit"]);
+  });
+
+  test("gives nothing to a user whose signal is aborted but not yet heard", async () => {
+    const log: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const controller = new AbortController();
+    const { signal } = controller;
+    // Called before the one that tells the user.
+    signal.addEventListener("abort", () => gate.resolve());
+    const shared = refCounted(() => ({
+      enter: () => gate.promise,
+      exit: () => void log.push("exit"),
+    }));
+    const users = [1, 2].map(() => rejection(shared({ signal })));
+    await turns();
+
+    controller.abort("stop");
+
+    expect(await Promise.all(users)).toEqual(["stop", "stop"]);
+    await turns();
+    expect(log).toEqual(["exit"]);
+  });
+
+  test("a failed enter and an abort in one turn: the abort is told", async () => {
+    const gate = Promise.withResolvers<never>();
+    const shared = refCounted(() => ({ enter: () => gate.promise, exit() {} }));
+    const controller = new AbortController();
+    const aborted = rejection(shared({ signal: controller.signal }));
+    await turns();
+
+    gate.reject("refused");
+    void gate.promise.catch(() => controller.abort("stop"));
+
+    expect(await aborted).toBe("stop");
+  });
+
+  test("refuses a signal that is not an AbortSignal, and enters nothing", async () => {
+    const log: string[] = [];
+    const shared = refCounted(() => traced(log)("a"));
+
+    expect(await rejection(shared({ signal: {} as never }))).toEqual(
+      new TypeError("Cannot enter refCounted: signal must be an AbortSignal, received Object"),
+    );
+    await withContext(shared({ signal: null as never }), () => {});
+    expect(log).toEqual(["enter a", "exit a"]);
+  });
+
+  test("each opening is for one use", async () => {
+    const log: string[] = [];
+    const opening = refCounted(() => traced(log)("a"))();
+    await withContext(opening, () => {});
+
+    expect(String(await rejection(opening))).toBe(
+      "Error: Cannot enter refCounted: this opening has been entered before",
+    );
+    expect(log).toEqual(["enter a", "exit a"]);
+  });
+
   test("rejects with the reason when aborted before, and enters nothing", async () => {
     const log: string[] = [];
     const shared = refCounted(() => traced(log)("a"));
@@ -1621,6 +1788,79 @@ function circularError(): Error {
   return error;
 }
 
+/** Two errors that cause each other. */
+function circle(): Error {
+  const error = new Error("a");
+  error.cause = new Error("b", { cause: error });
+  return error;
+}
+
+/** A SuppressedError of nothing but itself. */
+function circularPair(): SuppressedError {
+  const pair = new SuppressedError(0, 0);
+  return Object.assign(pair, { error: pair, suppressed: pair });
+}
+
+/** Something thrown with that many causes below it, the last of which is given. */
+function chain(length: number, last: unknown): unknown {
+  for (let n = 0; n < length; n++) last = { cause: last };
+  return last;
+}
+
+function suppressedChain(length: number, create: (n: number) => unknown): unknown {
+  let all = create(0);
+  for (let n = 1; n < length; n++) {
+    const pair = Object.create(SuppressedError.prototype);
+    all = Object.assign(pair, { error: create(n), suppressed: all });
+  }
+  return all;
+}
+
+function manyErrors(length: number, last: unknown): AggregateError {
+  return new AggregateError([...Array.from({ length }, (_, n) => n), last]);
+}
+
+function hostile(): Error {
+  const get = () => {
+    throw new Error("hostile");
+  };
+  const keys = ["cause", "error", "suppressed", "errors", "name", "message"];
+  return Object.defineProperties(
+    new Error(),
+    Object.fromEntries(keys.map((key) => [key, { get }])),
+  );
+}
+
+function revokedProxy(target: object = {}): object {
+  const { proxy, revoke } = Proxy.revocable(target, {});
+  revoke();
+  return proxy;
+}
+
+function withRevokedList(): Error {
+  return Object.assign(new Error("x"), { errors: revokedProxy([]) });
+}
+
+function endless(): object {
+  return new Proxy({}, { get: (_, key) => (key === "cause" ? endless() : undefined) });
+}
+
+/** Whether an error is a SuppressedError of these two. Doesn't print them, as a failed `toBe` would. */
+function readsBoth(error: unknown, newer: unknown, older: unknown): boolean {
+  if (!(error instanceof SuppressedError)) return false;
+  return error.error === newer && error.suppressed === older;
+}
+
+/** A hold: disposable, and with `release()`. */
+function held() {
+  const hold = {
+    released: 0,
+    release: () => void hold.released++,
+    [Symbol.dispose]: () => hold.release(),
+  };
+  return hold;
+}
+
 /** A context manager, with its own name as its value, that writes down what happens. */
 function traced(log: string[]) {
   return contextManager(async function* (name: string) {
@@ -1646,37 +1886,6 @@ function slow(
     await sleep(exit);
     log.push(`exited at ${clock.elapsed}`);
   });
-}
-
-/** A pool of the numbers from 1, and what it has created and destroyed so far. */
-function numbered({
-  destroy,
-  delay = () => 0,
-  ...options
-}: Omit<PoolOptions<number>, "create"> & { delay?: (n: number) => number }) {
-  const created: number[] = [];
-  const destroyed: number[] = [];
-  let next = 1;
-  const pool = new Pool<number>({
-    ...options,
-    create: async () => {
-      const n = next++;
-      const ms = delay(n);
-      if (ms > 0) await sleep(ms);
-      created.push(n);
-      return n;
-    },
-    destroy: async (n) => {
-      await destroy?.(n);
-      destroyed.push(n);
-    },
-  });
-  return { pool, created, destroyed };
-}
-
-/** Random numbers that are the same in every run. */
-function seeded(seed: number): () => number {
-  return () => (seed = (seed * 48271) % 2147483647) / 2147483647;
 }
 
 /** Runs `act`; then bun:test fails the test if a rejection has been left unhandled. */
