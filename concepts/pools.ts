@@ -1,53 +1,69 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Pools
  *
- * Lend resources that are costly to make, such as connections, and take them back for the next.
+ * Keep resources that are costly to create, and lend each to one user at a time.
  *
- * Known elsewhere as: `database/sql` in Go; generic-pool on npm.
+ * Use one for connections, worker threads, browser pages: what takes long to create, can be reused,
+ * and of which there may be only so many.
+ *
+ * Without one every request opens a connection of its own, and under load the server refuses them.
+ * A hand-written list of idle connections loses one as soon as a caller aborts or throws, lends
+ * those that have died meanwhile, and closes none at shutdown.
+ *
+ * Known elsewhere as: the pool of Go's `database/sql`; generic-pool on npm; HikariCP in Java.
  *
  * @module
  */
 
-/** What every wait can be told. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
-  signal?: AbortSignal | undefined;
-}
-
-/** What a {@link Pool} is made of. */
+/** How a {@link Pool} creates its resources, and how many it keeps for how long. */
 export interface PoolOptions<T> {
-  /** Makes a resource. The signal is aborted when the pool is disposed. */
+  /**
+   * Creates a resource. The signal is aborted when the pool is disposed, or when the caller for
+   * which it is created has left and no other one needs it.
+   */
   create: (signal: AbortSignal) => T | PromiseLike<T>;
-  /** Ends a resource; awaited. Default: nothing needs to be done. */
+  /** Closes a resource; awaited. Default: nothing needs to be done. */
   destroy?: ((resource: T) => unknown) | undefined;
-  /** Whether one that was used before can be lent again. To throw means no. Default: it can. */
-  validate?: ((resource: T) => boolean | PromiseLike<boolean>) | undefined;
-  /** How many there may be, those being created and destroyed included: a positive integer. */
+  /**
+   * Whether a resource that was used before can be lent again. If it throws, it can't. The signal
+   * is that of `create`. Default: it can.
+   */
+  validate?: ((resource: T, signal: AbortSignal) => boolean | PromiseLike<boolean>) | undefined;
+  /** How many there may be, including those being created or destroyed: a positive integer. */
   max: number;
-  /** Milliseconds until an idle resource is destroyed: up to 2^31-1, or Infinity, the default. */
+  /** How many are created in advance, and kept in spite of `idleTimeout`. Default: 0. */
+  min?: number | undefined;
+  /** Milliseconds until an idle resource is destroyed. Default: Infinity. */
   idleTimeout?: number | undefined;
+  /** Milliseconds after its creation when a resource is destroyed, unless it is lent: then as soon
+   * as it comes back. Default: Infinity. */
+  maxLifetime?: number | undefined;
 }
 
-/** A resource on loan. `using` gives it back, and so do the methods; twice does nothing. */
+/** A resource on loan. Return it with `using` or one of the methods, which are idempotent. */
 export interface Lease<T> extends Disposable {
   readonly value: T;
-  /** Gives it back for the next. */
+  /** Returns it for the next user. Needs no `this`. */
   release(): void;
-  /** Gives it back as broken: it is destroyed, and nobody else gets it. */
+  /** Returns it as broken: it is destroyed instead of being lent again. Needs no `this`. */
   discard(): void;
 }
 
 /**
- * Lends resources that are costly to make: at most `max` at a time, first come, first served. The
- * one that came back last is lent first, so that those not needed can time out.
+ * Lends resources, at most `max` at a time, in order of arrival. The one that came back last is
+ * lent first, so that those not needed can time out.
  *
- * A resource is created only for somebody who waits. If they have gone when it is there, the next
- * in line gets it, or it stays idle. If creating fails, the first in line gets the error, and the
- * others a try of their own.
+ * A resource is created when a caller finds none idle. Whatever becomes free goes to the head of
+ * the line, so a caller may well get another resource than the one created for it. If creating
+ * fails, the head gets the error, and the others a try of their own. A `create` or `validate` that
+ * hangs takes up its place, but no caller is left to wait for it while another place is free; only
+ * the one for which it was started waits, until its signal is aborted.
  *
- * Disposal refuses those who are in line, waits for every lease to come back, and destroys all. As
- * nobody waits for a single resource to be destroyed, errors of `destroy` are kept until then;
- * whoever wants to know earlier catches them in `destroy`.
+ * Disposal refuses all callers in line, waits until every lease has come back (so awaiting it
+ * inside {@link use} deadlocks), and destroys all resources. Errors of `destroy` are thrown by the
+ * disposal, the last 100 of them. Catch them in `destroy` to hear of them earlier.
  *
  * Source of the idea: connection pools, such as that of Go's `database/sql`.
  *
@@ -66,196 +82,117 @@ export interface Lease<T> extends Disposable {
  * ```
  */
 export class Pool<T> implements AsyncDisposable {
-  readonly #options: { [K in keyof PoolOptions<T>]-?: NonNullable<PoolOptions<T>[K]> };
-  /** Closes the line to a ring: its `next` is who is served first, its `previous` who came last. */
-  readonly #line = new Waiter<Lease<T>>();
-  readonly #idle: Idle<T>[] = [];
-  readonly #disposal = new AbortController();
-  readonly #empty = Promise.withResolvers<void>();
-  readonly #errors: unknown[] = [];
-  #size = 0;
-  #waiting = 0;
-  #creating = 0;
-  #validating = 0;
+  readonly #stock: Stock<T>;
 
   /**
    * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `max` is not a positive integer, or `idleTimeout` out of range
+   * @throws {RangeError} `max` is not a positive integer, `min` not an integer from 0 to `max`, or
+   *   a time negative
    */
   constructor(options: PoolOptions<T>) {
-    const { create, destroy = () => {}, validate = () => true } = options;
-    const { max, idleTimeout = Infinity } = options;
-    for (const [name, option] of Object.entries({ create, destroy, validate })) {
-      callable("create Pool", name, option);
+    const action = "create Pool";
+    if (Object(options) !== options) {
+      throw invalid(action, "options", "an object", options, TypeError);
     }
-    positiveInteger("create Pool", "max", max);
-    const canBeTimed = Number.isFinite(idleTimeout) && idleTimeout >= 0 && idleTimeout < 2 ** 31;
-    if (!canBeTimed && idleTimeout !== Infinity) {
-      throw invalid("create Pool", "idleTimeout", "from 0 to 2^31-1, or Infinity", idleTimeout);
+    const { create, destroy = doNothing, validate, max, min = 0 } = options;
+    const { idleTimeout = Infinity, maxLifetime = Infinity } = options;
+    requireFunction(action, "create", create);
+    requireFunction(action, "destroy", destroy);
+    if (validate !== undefined) requireFunction(action, "validate", validate);
+    requirePositiveInteger(action, "max", max);
+    if (!Number.isSafeInteger(min) || min < 0 || min > max) {
+      throw invalid(action, "min", `an integer from 0 to max, which is ${max}`, min);
     }
-    this.#options = { create, destroy, validate, max, idleTimeout };
+    requireDuration(action, "idleTimeout", idleTimeout);
+    requireDuration(action, "maxLifetime", maxLifetime);
+    this.#stock = new Stock({ create, destroy, validate, max, min, idleTimeout, maxLifetime });
   }
 
   /** How many resources there are: idle, lent, or being created, validated or destroyed. */
   get size(): number {
-    return this.#size;
+    return this.#stock.size;
   }
 
-  /** How many resources lie unused. */
+  /** How many resources are idle. */
   get idle(): number {
-    return this.#idle.length;
+    return this.#stock.idle.length;
   }
 
   /** How many callers wait in line. */
   get waiting(): number {
-    return this.#waiting;
+    return this.#stock.waiting;
   }
 
   /**
-   * Lends a resource, waiting in line if need be.
+   * Lends a resource, waiting in line if none is free.
    *
+   * @throws {TypeError} `signal` is not an AbortSignal
    * @throws the signal's reason, once it is aborted
    * @throws whatever `create` throws
-   * @throws {Error} the pool has been disposed, or is while this waits
+   * @throws {Error} the pool has been disposed
    */
-  async acquire({ signal }: WaitOptions = {}): Promise<Lease<T>> {
-    signal?.throwIfAborted();
-    this.#disposal.signal.throwIfAborted();
-    const waiter = new Waiter<Lease<T>>();
-    waiter.insertBefore(this.#line);
-    this.#waiting++;
-    waiter.stopListening = onAbort(signal, (reason) => this.#dequeue(waiter).reject(reason));
-    this.#serve();
-    const lease = await waiter.turn.promise;
-    // Aborted in the same turn in which it was served: the resource is not lost, but goes back.
-    if (signal?.aborted) {
-      lease.release();
-      throw signal.reason;
-    }
-    return lease;
+  acquire(options?: WaitOptions): Promise<Lease<T>> {
+    return this.#stock.wait("acquire from Pool", options);
   }
 
   /**
-   * Runs `fn` with a resource, and returns what it returns. The resource goes back even if `fn`
-   * throws: whether it is broken is for `validate` to find out.
+   * Calls `fn` with a resource, and returns what it returns. The resource goes back even if `fn`
+   * throws: use `validate` to find out whether it is broken.
    *
+   * @throws {TypeError} `fn` is not a function, or `signal` not an AbortSignal
    * @throws whatever {@link acquire} throws, or `fn`
    */
-  async use<R>(fn: (resource: T) => R | PromiseLike<R>, options: WaitOptions = {}): Promise<R> {
-    using lease = await this.acquire(options);
-    return await fn(lease.value);
+  use<R>(fn: (resource: T) => R | PromiseLike<R>, options?: WaitOptions): Promise<R>;
+  use<R>(fn: (resource: T) => R, options?: WaitOptions): Promise<Awaited<R>>;
+  use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
+    if (typeof fn !== "function") {
+      return Promise.reject(invalid("use Pool", "fn", "a function", fn, TypeError));
+    }
+    return this.#stock.use(fn, options);
   }
 
   /**
-   * Refuses newcomers and those in line; resolves when all resources are back, and destroyed.
+   * Refuses all callers in line and to come. Resolves when all resources are back, and destroyed.
    *
-   * @throws {AggregateError} of all that `destroy` has ever thrown
+   * @throws {AggregateError} of what `destroy` has thrown
    */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposal.abort(new Error("Cannot acquire from Pool: it has been disposed"));
-    while (this.#waiting > 0) this.#dequeue().reject(this.#disposal.signal.reason);
-    while (this.#idle.length > 0) void this.#destroy(this.#takeIdle());
-    this.#serve();
-    await this.#empty.promise;
-    const errors = this.#errors.splice(0);
-    if (errors.length > 0) throw new AggregateError(errors, "Cannot dispose Pool: destroy failed");
-  }
-
-  #dequeue(waiter: Waiter<Lease<T>> = this.#line.next): PromiseWithResolvers<Lease<T>> {
-    waiter.unlink();
-    waiter.stopListening();
-    this.#waiting--;
-    return waiter.turn;
-  }
-
-  /** Sends one more resource on its way, if a waiter needs it; called after every change. */
-  #serve(): void {
-    if (this.#waiting > 0 && this.#idle.length > 0) void this.#validate(this.#takeIdle());
-    if (this.#validating + this.#creating < this.#waiting && this.#size < this.#options.max) {
-      void this.#create();
-    }
-    if (this.#disposal.signal.aborted && this.#size === 0) this.#empty.resolve();
-  }
-
-  async #create(): Promise<void> {
-    this.#size++;
-    this.#creating++;
-    let resource: T;
-    try {
-      resource = await this.#options.create(this.#disposal.signal);
-    } catch (error) {
-      this.#creating--;
-      this.#size--;
-      if (this.#waiting > 0) this.#dequeue().reject(error);
-      return this.#serve();
-    }
-    this.#creating--;
-    this.#lend(resource);
-  }
-
-  async #validate(resource: T): Promise<void> {
-    this.#validating++;
-    const valid = await (async () => this.#options.validate(resource))().catch(() => false);
-    this.#validating--;
-    if (valid) return this.#lend(resource);
-    void this.#destroy(resource);
-    this.#serve();
-  }
-
-  async #destroy(resource: T): Promise<void> {
-    try {
-      await this.#options.destroy(resource);
-    } catch (error) {
-      this.#errors.push(error);
-    }
-    this.#size--;
-    this.#serve();
-  }
-
-  #lend(resource: T): void {
-    if (this.#waiting === 0) return this.#takeBack(resource);
-    let lent = true;
-    const once = (giveBack: () => unknown) => () => {
-      if (!lent) return;
-      lent = false;
-      giveBack();
-    };
-    const release = once(() => this.#takeBack(resource));
-    const discard = once(() => this.#destroy(resource));
-    this.#dequeue().resolve({ value: resource, release, discard, [Symbol.dispose]: release });
-  }
-
-  #takeBack(resource: T): void {
-    if (this.#disposal.signal.aborted) return void this.#destroy(resource);
-    if (this.#waiting > 0) return void this.#validate(resource);
-    const idle: Idle<T> = { resource, timer: undefined };
-    this.#idle.push(idle);
-    const { idleTimeout } = this.#options;
-    if (idleTimeout === Infinity) return;
-    idle.timer = setTimeout(() => {
-      this.#idle.splice(this.#idle.indexOf(idle), 1);
-      void this.#destroy(resource);
-    }, idleTimeout);
-  }
-
-  #takeIdle(): T {
-    const { resource, timer } = this.#idle.pop()!;
-    clearTimeout(timer);
-    return resource;
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#stock.dispose();
   }
 }
 
-interface Idle<T> {
-  resource: T;
-  timer: ReturnType<typeof setTimeout> | undefined;
-}
-
-/** A node of a doubly linked list, so that leaving the line costs the same everywhere in it. */
+/** A node of a doubly linked ring, so that leaving costs the same everywhere in it. */
 class Waiter<T> {
-  previous: Waiter<T> = this;
-  next: Waiter<T> = this;
-  readonly turn = Promise.withResolvers<T>();
-  stopListening: () => void = () => {};
+  previous: Waiter<T>;
+  next: Waiter<T>;
+  state: "waiting" | "granted" | "gone";
+  /** What it has been granted. */
+  value: T | undefined;
+  stopListening: (() => void) | undefined;
+  /** What was begun when it came. */
+  attempt: AbortController | undefined;
+  readonly resolve: (value: any) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly signal: AbortSignal | undefined;
+  /** What is to be called; without it, the waiter is resolved. */
+  readonly fn: ((resource: any) => unknown) | undefined;
+
+  constructor(
+    resolve: (value: any) => void,
+    reject: (reason: unknown) => void,
+    signal?: AbortSignal,
+    fn?: (resource: any) => unknown,
+  ) {
+    this.previous = this.next = this;
+    this.state = "waiting";
+    this.value = undefined;
+    this.stopListening = undefined;
+    this.attempt = undefined;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.signal = signal;
+    this.fn = fn;
+  }
 
   insertBefore(next: Waiter<T>): void {
     this.previous = next.previous;
@@ -270,51 +207,498 @@ class Waiter<T> {
 }
 
 /**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
+ * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
+ * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
+ * grant back at once, and the next waiter is served.
+ */
+abstract class Line<T> {
+  /** How many wait; those who have been granted something don't. */
+  waiting = 0;
+  #delivering = false;
+  readonly #waiters = new Waiter<T>(doNothing, doNothing);
+  readonly #granted = new Waiter<T>(doNothing, doNothing);
+
+  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
+  abstract serve(): void;
+
+  /** Puts back what was granted to a waiter that was aborted before it received it. */
+  abstract takeBack(waiter: Waiter<T>): void;
+
+  /** Called when a waiter has left that had not been granted anything. */
+  abstract left(waiter: Waiter<T>): void;
+
+  abstract deliver(waiter: Waiter<T>): void;
+
+  /** Whether nobody is to come before a newcomer. */
+  get isQuiet(): boolean {
+    return this.waiting === 0 && !this.#delivering;
+  }
+
+  /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
+  get first(): Waiter<T> | undefined {
+    for (;;) {
+      const waiter = this.#waiters.next;
+      if (waiter === this.#waiters) return undefined;
+      if (!waiter.signal?.aborted) return waiter;
+      this.refuse(waiter, waiter.signal.reason);
+      this.left(waiter);
+    }
+  }
+
+  /** The waiter at the tail. */
+  get last(): Waiter<T> {
+    return this.#waiters.previous;
+  }
+
+  /** Adds a waiter whose signal is not aborted, and serves it if that is possible. */
+  enter(waiter: Waiter<T>): void {
+    waiter.insertBefore(this.#waiters);
+    this.waiting++;
+    if (waiter.signal) {
+      waiter.stopListening = onAbort(waiter.signal, (reason) => this.#leave(waiter, reason));
+    }
+    this.serve();
+  }
+
+  /** Grants something to the first waiter. */
+  grant(waiter: Waiter<T>, value: T): void {
+    waiter.unlink();
+    this.waiting--;
+    waiter.state = "granted";
+    waiter.value = value;
+    waiter.insertBefore(this.#granted);
+    if (!this.#delivering) this.#deliverSoon();
+  }
+
+  refuse(waiter: Waiter<T>, reason: unknown): void {
+    this.#remove(waiter);
+    waiter.reject(reason);
+  }
+
+  /** A waiter that has not yet received anything is aborted. */
+  #leave(waiter: Waiter<T>, reason: unknown): void {
+    const { state } = waiter;
+    if (state === "gone") return;
+    this.refuse(waiter, reason);
+    if (state === "granted") this.takeBack(waiter);
+    else this.left(waiter);
+    this.serve();
+  }
+
+  #remove(waiter: Waiter<T>): void {
+    if (waiter.state === "waiting") this.waiting--;
+    waiter.state = "gone";
+    waiter.unlink();
+    waiter.stopListening?.();
+  }
+
+  #deliverSoon(): void {
+    this.#delivering = true;
+    queueMicrotask(() => this.#deliver());
+  }
+
+  #deliver(): void {
+    let resolved = false;
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
+      if (waiter.signal?.aborted) {
+        this.#leave(waiter, waiter.signal.reason);
+        continue;
+      }
+      // A resolved waiter goes on in a microtask: no function that comes after it is called before.
+      if (waiter.fn && resolved) return this.#deliverSoon();
+      resolved ||= !waiter.fn;
+      this.#remove(waiter);
+      this.deliver(waiter);
+    }
+    this.#delivering = false;
+  }
+}
+
+interface Settings<T> extends PoolOptions<T> {
+  destroy: (resource: T) => unknown;
+  min: number;
+  idleTimeout: number;
+  maxLifetime: number;
+}
+
+/** The resources of a pool, and the line of callers who wait for one. */
+class Stock<T> extends Line<Resource<T>> {
+  /** Those being created, validated or destroyed included. */
+  size = 0;
+  readonly idle: Resource<T>[] = [];
+  readonly #settings: Settings<T>;
+  /**
+   * What is being created or validated, oldest first. A waiter counts on each of the awaited ones,
+   * the first waiter on the first of them; nobody on the others, which are welcome all the same.
+   */
+  readonly #awaited = new Set<AbortController>();
+  readonly #extra = new Set<AbortController>();
+  #closed: Error | undefined;
+  readonly #empty = Promise.withResolvers<void>();
+  readonly #errors: unknown[] = [];
+  #errorCount = 0;
+
+  constructor(settings: Settings<T>) {
+    super();
+    this.#settings = settings;
+    this.#replenish();
+  }
+
+  wait(action: string, options?: WaitOptions, fn?: (resource: T) => unknown): Promise<any> {
+    return new Promise((resolve, reject) => {
+      requireOptions(action, options);
+      const signal = options?.signal ?? undefined;
+      requireSignal(action, signal);
+      if (signal?.aborted) reject(signal.reason);
+      else if (this.#closed) reject(this.#closed);
+      else this.enter(new Waiter(resolve, reject, signal, fn));
+    });
+  }
+
+  use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
+    if (options !== undefined || !this.isQuiet || this.#settings.validate) {
+      return this.wait("use Pool", options, fn);
+    }
+    const resource = this.#takeIdle();
+    return resource ? this.#call(resource, fn, true) : this.wait("use Pool", options, fn);
+  }
+
+  override serve(): void {
+    const { validate, max } = this.#settings;
+    while (this.first && this.#awaited.size < this.waiting) {
+      const resource = this.#takeIdle();
+      if (resource && !validate) this.#offer(resource);
+      else if (resource) this.#validate(resource);
+      else if (this.size < max) this.#create();
+      else return;
+    }
+  }
+
+  override takeBack({ value }: Waiter<Resource<T>>): void {
+    this.#offer(value!);
+  }
+
+  override left({ attempt, signal }: Waiter<Resource<T>>): void {
+    if (attempt && this.#awaited.delete(attempt)) this.#extra.add(attempt);
+    else if (this.#awaited.size > this.waiting) this.#release();
+    if (this.#awaited.size + this.#extra.size <= this.waiting) return;
+    // Nobody needs so many any more. The oldest is the most likely to hang.
+    const [oldest] = this.#extra;
+    const needless = attempt && this.#extra.has(attempt) ? attempt : oldest!;
+    this.#extra.delete(needless);
+    needless.abort(signal!.reason);
+  }
+
+  override deliver(waiter: Waiter<Resource<T>>): void {
+    const { value: resource, fn } = waiter;
+    if (fn) waiter.resolve(this.#call(resource!, fn));
+    else waiter.resolve(new Loan(this, resource!));
+  }
+
+  /** Takes back what was lent. */
+  giveBack(resource: Resource<T>): void {
+    if (this.#settings.validate && this.#canLend(resource) && this.first) this.#validate(resource);
+    else this.#offer(resource);
+  }
+
+  destroy(resource: Resource<T>): void {
+    Promise.try(this.#settings.destroy, resource.value)
+      .catch((error) => {
+        this.#errorCount++;
+        if (this.#errors.push(error) > MAX_ERRORS) this.#errors.shift();
+      })
+      .then(() => {
+        this.size--;
+        this.#replenish();
+        this.#changed();
+      });
+  }
+
+  async dispose(): Promise<void> {
+    if (!this.#closed) {
+      this.#closed = new Error("Cannot acquire from Pool: it has been disposed");
+      for (let first; (first = this.first);) this.refuse(first, this.#closed);
+      const attempts = [...this.#awaited, ...this.#extra];
+      this.#awaited.clear();
+      this.#extra.clear();
+      for (const attempt of attempts) attempt.abort(this.#closed);
+      for (let resource; (resource = this.#takeIdle());) this.destroy(resource);
+      this.#changed();
+    }
+    await this.#empty.promise;
+    const errors = this.#errors.splice(0);
+    if (errors.length === 0) return;
+    const count = this.#errorCount;
+    const many = ` ${count} times; these are the last ${MAX_ERRORS} errors`;
+    const message = `Cannot dispose Pool: destroy failed${count > MAX_ERRORS ? many : ""}`;
+    throw new AggregateError(errors, message);
+  }
+
+  /** Lends what can be lent to the first waiter, or keeps it until one comes. */
+  #offer(resource: Resource<T>): void {
+    if (!this.#canLend(resource)) return this.destroy(resource);
+    const { first } = this;
+    if (!first) return this.#keep(resource);
+    this.grant(first, resource);
+    if (this.#awaited.size > 0) this.#release();
+  }
+
+  #create(): void {
+    this.size++;
+    const attempt = this.#begin();
+    const { create, maxLifetime } = this.#settings;
+    Promise.try(create, attempt.signal).then(
+      (value) => {
+        this.#offer(new Resource(value, performance.now() + maxLifetime));
+        this.#end(attempt);
+        this.#replenish();
+        this.#changed();
+      },
+      (error) => {
+        this.size--;
+        const isAwaited = this.#awaited.has(attempt);
+        this.#end(attempt);
+        const first = isAwaited ? this.first : undefined;
+        if (first) this.refuse(first, error);
+        this.#changed();
+      },
+    );
+  }
+
+  #validate(resource: Resource<T>): void {
+    const attempt = this.#begin();
+    Promise.try(this.#settings.validate!, resource.value, attempt.signal)
+      .catch(() => false)
+      .then((isValid) => {
+        if (isValid) this.#offer(resource);
+        else this.destroy(resource);
+        this.#end(attempt);
+        this.#changed();
+      });
+  }
+
+  #begin(): AbortController {
+    const attempt = new AbortController();
+    const needed = this.waiting - this.#awaited.size;
+    (needed > 0 ? this.#awaited : this.#extra).add(attempt);
+    if (needed === 1) this.last!.attempt = attempt;
+    return attempt;
+  }
+
+  #end(attempt: AbortController): void {
+    this.#awaited.delete(attempt);
+    this.#extra.delete(attempt);
+  }
+
+  /** The first waiter has gone: nobody counts on the first attempt any more. */
+  #release(): void {
+    const [oldest] = this.#awaited;
+    this.#awaited.delete(oldest!);
+    this.#extra.add(oldest!);
+  }
+
+  #changed(): void {
+    this.serve();
+    if (this.#closed && this.size === 0) this.#empty.resolve();
+  }
+
+  #replenish(): void {
+    while (!this.#closed && this.size < this.#settings.min) this.#create();
+  }
+
+  #keep(resource: Resource<T>): void {
+    this.idle.push(resource);
+    this.#setTimer(resource, this.#settings.idleTimeout);
+  }
+
+  #setTimer(resource: Resource<T>, idleTimeout: number): void {
+    const { maxLifetime, min } = this.#settings;
+    const rest = Math.min(idleTimeout, maxLifetime, resource.end - performance.now());
+    if (rest === Infinity) return;
+    resource.stopTimer = startTimer(rest, () => {
+      if (this.size <= min && this.#canLend(resource)) return this.#setTimer(resource, Infinity);
+      this.idle.splice(this.idle.indexOf(resource), 1);
+      this.destroy(resource);
+    });
+  }
+
+  #takeIdle(): Resource<T> | undefined {
+    const resource = this.idle.pop();
+    resource?.stopTimer?.();
+    return resource;
+  }
+
+  #canLend({ end }: Resource<T>): boolean {
+    return !this.#closed && (end === Infinity || performance.now() < end);
+  }
+
+  async #call(
+    resource: Resource<T>,
+    fn: (resource: T) => unknown,
+    isEarly = false,
+  ): Promise<unknown> {
+    // A grant is always delivered in a microtask.
+    if (isEarly) await undefined;
+    try {
+      return await fn(resource.value);
+    } finally {
+      this.giveBack(resource);
+    }
+  }
+}
+
+const MAX_ERRORS = 100;
+
+class Resource<T> {
+  readonly value: T;
+  /** When its lifetime ends. */
+  readonly end: number;
+  stopTimer: (() => void) | undefined = undefined;
+
+  constructor(value: T, end: number) {
+    this.value = value;
+    this.end = end;
+  }
+}
+
+class Loan<T> implements Lease<T> {
+  readonly value: T;
+  readonly release: () => void;
+  readonly discard: () => void;
+
+  constructor(stock: Stock<T>, resource: Resource<T>) {
+    this.value = resource.value;
+    let lender: Stock<T> | undefined = stock;
+    const once = () => {
+      const it = lender;
+      lender = undefined;
+      return it;
+    };
+    this.release = () => once()?.giveBack(resource);
+    this.discard = () => once()?.destroy(resource);
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** The signal itself in place of `{ signal }` would never be heard. */
+function requireOptions(action: string, options: object | null | undefined): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A `setTimeout` of any length, which is never early. Returns what stops it. */
+function startTimer(ms: number, callback: () => void): () => void {
+  if (ms === Infinity) return doNothing;
+  const due = performance.now() + ms;
+  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
+  const check = () => {
+    const left = due - performance.now();
+    if (left > 0) timer = set(left);
+    else callback();
+  };
+  let timer = set(ms);
+  return () => clearTimeout(timer);
+}
+
+/**
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
 function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
+  if (!signal) return doNothing;
   let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
   listeners.add(listener);
   return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
   };
 }
 
 const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
 
 class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
-function callable(action: string, name: string, value: unknown): void {
-  if (typeof value !== "function") throw wrongKind(action, name, "a function", value);
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
 }
 
-function wrongKind(action: string, name: string, expected: string, value: unknown): Error {
-  return new TypeError(invalid(action, name, expected, value).message);
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
 }
 
-function positiveInteger(action: string, name: string, value: number): number {
-  if (Number.isInteger(value) && value > 0) return value;
+function requirePositiveInteger(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
   throw invalid(action, name, "a positive integer", value);
 }
 
-function invalid(action: string, name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" ? RangeError : TypeError;
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+function requireDuration(action: string, name: string, value: number): void {
+  if (typeof value === "number" && value >= 0) return;
+  throw invalid(action, name, "a number of 0 or more", value);
+}
+
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/pools.ts` ───────────────────────────────────────────────────────────────

@@ -1,10 +1,88 @@
 /**
- * How to test a pool: count what is created and destroyed, and let each step be slow, fail or hang.
+ * How to test a pool, and code that uses one: pool numbers instead of connections, and record which
+ * are created and destroyed; let each step be slow, fail or hang; abort callers at every point, and
+ * prove that no resource is lost and no caller left behind. Time is virtual.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import { Pool, type PoolOptions } from "../concepts/pools.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("Start here", () => {
+  test("pool numbers instead of connections, and record what is created and destroyed", async () => {
+    const created: number[] = [];
+    const destroyed: number[] = [];
+    const pool = new Pool({
+      create: async () => created.push(created.length + 1),
+      destroy: (n) => destroyed.push(n),
+      max: 2,
+    });
+
+    await Promise.all([1, 2, 3].map(() => pool.use(async () => {})));
+    expect(created).toEqual([1, 2]);
+
+    await pool[Symbol.asyncDispose]();
+    expect(destroyed.toSorted()).toEqual([1, 2]);
+  });
+
+  test("virtual time shows who had to wait, to the millisecond and without waiting", async () => {
+    await virtualTime(async (clock) => {
+      const { pool } = numbered({ max: 1 });
+      const query = () => pool.use(() => sleep(100).then(() => clock.elapsed));
+
+      expect(await Promise.all([query(), query(), query()])).toEqual([100, 200, 300]);
+    });
+  });
+
+  test("hold a lease to make the pool busy; release it when the caller is to go on", async () => {
+    const { pool } = numbered({ max: 1 });
+    const lease = await pool.acquire();
+    let isServed = false;
+    const caller = pool.use(() => (isServed = true));
+
+    await turns();
+    expect(isServed).toBe(false);
+
+    lease.release();
+    await caller;
+    expect(isServed).toBe(true);
+  });
+
+  test("let a resource break: discard it, and the next caller gets a new one", async () => {
+    const { pool, destroyed } = numbered({ max: 1 });
+    {
+      using lease = await pool.acquire();
+      lease.discard();
+    }
+
+    expect(await pool.use((n) => n)).toBe(2);
+    expect(destroyed).toEqual([1]);
+  });
+
+  test("trap: use() can't know that an error means a broken resource; validate can", async () => {
+    const broken = new Set<number>();
+    const { pool } = numbered({ max: 1, validate: (n) => !broken.has(n) });
+    const failing = pool.use((n) => {
+      broken.add(n);
+      throw new Error("connection reset");
+    });
+    await failing.catch(() => {});
+
+    expect(await pool.use((n) => n)).toBe(2);
+  });
+
+  test("trap: a lease that is not returned blocks the others; give callers a signal", async () => {
+    await virtualTime(async (clock) => {
+      const { pool } = numbered({ max: 1 });
+      await pool.acquire(); // never released
+
+      const caller = rejection(pool.acquire({ signal: AbortSignal.timeout(100) }));
+
+      expect(await caller).toHaveProperty("name", "TimeoutError");
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+});
 
 describe("Pool", () => {
   test.each([
@@ -66,10 +144,72 @@ describe("Pool", () => {
     expect((await pool.acquire()).value).toBe(3);
   });
 
+  test.each(["free", "in line"])(
+    "use() never calls the function synchronously: %s",
+    async (how) => {
+      const { pool } = numbered({ max: 1 });
+      await pool.use(() => {});
+      const lease = how === "in line" ? await pool.acquire() : undefined;
+      const log: string[] = [];
+
+      const used = pool.use(() => log.push("called"));
+      lease?.release();
+      log.push("later");
+      await used;
+
+      expect(log).toEqual(["later", "called"]);
+    },
+  );
+
+  test("counters change at once, before a caller goes on", async () => {
+    const { pool } = numbered({ max: 1 });
+    const lease = await pool.acquire();
+    const waiting = pool.acquire();
+
+    lease.release();
+    expect(pool).toMatchObject({ size: 1, idle: 0, waiting: 0 });
+
+    (await waiting).release();
+    const used = pool.use(() => {});
+    expect(pool).toMatchObject({ size: 1, idle: 0, waiting: 0 });
+    await used;
+    expect(pool.idle).toBe(1);
+  });
+
+  test("the methods of a lease need no this", async () => {
+    const { pool, destroyed } = numbered({ max: 1 });
+
+    const { value, release } = await pool.acquire();
+    release();
+    expect(value).toBe(1);
+    expect(pool.idle).toBe(1);
+
+    const { discard } = await pool.acquire();
+    discard();
+    await turns();
+    expect(destroyed).toEqual([1]);
+  });
+
+  test("use() takes a function that returns a value or a promise", async () => {
+    const { pool } = numbered({ max: 1 });
+    const promise = pool.use((n): string | Promise<number> => Promise.resolve(n));
+    const explicit = pool.use<string>(async () => "text");
+
+    expectTypeOf(promise).toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf(explicit).toEqualTypeOf<Promise<string>>();
+    expect(await promise).toBe(1);
+    expect(await explicit).toBe("text");
+  });
+
   test("use() gives the resource back when the function throws", async () => {
     const { pool, destroyed } = numbered({ max: 1 });
 
-    await expect(pool.use(() => Promise.reject("failed"))).rejects.toBe("failed");
+    const failing = () => {
+      throw "failed";
+    };
+    for (const fn of [failing, () => Promise.reject("failed"), failing]) {
+      expect(await rejection(pool.use(fn))).toBe("failed");
+    }
 
     expect(await pool.use((resource) => resource)).toBe(1);
     expect(destroyed).toEqual([]);
@@ -112,16 +252,36 @@ describe("Pool", () => {
     });
   });
 
-  test("no newcomer overtakes those who wait", async () => {
-    const { pool } = numbered({ max: 1 });
+  test.each([1, 2, 3])("no newcomer overtakes those who wait: %d resources", async (max) => {
+    const { pool } = numbered({ max });
     const order: string[] = [];
+    const leases = await Promise.all(Array.from({ length: max }, () => pool.acquire()));
+    const waiting = [1, 2].map((n) => pool.use(() => order.push(`waiter ${n}`)));
+
+    for (const lease of leases) lease.release();
+    await Promise.all([
+      ...waiting,
+      pool.use(() => order.push("newcomer 1")),
+      pool.use(() => order.push("newcomer 2"), {}),
+      pool.acquire().then(() => order.push("newcomer 3")),
+    ]);
+
+    expect(order).toEqual(["waiter 1", "waiter 2", "newcomer 1", "newcomer 2", "newcomer 3"]);
+  });
+
+  test("a waiter served by an abort ahead of it goes on before a newcomer", async () => {
+    const { pool } = numbered({ max: 1 });
     const held = await pool.acquire();
-    const first = pool.use(() => order.push("first"));
+    const controller = new AbortController();
+    const order: string[] = [];
+    const aborted = pool.acquire({ signal: controller.signal });
+    const waiting = pool.use(() => order.push("waiter"));
 
     held.release();
-    await Promise.all([first, pool.use(() => order.push("newcomer"))]);
+    controller.abort("stop");
+    await Promise.all([rejection(aborted), waiting, pool.use(() => order.push("newcomer"))]);
 
-    expect(order).toEqual(["first", "newcomer"]);
+    expect(order).toEqual(["waiter", "newcomer"]);
   });
 
   test("whoever waits for a slow create gets what comes back earlier", async () => {
@@ -177,6 +337,191 @@ describe("Pool", () => {
       expect(results.map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
       expect(pool).toMatchObject({ size: 1, waiting: 0 });
     });
+  });
+
+  test("create that throws synchronously rejects 8,000 callers, and overflows nothing", async () => {
+    let calls = 0;
+    const pool = new Pool<never>({
+      create: () => {
+        throw `refused ${++calls}`;
+      },
+      max: 2,
+    });
+
+    const callers = Array.from({ length: 8000 }, () => rejection(pool.acquire()));
+
+    expect(await Promise.all(callers)).toEqual(
+      Array.from({ length: 8000 }, (_, n) => `refused ${n + 1}`),
+    );
+    expect(pool).toMatchObject({ size: 0, waiting: 0 });
+  });
+
+  test.each(["create", "validate"])(
+    "a %s that hangs, and ignores its signal, doesn't stop callers who come later",
+    async (step) => {
+      await virtualTime(async (clock) => {
+        const hang = hangOnce(step, { isDeaf: true });
+        const { pool } = numbered({ max: 2, ...hang.options });
+        if (step === "validate") await pool.use(() => {});
+        hang.begin();
+
+        const first = rejection(pool.acquire({ signal: AbortSignal.timeout(100) }));
+        await first;
+
+        expect(await pool.use(() => clock.elapsed)).toBe(100);
+        expect(await pool.use(() => clock.elapsed)).toBe(100);
+        expect(pool).toMatchObject({ size: 2, idle: 1, waiting: 0 });
+      });
+    },
+  );
+
+  test.each(["create", "validate"])(
+    "a %s that hangs blocks nobody while there are free places, not even its own caller",
+    async (step) => {
+      const hang = hangOnce(step, { isDeaf: true });
+      const { pool } = numbered({ max: 3, ...hang.options });
+      if (step === "validate") await pool.use(() => {});
+      hang.begin();
+
+      const leases = await Promise.all([pool.acquire(), pool.acquire()]);
+
+      expect(leases).toHaveLength(2);
+      expect(pool).toMatchObject({ size: 3, waiting: 0 });
+    },
+  );
+
+  test.each(["create", "validate"])(
+    "a %s that hangs until it is aborted leaves its place when its caller has gone",
+    async (step) => {
+      await virtualTime(async (clock) => {
+        const hang = hangOnce(step);
+        const { pool } = numbered({ max: 1, ...hang.options });
+        if (step === "validate") await pool.use(() => {});
+        hang.begin();
+
+        const first = rejection(pool.acquire({ signal: AbortSignal.timeout(100) }));
+
+        expect(await first).toHaveProperty("name", "TimeoutError");
+        expect(hang.reasons).toEqual([await first]);
+        await pool.use(() => {});
+        expect(clock.elapsed).toBe(100);
+      });
+    },
+  );
+
+  test("a caller who has gone aborts only its own create", async () => {
+    const { pool, aborted } = hanging({ max: 3 });
+    const controllers = [1, 2, 3].map(() => new AbortController());
+    const callers = controllers.map(({ signal }) => rejection(pool.acquire({ signal })));
+
+    controllers[1]!.abort("stop");
+    expect(aborted).toEqual([2]);
+    controllers[0]!.abort("stop");
+    expect(aborted).toEqual([2, 1]);
+    controllers[2]!.abort("stop");
+    expect(aborted).toEqual([2, 1, 3]);
+    await Promise.all(callers);
+    expect(pool.waiting).toBe(0);
+  });
+
+  test("a create goes on as long as anybody needs it", async () => {
+    const { pool, aborted } = hanging({ max: 1 });
+    const controllers = [1, 2].map(() => new AbortController());
+    const callers = controllers.map(({ signal }) => rejection(pool.acquire({ signal })));
+
+    controllers[0]!.abort("stop");
+    expect(aborted).toEqual([]);
+    controllers[1]!.abort("stop");
+    expect(aborted).toEqual([1]);
+    await Promise.all(callers);
+  });
+
+  test("a create whose caller was served otherwise goes on, and its resource is kept", async () => {
+    await virtualTime(async () => {
+      const { pool, created } = numbered({ max: 2, delay: (n) => (n === 2 ? 100 : 0) });
+      const first = await pool.acquire();
+      const second = pool.acquire();
+
+      first.release();
+      expect((await second).value).toBe(1);
+      await sleep(100);
+
+      expect(created).toEqual([1, 2]);
+      expect(pool).toMatchObject({ size: 2, idle: 1 });
+    });
+  });
+
+  test("a caller whose create served the head gets a create of its own", async () => {
+    await virtualTime(async (clock) => {
+      const { pool } = numbered({ max: 3, delay: (n) => [1000, 10, 20][n - 1]! });
+      const at = async () => [(await pool.acquire()).value, clock.elapsed];
+
+      expect(await Promise.all([at(), at()])).toEqual([
+        [2, 10],
+        [3, 30],
+      ]);
+    });
+  });
+
+  test("creates no more than are asked for when they come in order", async () => {
+    await virtualTime(async () => {
+      const { pool, created } = numbered({ max: 10, delay: () => 10 });
+
+      await Promise.all(Array.from({ length: 4 }, () => pool.acquire()));
+      await sleep(100);
+
+      expect(created).toEqual([1, 2, 3, 4]);
+    });
+  });
+
+  test("one who leaves the line while it is full aborts nothing that others need", async () => {
+    const { pool, aborted } = hanging({ max: 1 });
+    const first = pool.acquire().catch(() => {});
+    const controller = new AbortController();
+    const second = rejection(pool.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+
+    expect(await second).toBe("stop");
+    expect(aborted).toEqual([]);
+    await pool[Symbol.asyncDispose]();
+    await first;
+  });
+
+  test("a create that hangs for nobody is aborted when one who found no place has left", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 2 });
+    const first = pool.acquire();
+    const second = pool.acquire();
+    resolve(2);
+    const lease = await first;
+    lease.release();
+    const held = await second;
+    const controller = new AbortController();
+    const third = rejection(pool.acquire({ signal: controller.signal }));
+    expect(pool).toMatchObject({ size: 2, waiting: 1 });
+
+    controller.abort("stop");
+
+    expect(await third).toBe("stop");
+    expect(aborted).toEqual([1]);
+    held.release();
+  });
+
+  test("the caller's signal may be aborted from inside create: the resource is kept", async () => {
+    const controller = new AbortController();
+    const pool = new Pool({
+      create: () => {
+        controller.abort("stop");
+        return "resource";
+      },
+      max: 1,
+    });
+
+    expect(await rejection(pool.acquire({ signal: controller.signal }))).toBe("stop");
+    expect(pool.waiting).toBe(0);
+    await turns();
+    expect(pool).toMatchObject({ size: 1, idle: 1 });
+    expect(await pool.use((it) => it)).toBe("resource");
   });
 
   test("never has more than max alive, whatever is slow or fails", async () => {
@@ -315,6 +660,84 @@ describe("Pool", () => {
       expect((await pool.acquire()).value).toBe(1);
     },
   );
+
+  test.each(["use", "acquire"] as const)(
+    "after an abort in the turn of the grant %s() calls nothing, and the next is served",
+    async (method) => {
+      const { pool } = numbered({ max: 1 });
+      const held = await pool.acquire();
+      const controller = new AbortController();
+      const { signal } = controller;
+      const log: string[] = [];
+      const aborted =
+        method === "use"
+          ? pool.use(() => log.push("aborted"), { signal })
+          : pool.acquire({ signal });
+      const next = pool.use(() => log.push("next"));
+
+      held.release();
+      controller.abort("stop");
+      expect(pool).toMatchObject({ idle: 0, waiting: 0 });
+
+      expect(await rejection(aborted)).toBe("stop");
+      await next;
+      expect(log).toEqual(["next"]);
+    },
+  );
+
+  test("use() that is free calls nothing when it is aborted in the same turn", async () => {
+    const { pool } = numbered({ max: 1 });
+    await pool.use(() => {});
+    const controller = new AbortController();
+    const log: string[] = [];
+    const used = pool.use(() => log.push("called"), { signal: controller.signal });
+
+    controller.abort("stop");
+
+    expect(await rejection(used)).toBe("stop");
+    expect(log).toEqual([]);
+    expect(pool.idle).toBe(1);
+  });
+
+  test("nothing is lent to one whose signal is aborted but who hasn't been told", async () => {
+    const { pool } = numbered({ max: 1 });
+    const held = await pool.acquire();
+    const controller = new AbortController();
+    const { signal } = controller;
+    const seen: unknown[] = [];
+    // Called before the listener of those who wait.
+    signal.addEventListener("abort", () => {
+      held.release();
+      seen.push(pool.idle, pool.waiting);
+    });
+    const dead = [1, 2].map(() => rejection(pool.acquire({ signal })));
+    const alive = pool.use((n) => n);
+
+    controller.abort("stop");
+
+    expect(seen).toEqual([0, 0]);
+    expect(await Promise.all(dead)).toEqual(["stop", "stop"]);
+    expect(await alive).toBe(1);
+    expect(pool.idle).toBe(1);
+  });
+
+  test("with one signal for many, an abort lends nothing to any of them", async () => {
+    const { pool } = numbered({ max: 2 });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const held = await pool.acquire();
+    const other = await pool.acquire();
+    const granted = rejection(pool.acquire({ signal }));
+    const dead = [1, 2, 3].map(() => rejection(pool.acquire({ signal })));
+
+    held.release();
+    controller.abort("stop");
+
+    expect(pool).toMatchObject({ idle: 1, waiting: 0 });
+    expect(await Promise.all([granted, ...dead])).toEqual(["stop", "stop", "stop", "stop"]);
+    other.release();
+    expect(pool.idle).toBe(2);
+  });
 
   test("loses no resource when its user is aborted in the turn in which it was served", async () => {
     const created = Promise.withResolvers<string>();
@@ -471,6 +894,123 @@ describe("Pool", () => {
     });
   });
 
+  test("an idle timeout may be longer than a timer can be", async () => {
+    await virtualTime(async () => {
+      const { pool, destroyed } = numbered({ max: 1, idleTimeout: 2 ** 31 + 1000 });
+      await pool.use(() => {});
+
+      await sleep(2 ** 31 - 1);
+      await sleep(1000);
+      expect(destroyed).toEqual([]);
+      await sleep(1);
+      expect(destroyed).toEqual([1]);
+    });
+  });
+
+  test("min resources are created in advance, and outlive the idle timeout", async () => {
+    await virtualTime(async (clock) => {
+      const { pool, created, destroyed } = numbered({ max: 3, min: 2, idleTimeout: 100 });
+      await sleep(0);
+      expect(created).toEqual([1, 2]);
+      expect(pool).toMatchObject({ size: 2, idle: 2 });
+
+      const leases = await Promise.all([1, 2, 3].map(() => pool.acquire()));
+      for (const lease of leases) lease.release();
+      await sleep(100);
+      expect(destroyed).toEqual([2]);
+
+      await sleep(10_000);
+      expect(pool).toMatchObject({ size: 2, idle: 2 });
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("what is destroyed below min is replaced", async () => {
+    const { pool, created } = numbered({ max: 2, min: 1 });
+    const lease = await pool.acquire();
+    lease.discard();
+    await turns();
+
+    expect(created).toEqual([1, 2]);
+    expect(pool).toMatchObject({ size: 1, idle: 1 });
+    await pool[Symbol.asyncDispose]();
+    expect(created).toEqual([1, 2]);
+  });
+
+  test("a create for min that fails is tried again only when another one succeeds", async () => {
+    await withoutUnhandled(async () => {
+      let calls = 0;
+      let isDown = true;
+      const create = () => {
+        calls++;
+        if (isDown) throw new Error("down");
+        return calls;
+      };
+      const pool = new Pool({ create, max: 3, min: 2 });
+      await turns();
+      expect(calls).toBe(2);
+      expect(pool.size).toBe(0);
+
+      isDown = false;
+      expect(await pool.use((n) => n)).toBe(3);
+      await turns();
+      expect(pool.size).toBe(2);
+    });
+  });
+
+  test.each(["idle", "lent"])(
+    "a resource is destroyed after its lifetime: it is %s",
+    async (state) => {
+      await virtualTime(async (clock) => {
+        const { pool, destroyed } = numbered({ max: 1, maxLifetime: 100 });
+        const lease = await pool.acquire();
+        if (state === "idle") lease.release();
+
+        await sleep(99);
+        expect(destroyed).toEqual([]);
+        await sleep(1);
+        expect(destroyed).toEqual(state === "idle" ? [1] : []);
+        await sleep(50);
+        lease.release();
+        await turns();
+        expect(destroyed).toEqual([1]);
+        expect(await pool.use((n) => n)).toBe(2);
+        expect(clock.elapsed).toBe(150);
+      });
+    },
+  );
+
+  test("a resource whose lifetime is over is not passed on", async () => {
+    await virtualTime(async () => {
+      const { pool } = numbered({ max: 1, maxLifetime: 100, validate: () => true });
+      const lease = await pool.acquire();
+      const next = pool.acquire();
+
+      await sleep(100);
+      lease.release();
+
+      expect((await next).value).toBe(2);
+    });
+  });
+
+  test("the lifetime ends what min keeps, and it is replaced", async () => {
+    await virtualTime(async () => {
+      const { pool, created, destroyed } = numbered({
+        max: 1,
+        min: 1,
+        idleTimeout: 30,
+        maxLifetime: 100,
+      });
+
+      await sleep(99);
+      expect(created).toEqual([1]);
+      await sleep(1);
+      expect(destroyed).toEqual([1]);
+      expect(created).toEqual([1, 2]);
+      await pool[Symbol.asyncDispose]();
+    });
+  });
+
   test("disposal waits for leases, and destroys everything", async () => {
     await virtualTime(async (clock) => {
       const { pool, destroyed } = numbered({ max: 3, idleTimeout: 1000, destroy: () => sleep(10) });
@@ -582,33 +1122,135 @@ describe("Pool", () => {
     });
   });
 
+  test("of two disposals at once both wait, and one tells of the errors", async () => {
+    await virtualTime(async (clock) => {
+      const { pool } = numbered({
+        max: 1,
+        destroy: () => sleep(100).then(() => Promise.reject("destroy")),
+      });
+      await pool.use(() => {});
+
+      const both = [1, 2].map(() =>
+        pool[Symbol.asyncDispose]().catch((error) => (error as AggregateError).errors),
+      );
+
+      expect(await Promise.all(both)).toEqual([["destroy"], undefined]);
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("of many errors of destroy the last 100 are kept, and all are counted", async () => {
+    await withoutUnhandled(async () => {
+      const { pool } = numbered({ max: 1, destroy: (n) => Promise.reject(n) });
+      for (let n = 0; n < 250; n++) (await pool.acquire()).discard();
+
+      const error = await rejection(pool[Symbol.asyncDispose]());
+
+      expect((error as AggregateError).errors).toEqual(
+        Array.from({ length: 100 }, (_, n) => n + 151),
+      );
+      expect(String(error)).toBe(
+        "AggregateError: Cannot dispose Pool: destroy failed 250 times; these are the last 100 errors",
+      );
+    });
+  });
+
+  test("disposal lets those go on who have been granted a resource", async () => {
+    const { pool, destroyed } = numbered({ max: 1 });
+    const lease = await pool.acquire();
+    const granted = pool.use((n) => n);
+    lease.release();
+
+    await pool[Symbol.asyncDispose]();
+
+    expect(await granted).toBe(1);
+    expect(destroyed).toEqual([1]);
+  });
+
   test.each([0, -1, 1.5, NaN, Infinity])("refuses a max of %d", (max) => {
     expect(thrownBy(() => new Pool({ create: () => 1, max }))).toBe(
       `RangeError: Cannot create Pool: max must be a positive integer, received ${max}`,
     );
   });
 
-  test.each([-1, NaN, -Infinity, 2 ** 31])("refuses an idleTimeout of %d", (idleTimeout) => {
-    expect(thrownBy(() => new Pool({ create: () => 1, max: 1, idleTimeout }))).toBe(
-      `RangeError: Cannot create Pool: idleTimeout must be from 0 to 2^31-1, or Infinity, received ${idleTimeout}`,
-    );
+  test.each(["idleTimeout", "maxLifetime"])("refuses a %s that is not a duration", (name) => {
+    for (const ms of [-1, NaN, -Infinity]) {
+      expect(thrownBy(() => new Pool({ create: () => 1, max: 1, [name]: ms }))).toBe(
+        `RangeError: Cannot create Pool: ${name} must be a number of 0 or more, received ${ms}`,
+      );
+    }
+    expect(new Pool({ create: () => 1, max: 1, [name]: Infinity }).size).toBe(0);
   });
 
-  test.each([0, 2 ** 31 - 1, Infinity])("takes an idleTimeout of %d", (idleTimeout) => {
-    expect(new Pool({ create: () => 1, max: 1, idleTimeout }).size).toBe(0);
+  test.each([-1, 1.5, NaN, 3, Infinity])("refuses a min of %d", (min) => {
+    expect(thrownBy(() => new Pool({ create: () => 1, max: 2, min }))).toBe(
+      `RangeError: Cannot create Pool: min must be an integer from 0 to max, which is 2, received ${min}`,
+    );
   });
 
   test.each(["create", "destroy", "validate"])("refuses a %s that is not a function", (name) => {
     const options = { create: () => 1, max: 1, [name]: "no" } as unknown as PoolOptions<number>;
     expect(thrownBy(() => new Pool(options))).toBe(
-      `TypeError: Cannot create Pool: ${name} must be a function, received no`,
+      `TypeError: Cannot create Pool: ${name} must be a function, received "no"`,
     );
   });
 
-  test.each(["max", "idleTimeout"])("refuses a %s that is not a number", (name) => {
-    const options = { create: () => 1, max: 1, [name]: "1" } as unknown as PoolOptions<number>;
-    expect(() => new Pool(options)).toThrow(TypeError);
+  test.each([
+    ["undefined", undefined],
+    ["null", null],
+    ["5", 5],
+  ])("refuses %s in place of options", (shown, options) => {
+    expect(thrownBy(() => new Pool(options as never))).toBe(
+      `TypeError: Cannot create Pool: options must be an object, received ${shown}`,
+    );
   });
+
+  test("use() refuses what is not a function, before it takes or creates anything", async () => {
+    const { pool } = numbered({ max: 1 });
+
+    expect(await rejection(pool.use(5 as never))).toEqual(
+      new TypeError("Cannot use Pool: fn must be a function, received 5"),
+    );
+    expect(pool.size).toBe(0);
+  });
+
+  test.each([
+    [
+      "a signal that is not one",
+      { signal: "stop" },
+      'signal must be an AbortSignal, received "stop"',
+    ],
+    [
+      "a signal in place of options",
+      new AbortController().signal,
+      "options must be an object, received AbortSignal",
+    ],
+    ["null", null, "options must be an object, received null"],
+    ["a number", 5, "options must be an object, received 5"],
+  ])("acquire() and use() refuse %s", async (_, options, message) => {
+    const { pool } = numbered({ max: 1 });
+    const waits = [pool.acquire(options as never), pool.use(() => {}, options as never)];
+
+    expect(await Promise.all(waits.map(rejection))).toEqual([
+      new TypeError(`Cannot acquire from Pool: ${message}`),
+      new TypeError(`Cannot use Pool: ${message}`),
+    ]);
+    expect(pool.size).toBe(0);
+  });
+
+  test("a signal of null is none", async () => {
+    const { pool } = numbered({ max: 1 });
+
+    expect((await pool.acquire({ signal: null as never })).value).toBe(1);
+  });
+
+  test.each(["max", "min", "idleTimeout", "maxLifetime"])(
+    "refuses a %s that is not a number",
+    (name) => {
+      const options = { create: () => 1, max: 1, [name]: "1" } as unknown as PoolOptions<number>;
+      expect(() => new Pool(options)).toThrow(TypeError);
+    },
+  );
 });
 
 function sleep(ms: number): Promise<void> {
@@ -642,15 +1284,17 @@ function numbered({
   destroy,
   delay = () => 0,
   ...options
-}: Omit<PoolOptions<number>, "create"> & { delay?: (n: number) => number }) {
+}: Omit<PoolOptions<number>, "create"> & {
+  delay?: (n: number, signal: AbortSignal) => number | Promise<never>;
+}) {
   const created: number[] = [];
   const destroyed: number[] = [];
   let next = 1;
   const pool = new Pool<number>({
     ...options,
-    create: async () => {
+    create: async (signal) => {
       const n = next++;
-      const ms = delay(n);
+      const ms = await delay(n, signal);
       if (ms > 0) await sleep(ms);
       created.push(n);
       return n;
@@ -661,6 +1305,47 @@ function numbered({
     },
   });
   return { pool, created, destroyed };
+}
+
+/** Options with which one step hangs once after `begin`: until it is aborted, or for ever. */
+function hangOnce(step: string, { isDeaf = false } = {}) {
+  let isArmed = false;
+  const reasons: unknown[] = [];
+  const hang = (signal: AbortSignal) => {
+    isArmed = false;
+    return new Promise<never>((_, reject) => {
+      signal.addEventListener("abort", () => {
+        reasons.push(signal.reason);
+        if (!isDeaf) reject(signal.reason);
+      });
+    });
+  };
+  const delay = (_: number, signal: AbortSignal) => (isArmed ? hang(signal) : 0);
+  const validate = (_: number, signal: AbortSignal) => (isArmed ? hang(signal) : true);
+  return {
+    reasons,
+    options: step === "create" ? { delay } : { validate },
+    begin: () => void (isArmed = true),
+  };
+}
+
+/** A pool whose creates wait to be resolved, or aborted, and which of them were aborted. */
+function hanging({ max }: { max: number }) {
+  const aborted: number[] = [];
+  const creates: PromiseWithResolvers<number>[] = [];
+  const pool = new Pool<number>({
+    create: (signal) => {
+      const create = Promise.withResolvers<number>();
+      const n = creates.push(create);
+      signal.addEventListener("abort", () => {
+        aborted.push(n);
+        create.reject(signal.reason);
+      });
+      return create.promise;
+    },
+    max,
+  });
+  return { pool, aborted, resolve: (n: number) => creates[n - 1]!.resolve(n) };
 }
 
 /** Random numbers that are the same in every run. */
@@ -678,12 +1363,15 @@ async function withoutUnhandled(act: () => Promise<unknown>): Promise<void> {
 function watchedController(): { controller: AbortController; listeners: () => number } {
   const controller = new AbortController();
   const { signal } = controller;
-  const [add, remove] = [signal.addEventListener, signal.removeEventListener];
-  let count = 0;
-  signal.addEventListener = (...args: Parameters<typeof add>) => (count++, add.apply(signal, args));
-  signal.removeEventListener = (...args: Parameters<typeof remove>) => (
-    count--,
-    remove.apply(signal, args)
-  );
-  return { controller, listeners: () => count };
+  const listeners = new Set<unknown>();
+  const { addEventListener: add, removeEventListener: remove } = signal;
+  signal.addEventListener = (...args: Parameters<typeof add>) => {
+    listeners.add(args[1]);
+    add.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => {
+    listeners.delete(args[1]);
+    remove.apply(signal, args);
+  };
+  return { controller, listeners: () => listeners.size };
 }
