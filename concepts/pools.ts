@@ -20,15 +20,15 @@
 /** How a {@link Pool} creates its resources, and how many it keeps for how long. */
 export interface PoolOptions<T> {
   /**
-   * Creates a resource. The signal is aborted when the pool is disposed, or when the caller for
-   * which it is created has left and no other one needs it.
+   * Creates a resource. The signal is aborted when the pool is disposed, or when the caller that
+   * needed the resource has been aborted and no other caller needs it.
    */
   create: (signal: AbortSignal) => T | PromiseLike<T>;
   /** Closes a resource; awaited. Default: nothing needs to be done. */
   destroy?: ((resource: T) => unknown) | undefined;
   /**
-   * Whether a resource that was used before can be lent again. If it throws, it can't. The signal
-   * is that of `create`. Default: it can.
+   * Whether a resource that was used before can be lent again; if it throws, it can't. The signal
+   * is aborted as that of `create` is. Default: it can.
    */
   validate?: ((resource: T, signal: AbortSignal) => boolean | PromiseLike<boolean>) | undefined;
   /** How many there may be, including those being created or destroyed: a positive integer. */
@@ -37,8 +37,10 @@ export interface PoolOptions<T> {
   min?: number | undefined;
   /** Milliseconds until an idle resource is destroyed. Default: Infinity. */
   idleTimeout?: number | undefined;
-  /** Milliseconds after its creation when a resource is destroyed, unless it is lent: then as soon
-   * as it comes back. Default: Infinity. */
+  /**
+   * Milliseconds after its creation until a resource is destroyed; one that is lent, as soon as it
+   * comes back. Default: Infinity.
+   */
   maxLifetime?: number | undefined;
 }
 
@@ -55,15 +57,15 @@ export interface Lease<T> extends Disposable {
  * Lends resources, at most `max` at a time, in order of arrival. The one that came back last is
  * lent first, so that those not needed can time out.
  *
- * A resource is created when a caller finds none idle. Whatever becomes free goes to the head of
- * the line, so a caller may well get another resource than the one created for it. If creating
- * fails, the head gets the error, and the others a try of their own. A `create` or `validate` that
- * hangs takes up its place, but no caller is left to wait for it while another place is free; only
- * the one for which it was started waits, until its signal is aborted.
+ * A caller that finds no idle resource has one created, if there is a place. Whatever becomes free
+ * goes to the head of the line, so a caller may receive another resource than the one created for
+ * it, which then stays idle. If creating fails, the head gets the error, and the others a try of
+ * their own. A `create` or `validate` that hangs holds a place, but doesn't block callers while
+ * there are others.
  *
- * Disposal refuses all callers in line, waits until every lease has come back (so awaiting it
- * inside {@link use} deadlocks), and destroys all resources. Errors of `destroy` are thrown by the
- * disposal, the last 100 of them. Catch them in `destroy` to hear of them earlier.
+ * Disposal refuses all callers in line, and waits for every lease to come back and every `create`
+ * to settle. Awaiting it inside {@link use} deadlocks. It throws what `destroy` has thrown, the last
+ * 100 errors: to hear of them earlier, catch them in `destroy`.
  *
  * Source of the idea: connection pools, such as that of Go's `database/sql`.
  *
@@ -229,9 +231,9 @@ abstract class Line<T> {
 
   abstract deliver(waiter: Waiter<T>): void;
 
-  /** Whether nobody is to come before a newcomer. */
-  get isQuiet(): boolean {
-    return this.waiting === 0 && !this.#delivering;
+  /** Whether there are waiters that have been granted something but have not received it. */
+  get isDelivering(): boolean {
+    return this.#delivering;
   }
 
   /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
@@ -328,10 +330,11 @@ class Stock<T> extends Line<Resource<T>> {
   readonly idle: Resource<T>[] = [];
   readonly #settings: Settings<T>;
   /**
-   * What is being created or validated, oldest first. A waiter counts on each of the awaited ones,
-   * the first waiter on the first of them; nobody on the others, which are welcome all the same.
+   * What is being created or validated, oldest first: one for each waiter, as long as there are
+   * resources or places, so that no waiter depends on what was begun for another one.
    */
   readonly #awaited = new Set<AbortController>();
+  /** The same, but its waiter has gone. It is welcome all the same. */
   readonly #extra = new Set<AbortController>();
   #closed: Error | undefined;
   readonly #empty = Promise.withResolvers<void>();
@@ -356,7 +359,7 @@ class Stock<T> extends Line<Resource<T>> {
   }
 
   use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
-    if (options !== undefined || !this.isQuiet || this.#settings.validate) {
+    if (options !== undefined || this.isDelivering || this.#settings.validate) {
       return this.wait("use Pool", options, fn);
     }
     const resource = this.#takeIdle();
@@ -422,7 +425,7 @@ class Stock<T> extends Line<Resource<T>> {
       this.#awaited.clear();
       this.#extra.clear();
       for (const attempt of attempts) attempt.abort(this.#closed);
-      for (let resource; (resource = this.#takeIdle());) this.destroy(resource);
+      this.#takeIdle();
       this.#changed();
     }
     await this.#empty.promise;
@@ -522,10 +525,13 @@ class Stock<T> extends Line<Resource<T>> {
     });
   }
 
+  /** The idle resource to lend next. Destroys those that can't be lent. */
   #takeIdle(): Resource<T> | undefined {
-    const resource = this.idle.pop();
-    resource?.stopTimer?.();
-    return resource;
+    for (let resource; (resource = this.idle.pop()); this.destroy(resource)) {
+      resource.stopTimer?.();
+      if (this.#canLend(resource)) return resource;
+    }
+    return undefined;
   }
 
   #canLend({ end }: Resource<T>): boolean {

@@ -269,6 +269,21 @@ describe("Pool", () => {
     expect(order).toEqual(["waiter 1", "waiter 2", "newcomer 1", "newcomer 2", "newcomer 3"]);
   });
 
+  test("a newcomer who finds a resource goes on after waiters of all kinds", async () => {
+    const { pool } = numbered({ max: 3 });
+    const leases = await Promise.all([1, 2, 3].map(() => pool.acquire()));
+    const order: string[] = [];
+    const waiting = [
+      pool.acquire().then(() => order.push("waiter 1")),
+      pool.use(() => order.push("waiter 2")),
+    ];
+
+    for (const lease of leases) lease.release();
+    await Promise.all([...waiting, pool.use(() => order.push("newcomer"))]);
+
+    expect(order).toEqual(["waiter 1", "waiter 2", "newcomer"]);
+  });
+
   test("a waiter served by an abort ahead of it goes on before a newcomer", async () => {
     const { pool } = numbered({ max: 1 });
     const held = await pool.acquire();
@@ -976,6 +991,26 @@ describe("Pool", () => {
         expect(destroyed).toEqual([1]);
         expect(await pool.use((n) => n)).toBe(2);
         expect(clock.elapsed).toBe(150);
+      });
+    },
+  );
+
+  test.each(["use", "acquire"] as const)(
+    "%s() gets no idle resource whose lifetime is over, even if the timer is late",
+    async (method) => {
+      await virtualTime(async (clock) => {
+        const { pool, destroyed } = numbered({ max: 2, maxLifetime: 100 });
+        await pool.use(() => {});
+        const now = performance.now;
+        const use = () =>
+          method === "use" ? pool.use((n) => n) : pool.acquire().then(({ value }) => value);
+        performance.now = () => now.call(performance) + 100;
+        const lent = use();
+        performance.now = now;
+
+        expect(await lent).toBe(2);
+        expect(destroyed).toEqual([1]);
+        expect(clock.elapsed).toBe(0);
       });
     },
   );
