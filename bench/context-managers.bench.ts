@@ -32,7 +32,7 @@ await checkThresholds([
         }
       },
     ],
-    atMost: 25,
+    atMost: 16,
   },
   {
     name: "setup, work, cleanup, at the end of the block",
@@ -50,7 +50,7 @@ await checkThresholds([
         await work();
       },
     ],
-    atMost: 15,
+    atMost: 9,
   },
   {
     name: "ten cleanups",
@@ -68,6 +68,6 @@ await checkThresholds([
         for (let n = 0; n < 10; n++) stack.defer(cleanUp);
       },
     ],
-    atMost: 5,
+    atMost: 1.4,
   },
 ]);

@@ -26,8 +26,8 @@ export interface Failure {
 }
 
 /**
- * A cleanup. It is passed what has failed so far, if anything, and returns true to clear that.
- * If it throws, its error is joined with the failure, as {@link withContext} describes.
+ * A cleanup. It is passed what has failed so far, if anything, and returns true to clear that. If
+ * it throws, its error is joined with the failure, as {@link withContext} describes.
  */
 export type Exit = (failure?: Failure) => boolean | void | PromiseLike<boolean | void>;
 
@@ -223,9 +223,10 @@ export interface ExitStack {
  * in the body or in other cleanups, unless it was cleared; and it can clear it. How errors are
  * joined, and what becomes of a dropped result, is described at {@link withContext}.
  *
- * An error of entering is that of the promise which `enter` returns. It also counts as a failure of
- * the stack where the body can't have handled it: nobody awaits that promise; or the body failed,
- * and entering failed after it or beside it, as in `Promise.all`, which drops all but one error.
+ * If entering a manager fails, the promise that `enter` returned rejects. The stack throws the error
+ * as well where `body` can't have handled it: that promise was never awaited; or `body` failed, and
+ * entering failed after that or at the same time, as in `Promise.all`, which drops all errors but
+ * one.
  *
  * Source of the idea: `contextlib.AsyncExitStack`.
  *
@@ -346,16 +347,16 @@ class MovedExits implements AsyncDisposable {
     failures.rethrow();
   }
 
-  /** Only the first call's failures are told what fails. */
+  /** Adds what fails to the failures of the first call only. */
   unwind(failures: Failures): Promise<void> {
     return (this.#unwinding ??= failures.unwind(this.#exits));
   }
 }
 
-/** All errors that were not cleared, joined in one. */
+/** The errors that have not been cleared, joined in one. */
 class Failures {
   joined: Failure | undefined;
-  /** What can be read from it, if a second error has asked. */
+  /** What can be read from it. Empty until a second error comes. */
   readonly #readable = new Set<unknown>();
 
   /** Never rejects. */
@@ -400,11 +401,11 @@ class Failures {
 const nothing = Symbol();
 const links = ["cause", "error", "suppressed", "errors"];
 
-/** Adds to `seen` all that can be read from an error. Says whether `wanted` is among it. */
+/** Adds to `seen` all that can be read from an error, and returns whether `wanted` is among it. */
 function read(error: unknown, seen: Set<unknown>, wanted: unknown): boolean {
   const unread = [error];
   let found = false;
-  // The bound is for an object that makes up new errors for ever.
+  // The bound is for a proxy that makes up new errors for ever.
   while (unread.length > 0 && seen.size < 2e5) {
     const it = unread.pop();
     if (Object.is(it, wanted)) found = true;
@@ -526,37 +527,34 @@ export async function suppress<T>(
 
 type ErrorClass = abstract new (...args: never[]) => unknown;
 
-/** Whether the error is an instance of one of the classes, or joins only such. */
+/** Whether an error is an instance of one of the classes, or joins only such errors. */
 function isCovered(error: unknown, errorClasses: ErrorClass[]): boolean {
   const unread = [error];
   const seen = new Set<unknown>();
-  let covered = false;
-  for (let it; unread.length > 0; seen.add(it)) {
-    it = unread.pop();
-    if (seen.has(it)) continue;
-    if (errorClasses.some((errorClass) => isInstance(it, errorClass))) covered = true;
-    else if (!isInstance(it, SuppressedError)) return false;
-    else {
-      try {
-        unread.push((it as SuppressedError).error, (it as SuppressedError).suppressed);
-      } catch {
-        return false;
-      }
+  let isFound = false;
+  try {
+    while (unread.length > 0) {
+      const it = unread.pop();
+      if (seen.has(it)) continue;
+      seen.add(it);
+      if (errorClasses.some((errorClass) => isInstance(it, errorClass))) isFound = true;
+      else if (!isInstance(it, SuppressedError)) return false;
+      else unread.push((it as SuppressedError).error, (it as SuppressedError).suppressed);
     }
+    return isFound;
+  } catch {
+    // A getter that throws, or a revoked proxy.
+    return false;
   }
-  return covered;
 }
 
 function isInstance(value: unknown, Class: ErrorClass): boolean {
-  try {
-    if (value instanceof Class) return true;
-    const isForeign = Object(value) === value && !(value instanceof Object);
-    if (!isForeign || (globalThis as Record<string, unknown>)[Class.name] !== Class) return false;
-    for (let it = Object.getPrototypeOf(value); it; it = Object.getPrototypeOf(it)) {
-      if (it.constructor?.name === Class.name) return true;
-    }
-  } catch {
-    // A revoked proxy, say.
+  if (value instanceof Class) return true;
+  // An object of another realm knows the built-in classes of that realm only.
+  const isForeign = Object(value) === value && !(value instanceof Object);
+  if (!isForeign || (globalThis as Record<string, unknown>)[Class.name] !== Class) return false;
+  for (let it = Object.getPrototypeOf(value); it; it = Object.getPrototypeOf(it)) {
+    if (it.constructor?.name === Class.name) return true;
   }
   return false;
 }
@@ -622,7 +620,7 @@ export function refCounted<M extends Enterable>(
     session.assertUsed();
     const opened = open();
     const manager = toManager(opened);
-    // A manager is not entered for nobody. Another disposable is open by now, and is disposed.
+    // All users may have aborted in `open`. A disposable is to be disposed even so.
     if (Object.is(manager, opened)) session.assertUsed();
     session.exit = () => manager.exit();
     return manager.enter();
@@ -670,7 +668,7 @@ export function refCounted<M extends Enterable>(
   };
 }
 
-/** The time between the first user's entering and the last one's leaving. */
+/** What users share from the entering of the first to the leaving of the last. */
 class Session<T> {
   users = 0;
   entered!: Promise<T>;
