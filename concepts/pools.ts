@@ -167,8 +167,7 @@ export class Pool<T> implements AsyncDisposable {
 class Waiter<T> {
   previous: Waiter<T>;
   next: Waiter<T>;
-  state: "waiting" | "granted" | "gone";
-  /** What it has been granted. */
+  /** What it has been granted, if anything. */
   value: T | undefined;
   stopListening: (() => void) | undefined;
   /** What was begun when it came. */
@@ -186,7 +185,6 @@ class Waiter<T> {
     fn?: (resource: any) => unknown,
   ) {
     this.previous = this.next = this;
-    this.state = "waiting";
     this.value = undefined;
     this.stopListening = undefined;
     this.attempt = undefined;
@@ -220,7 +218,7 @@ abstract class Line<T> {
   readonly #waiters = new Waiter<T>(doNothing, doNothing);
   readonly #granted = new Waiter<T>(doNothing, doNothing);
 
-  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
+  /** Grants what can be granted, beginning at the head. */
   abstract serve(): void;
 
   /** Puts back what was granted to a waiter that was aborted before it received it. */
@@ -266,7 +264,6 @@ abstract class Line<T> {
   grant(waiter: Waiter<T>, value: T): void {
     waiter.unlink();
     this.waiting--;
-    waiter.state = "granted";
     waiter.value = value;
     waiter.insertBefore(this.#granted);
     if (!this.#delivering) this.#deliverSoon();
@@ -279,17 +276,13 @@ abstract class Line<T> {
 
   /** A waiter that has not yet received anything is aborted. */
   #leave(waiter: Waiter<T>, reason: unknown): void {
-    const { state } = waiter;
-    if (state === "gone") return;
     this.refuse(waiter, reason);
-    if (state === "granted") this.takeBack(waiter);
+    if (waiter.value) this.takeBack(waiter);
     else this.left(waiter);
-    this.serve();
   }
 
   #remove(waiter: Waiter<T>): void {
-    if (waiter.state === "waiting") this.waiting--;
-    waiter.state = "gone";
+    if (!waiter.value) this.waiting--;
     waiter.unlink();
     waiter.stopListening?.();
   }

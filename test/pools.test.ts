@@ -439,6 +439,21 @@ describe("Pool", () => {
     expect(pool.waiting).toBe(0);
   });
 
+  test("with one signal for two callers an abort aborts both creates, and a newcomer gets its own", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 4 });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const callers = [1, 2].map(() => rejection(pool.acquire({ signal })));
+
+    controller.abort("stop");
+    expect(aborted).toEqual([1, 2]);
+    const newcomer = pool.acquire();
+    resolve(3);
+
+    expect((await newcomer).value).toBe(3);
+    expect(await Promise.all(callers)).toEqual(["stop", "stop"]);
+  });
+
   test("a create goes on as long as anybody needs it", async () => {
     const { pool, aborted } = hanging({ max: 1 });
     const controllers = [1, 2].map(() => new AbortController());
