@@ -164,7 +164,7 @@ export class Pool<T> implements AsyncDisposable {
 }
 
 /** A node of a doubly linked ring, so that leaving costs the same everywhere in it. */
-class Waiter<T> {
+class Waiter<T extends object> {
   previous: Waiter<T>;
   next: Waiter<T>;
   /** What it has been granted, if anything. */
@@ -211,7 +211,7 @@ class Waiter<T> {
  * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
  * grant back at once, and the next waiter is served.
  */
-abstract class Line<T> {
+abstract class Line<T extends object> {
   /** How many wait; those who have been granted something don't. */
   waiting = 0;
   #delivering = false;

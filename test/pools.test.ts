@@ -715,6 +715,25 @@ describe("Pool", () => {
     },
   );
 
+  test("an abort of which another listener keeps the pool from hearing is obeyed at the grant", async () => {
+    const { pool } = numbered({ max: 1 });
+    const held = await pool.acquire();
+    const controller = new AbortController();
+    const { signal } = controller;
+    signal.addEventListener("abort", (event) => event.stopImmediatePropagation());
+    const log: string[] = [];
+    const granted = rejection(pool.use(() => log.push("granted"), { signal }));
+    const waiting = rejection(pool.use(() => log.push("waiting"), { signal }));
+    const next = pool.use(() => log.push("next"));
+
+    held.release();
+    controller.abort("stop");
+
+    expect(await Promise.all([granted, waiting])).toEqual(["stop", "stop"]);
+    await next;
+    expect(log).toEqual(["next"]);
+  });
+
   test("use() that is free calls nothing when it is aborted in the same turn", async () => {
     const { pool } = numbered({ max: 1 });
     await pool.use(() => {});
