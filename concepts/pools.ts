@@ -33,7 +33,10 @@ export interface PoolOptions<T> {
   validate?: ((resource: T, signal: AbortSignal) => boolean | PromiseLike<boolean>) | undefined;
   /** How many there may be, including those being created or destroyed: a positive integer. */
   max: number;
-  /** How many are created in advance, and kept in spite of `idleTimeout`. Default: 0. */
+  /**
+   * How many are created in advance, and kept in spite of `idleTimeout`. If creating one fails, the
+   * error is dropped, and the next success leads to another try. Default: 0.
+   */
   min?: number | undefined;
   /** Milliseconds until an idle resource is destroyed. Default: Infinity. */
   idleTimeout?: number | undefined;
@@ -255,7 +258,10 @@ abstract class Line<T extends object> {
     waiter.insertBefore(this.#waiters);
     this.waiting++;
     if (waiter.signal) {
-      waiter.stopListening = onAbort(waiter.signal, (reason) => this.#leave(waiter, reason));
+      waiter.stopListening = onAbort(waiter.signal, (reason) => {
+        waiter.stopListening = undefined;
+        this.#leave(waiter, reason);
+      });
     }
     this.serve();
   }
@@ -376,9 +382,9 @@ class Stock<T> extends Line<Resource<T>> {
 
   override left({ attempt, signal }: Waiter<Resource<T>>): void {
     if (attempt && this.#awaited.delete(attempt)) this.#extra.add(attempt);
-    else if (this.#awaited.size > this.waiting) this.#release();
+    else if (this.#awaited.size > this.waiting) this.#detach();
     if (this.#awaited.size + this.#extra.size <= this.waiting) return;
-    // Nobody needs so many any more. The oldest is the most likely to hang.
+    // There are more than waiters. The oldest is the most likely to hang.
     const [oldest] = this.#extra;
     const needless = attempt && this.#extra.has(attempt) ? attempt : oldest!;
     this.#extra.delete(needless);
@@ -434,9 +440,13 @@ class Stock<T> extends Line<Resource<T>> {
   #offer(resource: Resource<T>): void {
     if (!this.#canLend(resource)) return this.destroy(resource);
     const { first } = this;
-    if (!first) return this.#keep(resource);
-    this.grant(first, resource);
-    if (this.#awaited.size > 0) this.#release();
+    if (first) {
+      this.grant(first, resource);
+      if (this.#awaited.size > 0) this.#detach();
+    } else {
+      this.idle.push(resource);
+      this.#setTimer(resource, this.#settings.idleTimeout);
+    }
   }
 
   #create(): void {
@@ -486,8 +496,8 @@ class Stock<T> extends Line<Resource<T>> {
     this.#extra.delete(attempt);
   }
 
-  /** The first waiter has gone: nobody counts on the first attempt any more. */
-  #release(): void {
+  /** The first waiter has gone, so nobody depends on the first attempt any more. */
+  #detach(): void {
     const [oldest] = this.#awaited;
     this.#awaited.delete(oldest!);
     this.#extra.add(oldest!);
@@ -502,15 +512,11 @@ class Stock<T> extends Line<Resource<T>> {
     while (!this.#closed && this.size < this.#settings.min) this.#create();
   }
 
-  #keep(resource: Resource<T>): void {
-    this.idle.push(resource);
-    this.#setTimer(resource, this.#settings.idleTimeout);
-  }
-
   #setTimer(resource: Resource<T>, idleTimeout: number): void {
     const { maxLifetime, min } = this.#settings;
-    const rest = Math.min(idleTimeout, maxLifetime, resource.end - performance.now());
-    if (rest === Infinity) return;
+    const longest = Math.min(idleTimeout, maxLifetime);
+    if (longest === Infinity) return;
+    const rest = Math.min(longest, resource.end - performance.now());
     resource.stopTimer = startTimer(rest, () => {
       if (this.size <= min && this.#canLend(resource)) return this.#setTimer(resource, Infinity);
       this.idle.splice(this.idle.indexOf(resource), 1);
