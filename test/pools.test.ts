@@ -614,6 +614,22 @@ describe("Pool", () => {
     expect(pool.size).toBe(0);
   });
 
+  test("acquire() rejects at once when aborted before, though others wait", async () => {
+    const { pool } = numbered({ max: 1 });
+    const held = await pool.acquire();
+    const waiting = pool.acquire();
+    const { controller, listeners } = watchedController();
+    controller.abort("stop");
+
+    const aborted = rejection(pool.acquire({ signal: controller.signal }));
+
+    expect(pool.waiting).toBe(1);
+    expect(listeners()).toBe(0);
+    expect(await aborted).toBe("stop");
+    held.release();
+    expect((await waiting).value).toBe(1);
+  });
+
   test("a signal ends a later wait as well as the first", async () => {
     const pool = new Pool({ create: () => "resource", max: 1 });
     const controller = new AbortController();
