@@ -417,16 +417,11 @@ class Stock<T> extends Line<Resource<T>> {
   }
 
   async dispose(): Promise<void> {
-    if (!this.#closed) {
-      this.#closed = new Error("Cannot acquire from Pool: it has been disposed");
-      for (let first; (first = this.first);) this.refuse(first, this.#closed);
-      const attempts = [...this.#awaited, ...this.#extra];
-      this.#awaited.clear();
-      this.#extra.clear();
-      for (const attempt of attempts) attempt.abort(this.#closed);
-      this.#takeIdle();
-      this.#changed();
-    }
+    this.#closed ??= new Error("Cannot acquire from Pool: it has been disposed");
+    for (let first; (first = this.first);) this.refuse(first, this.#closed);
+    for (const attempt of [...this.#awaited, ...this.#extra]) attempt.abort(this.#closed);
+    this.#takeIdle();
+    this.#changed();
     await this.#empty.promise;
     const errors = this.#errors.splice(0);
     if (errors.length === 0) return;

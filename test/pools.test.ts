@@ -537,6 +537,36 @@ describe("Pool", () => {
     held.release();
   });
 
+  test("a create that hangs is aborted by a caller whose own served another", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 2 });
+    const controller = new AbortController();
+    const first = pool.acquire();
+    const second = rejection(pool.acquire({ signal: controller.signal }));
+    resolve(2);
+    await first;
+    expect(aborted).toEqual([]);
+
+    controller.abort("stop");
+
+    expect(await second).toBe("stop");
+    expect(aborted).toEqual([1]);
+  });
+
+  test("a create that was aborted, but goes on, doesn't count as one that others need", async () => {
+    const { pool, aborted } = hanging({ max: 2, isDeaf: true });
+    const controllers = [1, 2].map(() => new AbortController());
+    const callers = controllers.map(({ signal }) => rejection(pool.acquire({ signal })));
+    controllers[0]!.abort("stop");
+    expect(aborted).toEqual([1]);
+    const third = pool.acquire();
+
+    controllers[1]!.abort("stop");
+
+    expect(aborted).toEqual([1]);
+    expect(await Promise.all(callers)).toEqual(["stop", "stop"]);
+    third.catch(() => {});
+  });
+
   test("the caller's signal may be aborted from inside create: the resource is kept", async () => {
     const controller = new AbortController();
     const pool = new Pool({
@@ -1224,19 +1254,20 @@ describe("Pool", () => {
     });
   });
 
-  test("of many errors of destroy the last 100 are kept, and all are counted", async () => {
+  test.each([
+    { count: 100, first: 1, rest: "" },
+    { count: 250, first: 151, rest: " 250 times; these are the last 100 errors" },
+  ])("of $count errors of destroy the last 100 are kept", async ({ count, first, rest }) => {
     await withoutUnhandled(async () => {
       const { pool } = numbered({ max: 1, destroy: (n) => Promise.reject(n) });
-      for (let n = 0; n < 250; n++) (await pool.acquire()).discard();
+      for (let n = 0; n < count; n++) (await pool.acquire()).discard();
 
       const error = await rejection(pool[Symbol.asyncDispose]());
 
       expect((error as AggregateError).errors).toEqual(
-        Array.from({ length: 100 }, (_, n) => n + 151),
+        Array.from({ length: 100 }, (_, n) => n + first),
       );
-      expect(String(error)).toBe(
-        "AggregateError: Cannot dispose Pool: destroy failed 250 times; these are the last 100 errors",
-      );
+      expect((error as AggregateError).message).toBe(`Cannot dispose Pool: destroy failed${rest}`);
     });
   });
 
@@ -1415,7 +1446,7 @@ function hangOnce(step: string, { isDeaf = false } = {}) {
 }
 
 /** A pool whose creates wait to be resolved, or aborted, and which of them were aborted. */
-function hanging({ max }: { max: number }) {
+function hanging({ max, isDeaf = false }: { max: number; isDeaf?: boolean }) {
   const aborted: number[] = [];
   const creates: PromiseWithResolvers<number>[] = [];
   const pool = new Pool<number>({
@@ -1424,7 +1455,7 @@ function hanging({ max }: { max: number }) {
       const n = creates.push(create);
       signal.addEventListener("abort", () => {
         aborted.push(n);
-        create.reject(signal.reason);
+        if (!isDeaf) create.reject(signal.reason);
       });
       return create.promise;
     },
