@@ -166,34 +166,37 @@ export class Pool<T> implements AsyncDisposable {
   }
 }
 
-/** A node of a doubly linked ring, so that leaving costs the same everywhere in it. */
-class Waiter<T extends object> {
+/**
+ * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
+ * everywhere in it. A single object without closures, because there may be many.
+ */
+class Waiter<T> {
   previous: Waiter<T>;
   next: Waiter<T>;
-  /** What it has been granted, if anything. */
-  value: T | undefined;
+  state: "waiting" | "granted" | "gone";
   stopListening: (() => void) | undefined;
-  /** What was begun when it came. */
-  attempt: AbortController | undefined;
-  readonly resolve: (value: any) => void;
+  readonly resolve: (value: T) => void;
   readonly reject: (reason: unknown) => void;
   readonly signal: AbortSignal | undefined;
+  /** How much it asks for. */
+  readonly amount: number;
   /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: ((resource: any) => unknown) | undefined;
+  readonly fn: (() => unknown) | undefined;
 
   constructor(
-    resolve: (value: any) => void,
+    resolve: (value: T) => void,
     reject: (reason: unknown) => void,
-    signal?: AbortSignal,
-    fn?: (resource: any) => unknown,
+    signal: AbortSignal | undefined,
+    amount = 1,
+    fn?: () => unknown,
   ) {
     this.previous = this.next = this;
-    this.value = undefined;
+    this.state = "waiting";
     this.stopListening = undefined;
-    this.attempt = undefined;
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
+    this.amount = amount;
     this.fn = fn;
   }
 
@@ -213,82 +216,100 @@ class Waiter<T extends object> {
  * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
  * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
  * grant back at once, and the next waiter is served.
+ *
+ * A subclass says what is granted ({@link serve}), what becomes of a grant that nobody receives
+ * ({@link takeBack}), and how it is received ({@link deliver}).
  */
-abstract class Line<T extends object> {
-  /** How many wait; those who have been granted something don't. */
+class Line<T> {
+  /** How many wait, without those that have been granted something. */
   waiting = 0;
+  /** The sum of what they ask for. */
+  asked = 0;
   #delivering = false;
-  readonly #waiters = new Waiter<T>(doNothing, doNothing);
-  readonly #granted = new Waiter<T>(doNothing, doNothing);
+  readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
+  readonly #granted = new Waiter<T>(doNothing, doNothing, undefined);
 
-  /** Grants what can be granted, beginning at the head. */
-  abstract serve(): void;
+  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
+  serve(): void {}
 
   /** Puts back what was granted to a waiter that was aborted before it received it. */
-  abstract takeBack(waiter: Waiter<T>): void;
+  takeBack(_waiter: Waiter<T>): void {}
 
-  /** Called when a waiter has left that had not been granted anything. */
-  abstract left(waiter: Waiter<T>): void;
-
-  abstract deliver(waiter: Waiter<T>): void;
-
-  /** Whether there are waiters that have been granted something but have not received it. */
-  get isDelivering(): boolean {
-    return this.#delivering;
+  deliver(waiter: Waiter<T>): void {
+    waiter.resolve(undefined as T);
   }
 
-  /** The waiter at the head. Drops those who are aborted but whose listener is yet to be called. */
+  /** Whether a newcomer may skip the line, because nobody is waiting or being let in. */
+  get isQuiet(): boolean {
+    return this.waiting === 0 && !this.#delivering;
+  }
+
+  /** The waiter at the head. Drops aborted waiters whose listener has not yet been called. */
   get first(): Waiter<T> | undefined {
     for (;;) {
       const waiter = this.#waiters.next;
       if (waiter === this.#waiters) return undefined;
       if (!waiter.signal?.aborted) return waiter;
-      this.refuse(waiter, waiter.signal.reason);
-      this.left(waiter);
+      this.#remove(waiter);
+      waiter.reject(waiter.signal.reason);
     }
   }
 
-  /** The waiter at the tail. */
-  get last(): Waiter<T> {
-    return this.#waiters.previous;
-  }
-
-  /** Adds a waiter whose signal is not aborted, and serves it if that is possible. */
-  enter(waiter: Waiter<T>): void {
+  /** Adds a waiter whose signal is not aborted. */
+  join(waiter: Waiter<T>): void {
     waiter.insertBefore(this.#waiters);
     this.waiting++;
-    if (waiter.signal) {
-      waiter.stopListening = onAbort(waiter.signal, (reason) => {
-        waiter.stopListening = undefined;
-        this.#leave(waiter, reason);
-      });
-    }
+    this.asked += waiter.amount;
+    if (!waiter.signal) return;
+    waiter.stopListening = onAbort(waiter.signal, (reason) => this.leave(waiter, reason));
+  }
+
+  /** Adds a waiter, and serves it if nobody is ahead and what it asks for is free. */
+  enter(waiter: Waiter<T>): void {
+    this.join(waiter);
     this.serve();
   }
 
-  /** Grants something to the first waiter. */
-  grant(waiter: Waiter<T>, value: T): void {
+  /** Lets a waiter in: it is told in a microtask. */
+  grant(waiter: Waiter<T>): void {
     waiter.unlink();
     this.waiting--;
-    waiter.value = value;
+    this.asked -= waiter.amount;
+    waiter.state = "granted";
     waiter.insertBefore(this.#granted);
     if (!this.#delivering) this.#deliverSoon();
   }
 
-  refuse(waiter: Waiter<T>, reason: unknown): void {
-    this.#remove(waiter);
-    waiter.reject(reason);
+  grantAll(): void {
+    for (let first; (first = this.first);) this.grant(first);
   }
 
-  /** A waiter that has not yet received anything is aborted. */
-  #leave(waiter: Waiter<T>, reason: unknown): void {
-    this.refuse(waiter, reason);
-    if (waiter.value) this.takeBack(waiter);
-    else this.left(waiter);
+  /** Rejects a waiter that has not yet received anything. */
+  leave(waiter: Waiter<T>, reason: unknown): void {
+    if (waiter.state === "gone") return;
+    const { state } = waiter;
+    this.#remove(waiter);
+    if (state === "granted") this.takeBack(waiter);
+    waiter.reject(reason);
+    this.serve();
+  }
+
+  /** Rejects the waiters for which `reasonFor` returns a reason. */
+  refuse(reasonFor: (waiter: Waiter<T>) => unknown): void {
+    for (let waiter = this.#waiters.next; waiter !== this.#waiters; waiter = waiter.next) {
+      const reason = reasonFor(waiter);
+      if (!reason) continue;
+      this.#remove(waiter);
+      waiter.reject(reason);
+    }
   }
 
   #remove(waiter: Waiter<T>): void {
-    if (!waiter.value) this.waiting--;
+    if (waiter.state === "waiting") {
+      this.waiting--;
+      this.asked -= waiter.amount;
+    }
+    waiter.state = "gone";
     waiter.unlink();
     waiter.stopListening?.();
   }
@@ -302,10 +323,10 @@ abstract class Line<T extends object> {
     let resolved = false;
     for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
       if (waiter.signal?.aborted) {
-        this.#leave(waiter, waiter.signal.reason);
+        this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      // A resolved waiter goes on in a microtask: no function that comes after it is called before.
+      // A resolved waiter continues in a microtask. Functions behind it are called after that.
       if (waiter.fn && resolved) return this.#deliverSoon();
       resolved ||= !waiter.fn;
       this.#remove(waiter);
@@ -323,7 +344,7 @@ interface Settings<T> extends PoolOptions<T> {
 }
 
 /** The resources of a pool, and the line of callers who wait for one. */
-class Stock<T> extends Line<Resource<T>> {
+class Stock<T> extends Line<any> {
   /** Those being created, validated or destroyed included. */
   size = 0;
   readonly idle: Resource<T>[] = [];
@@ -335,6 +356,7 @@ class Stock<T> extends Line<Resource<T>> {
   readonly #awaited = new Set<AbortController>();
   /** The same, but its waiter has gone. It is welcome all the same. */
   readonly #extra = new Set<AbortController>();
+  #last: Borrower<T> | undefined;
   #closed: Error | undefined;
   readonly #empty = Promise.withResolvers<void>();
   readonly #errors: unknown[] = [];
@@ -353,12 +375,12 @@ class Stock<T> extends Line<Resource<T>> {
       requireSignal(action, signal);
       if (signal?.aborted) reject(signal.reason);
       else if (this.#closed) reject(this.#closed);
-      else this.enter(new Waiter(resolve, reject, signal, fn));
+      else this.enter(new Borrower(resolve, reject, signal, 1, fn as () => unknown));
     });
   }
 
   use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
-    if (options !== undefined || this.isDelivering || this.#settings.validate) {
+    if (options !== undefined || !this.isQuiet || this.#settings.validate) {
       return this.wait("use Pool", options, fn);
     }
     const resource = this.#takeIdle();
@@ -376,23 +398,34 @@ class Stock<T> extends Line<Resource<T>> {
     }
   }
 
-  override takeBack({ value }: Waiter<Resource<T>>): void {
-    this.#offer(value!);
+  override join(waiter: Waiter<any>): void {
+    this.#last = waiter as Borrower<T>;
+    super.join(waiter);
   }
 
-  override left({ attempt, signal }: Waiter<Resource<T>>): void {
+  override takeBack(waiter: Waiter<any>): void {
+    this.#offer((waiter as Borrower<T>).resource!);
+  }
+
+  override leave(waiter: Waiter<any>, reason: unknown): void {
+    if (waiter.state !== "waiting") return super.leave(waiter, reason);
+    const before = this.waiting;
+    super.leave(waiter, reason);
+    const { attempt } = waiter as Borrower<T>;
     if (attempt && this.#awaited.delete(attempt)) this.#extra.add(attempt);
-    else if (this.#awaited.size > this.waiting) this.#detach();
-    if (this.#awaited.size + this.#extra.size <= this.waiting) return;
-    // There are more than waiters. The oldest is the most likely to hang.
-    const [oldest] = this.#extra;
-    const needless = attempt && this.#extra.has(attempt) ? attempt : oldest!;
-    this.#extra.delete(needless);
-    needless.abort(signal!.reason);
+    this.#detach();
+    for (let gone = before - this.waiting; gone > 0; gone--) {
+      if (this.#awaited.size + this.#extra.size <= this.waiting) return;
+      // There are more than waiters. The oldest is the most likely to hang.
+      const [oldest] = this.#extra;
+      const needless = attempt && this.#extra.has(attempt) ? attempt : oldest!;
+      this.#extra.delete(needless);
+      needless.abort(reason);
+    }
   }
 
-  override deliver(waiter: Waiter<Resource<T>>): void {
-    const { value: resource, fn } = waiter;
+  override deliver(waiter: Waiter<any>): void {
+    const { resource, fn } = waiter as Borrower<T>;
     if (fn) waiter.resolve(this.#call(resource!, fn));
     else waiter.resolve(new Loan(this, resource!));
   }
@@ -418,7 +451,7 @@ class Stock<T> extends Line<Resource<T>> {
 
   async dispose(): Promise<void> {
     this.#closed ??= new Error("Cannot acquire from Pool: it has been disposed");
-    for (let first; (first = this.first);) this.refuse(first, this.#closed);
+    this.refuse(() => this.#closed);
     for (const attempt of [...this.#awaited, ...this.#extra]) attempt.abort(this.#closed);
     this.#takeIdle();
     this.#changed();
@@ -434,10 +467,11 @@ class Stock<T> extends Line<Resource<T>> {
   /** Lends what can be lent to the first waiter, or keeps it until one comes. */
   #offer(resource: Resource<T>): void {
     if (!this.#canLend(resource)) return this.destroy(resource);
-    const { first } = this;
+    const first = this.first as Borrower<T> | undefined;
     if (first) {
-      this.grant(first, resource);
-      if (this.#awaited.size > 0) this.#detach();
+      first.resource = resource;
+      this.grant(first);
+      this.#detach(1);
     } else {
       this.idle.push(resource);
       this.#setTimer(resource, this.#settings.idleTimeout);
@@ -460,7 +494,7 @@ class Stock<T> extends Line<Resource<T>> {
         const isAwaited = this.#awaited.has(attempt);
         this.#end(attempt);
         const first = isAwaited ? this.first : undefined;
-        if (first) this.refuse(first, error);
+        if (first) super.leave(first, error);
         this.#changed();
       },
     );
@@ -482,7 +516,7 @@ class Stock<T> extends Line<Resource<T>> {
     const attempt = new AbortController();
     const needed = this.waiting - this.#awaited.size;
     (needed > 0 ? this.#awaited : this.#extra).add(attempt);
-    if (needed === 1) this.last!.attempt = attempt;
+    if (needed === 1) this.#last!.attempt = attempt;
     return attempt;
   }
 
@@ -491,11 +525,14 @@ class Stock<T> extends Line<Resource<T>> {
     this.#extra.delete(attempt);
   }
 
-  /** The first waiter has gone, so nobody depends on the first attempt any more. */
-  #detach(): void {
-    const [oldest] = this.#awaited;
-    this.#awaited.delete(oldest!);
-    this.#extra.add(oldest!);
+  /** Waiters at the head have gone, so nobody depends on the oldest attempts any more. */
+  #detach(count = this.#awaited.size - this.waiting): void {
+    if (count <= 0 || this.#awaited.size === 0) return;
+    for (const oldest of this.#awaited) {
+      this.#awaited.delete(oldest);
+      this.#extra.add(oldest);
+      if (--count <= 0) return;
+    }
   }
 
   #changed(): void {
@@ -548,6 +585,13 @@ class Stock<T> extends Line<Resource<T>> {
 }
 
 const MAX_ERRORS = 100;
+
+class Borrower<T> extends Waiter<any> {
+  /** What it has been granted. */
+  resource: Resource<T> | undefined = undefined;
+  /** What was begun when it came. */
+  attempt: AbortController | undefined = undefined;
+}
 
 class Resource<T> {
   readonly value: T;
@@ -602,14 +646,20 @@ export interface WaitOptions {
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
-  const due = performance.now() + ms;
-  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
-  const check = () => {
-    const left = due - performance.now();
-    if (left > 0) timer = set(left);
-    else callback();
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  let timer = set(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
@@ -640,8 +690,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
