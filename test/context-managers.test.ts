@@ -539,6 +539,21 @@ describe("withContext", () => {
     expect(errorsIn(error)).toEqual([second, first]);
   });
 
+  test("a cleanup that throws an earlier failure again adds nothing", async () => {
+    let earlier: unknown;
+    const error = await rejection(
+      exitStack((stack) => {
+        stack.defer(() => Promise.reject(earlier));
+        stack.defer(() => Promise.reject("third"));
+        stack.push((failure) => void (earlier = failure?.error));
+        stack.defer(() => Promise.reject("second"));
+        throw "first";
+      }),
+    );
+
+    expect(errorsIn(error)).toEqual(["third", "second", "first"]);
+  });
+
   test("what was cleared can fail again", async () => {
     const failure = new Error("again");
     const error = await rejection(
@@ -1292,8 +1307,13 @@ describe("suppress", () => {
   test.each([
     ["another class", new Error("x"), [TypeError]],
     ["no class", new Error("x"), []],
-    ["something that is no Error", "x", [Error]],
+    ["a value that is not an Error", "x", [Error]],
     ["a group of errors that match", new AggregateError([new TypeError("x")]), [TypeError]],
+    [
+      "an error with the fields of a SuppressedError",
+      Object.assign(new Error("x"), { error: new TypeError("a"), suppressed: new TypeError("b") }),
+      [TypeError],
+    ],
   ])("lets that very error pass: %s", async (_, error, classes) => {
     expect(await rejection(suppress(() => Promise.reject(error), ...classes))).toBe(error);
   });

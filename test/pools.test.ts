@@ -552,6 +552,23 @@ describe("Pool", () => {
     expect(aborted).toEqual([1]);
   });
 
+  test("a create that has ended is not taken for one that hangs", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 3 });
+    const leases = [pool.acquire(), pool.acquire()];
+    resolve(2);
+    await leases[0];
+    resolve(1);
+    await leases[1];
+    const controller = new AbortController();
+    const third = rejection(pool.acquire({ signal: controller.signal }));
+    expect(pool).toMatchObject({ size: 3, waiting: 1 });
+
+    controller.abort("stop");
+
+    expect(await third).toBe("stop");
+    expect(aborted).toEqual([3]);
+  });
+
   test("a create that was aborted, but goes on, doesn't count as one that others need", async () => {
     const { pool, aborted } = hanging({ max: 2, isDeaf: true });
     const controllers = [1, 2].map(() => new AbortController());
@@ -986,6 +1003,18 @@ describe("Pool", () => {
       const { pool } = numbered({ max: 1 });
       await pool.use(() => {});
       expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("an idle timeout of 0 destroys what nobody takes at once", async () => {
+    await virtualTime(async () => {
+      const { pool, destroyed } = numbered({ max: 1, idleTimeout: 0 });
+      await pool.use(() => {});
+      expect(await pool.use((n) => n)).toBe(1);
+      expect(destroyed).toEqual([]);
+
+      await sleep(1);
+      expect(destroyed).toEqual([1]);
     });
   });
 
