@@ -14,13 +14,13 @@ await checkThresholds([
     name: "1,000 uses of an idle resource, one after the other",
     subject: ["Pool.use", () => oneAfterTheOther(() => pool.use(work))],
     baseline: ["by hand", () => oneAfterTheOther(() => byHand(work))],
-    atMost: 2.4,
+    atMost: 2,
   },
   {
     name: "1,000 uses of 8 resources, all at once",
     subject: ["Pool.use", () => allAtOnce(() => pool.use(work))],
     baseline: ["by hand", () => allAtOnce(() => byHand(work))],
-    atMost: 2.4,
+    atMost: 2.2,
   },
   {
     name: "leaving costs the same in a long line",
@@ -32,13 +32,13 @@ await checkThresholds([
     name: "one signal for all costs the same in a long line",
     subject: ["30,000 waiters with one signal", () => cancelTogether(30_000)],
     baseline: ["1,000 waiters, 30 times", () => repeat(30, () => cancelTogether(1_000))],
-    atMost: 2.5,
+    atMost: 1.8,
   },
   {
     name: "being served costs the same in a long line",
     subject: ["30,000 waiters", () => serve(30_000)],
     baseline: ["1,000 waiters, 30 times", () => repeat(30, () => serve(1_000))],
-    atMost: 2.5,
+    atMost: 1.8,
   },
 ]);
 

@@ -406,7 +406,7 @@ function read(error: unknown, seen: Set<unknown>, wanted: unknown): boolean {
   const unread = [error];
   let found = false;
   // The bound is for a proxy that makes up new errors for ever.
-  while (unread.length > 0 && seen.size < 2e5) {
+  for (let steps = 0; unread.length > 0 && steps < 2e5; steps++) {
     const it = unread.pop();
     if (Object.is(it, wanted)) found = true;
     if (seen.has(it)) continue;
