@@ -657,7 +657,7 @@ export function refCounted<M extends Enterable>(
             else resolve(value);
           },
           (error) => {
-            if (waits) stopListening();
+            stopListening();
             reject(signal?.aborted ? signal.reason : error);
           },
         );

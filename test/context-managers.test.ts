@@ -1579,7 +1579,11 @@ describe("refCounted", () => {
   test("opens nothing when all have aborted while the last exit goes on", async () => {
     await virtualTime(async (clock) => {
       const log: string[] = [];
-      const shared = refCounted(slow(clock, log, { enter: 10, exit: 100 }));
+      const open = slow(clock, log, { enter: 10, exit: 100 });
+      const shared = refCounted(() => {
+        log.push("opened");
+        return open();
+      });
       const first = await shared();
       const leaving = first[Symbol.asyncDispose]();
       const aborted = rejection(shared({ signal: AbortSignal.timeout(50) }));
@@ -1588,7 +1592,7 @@ describe("refCounted", () => {
       await leaving;
       await sleep(1000);
 
-      expect(log).toEqual(["entered at 10", "exited at 110"]);
+      expect(log).toEqual(["opened", "entered at 10", "exited at 110"]);
       expect(await withContext(shared(), () => clock.elapsed)).toBe(1120);
     });
   });
@@ -1651,6 +1655,40 @@ describe("refCounted", () => {
     expect(await Promise.all(users)).toEqual(["stop", "stop"]);
     await turns();
     expect(log).toEqual(["exit"]);
+  });
+
+  test("an abort of which another listener keeps it from hearing is obeyed once it is entered", async () => {
+    const log: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const controller = new AbortController();
+    const { signal } = controller;
+    signal.addEventListener("abort", (event) => event.stopImmediatePropagation());
+    const shared = refCounted(() => ({
+      enter: () => gate.promise,
+      exit: () => void log.push("exit"),
+    }));
+    const user = rejection(shared({ signal }));
+    await turns();
+
+    controller.abort("stop");
+    gate.resolve();
+
+    expect(await user).toBe("stop");
+    await turns();
+    expect(log).toEqual(["exit"]);
+  });
+
+  test("listens no more once entering has failed", async () => {
+    const { controller, listeners } = watchedController();
+    const gate = Promise.withResolvers<never>();
+    const shared = refCounted(() => ({ enter: () => gate.promise, exit() {} }));
+    const user = rejection(shared({ signal: controller.signal }));
+    await turns();
+    expect(listeners()).toBe(1);
+
+    gate.reject("refused");
+    expect(await user).toBe("refused");
+    expect(listeners()).toBe(0);
   });
 
   test("a failed enter and an abort in one turn: the abort is told", async () => {
