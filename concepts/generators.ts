@@ -1,3 +1,4 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
 /**
  * # Generators
  *
@@ -8,19 +9,21 @@
  * lines, events, the pages of an API, whatever comes in while the program runs.
  *
  * Without it the loop is quickly written, but not its end: a `break` leaves a listener attached, a
- * source that is silent can't be stopped, one of two that were merged stays open, and what its
+ * silent source can't be stopped, one of two merged sources stays open, and the error that its
  * cleanup throws is lost.
  *
- * What all of them keep: nothing is opened before the first `next()`, and no more is pulled than is
- * asked for. However a stream ends (by itself, by an error of a source or of `fn`, or because the
- * consumer breaks, throws or calls `return()`), every source is closed once, and its cleanup is
- * awaited. If that fails, too, all errors are in one AggregateError. Functions are given the value
- * and its index, and are awaited. Most take no signal, because {@link until} ends any stream.
+ * All of them keep one contract. Nothing is opened before the first `next()`, and no more is pulled
+ * than is asked for. However a stream ends (by itself, by an error of a source or of `fn`, or
+ * because the consumer breaks, throws or calls `return()`), every open source is closed once, and
+ * its cleanup is awaited. An error is told once; several are told as one AggregateError. Functions
+ * are called with the value and its index, and are awaited. Calls of `next()` that overlap are
+ * answered in order. A result that nobody receives is released if it is a hold: disposable, with a
+ * `release()` method.
  *
- * One thing can't be had: the language closes a generator only after the `next()` that it is in.
- * Leaving a stream waits for that, because otherwise the cleanup would be missed; an abort ends
- * that wait, too. So put a source that may be silent for long into {@link until}, and abort its
- * signal when you leave.
+ * Limitation: a source can be closed in the middle of a `next()` only if it cooperates; a generator
+ * closes after that `next()`. An error and an abort don't wait for it: the source has been told to
+ * close. A consumer who merely leaves does wait. To make a source stoppable, pass a function: its
+ * signal is aborted when the stream is left.
  *
  * Known elsewhere as: Python's async generators, `itertools` and aiostream; Kotlin's `Flow`; the
  * async iterator helpers proposed for JavaScript, from which the names come; IxJS on npm.
@@ -28,22 +31,30 @@
  * @module
  */
 
-/** Where values come from. Promises in a synchronous source are awaited. */
-export type Source<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | ReadableStream<T>;
+/** Values in a sequence. Promises in a synchronous one are awaited. */
+export type Sequence<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | ReadableStream<T>;
+
+/**
+ * Where values come from: a sequence, or a function that returns one, at once or as a promise.
+ *
+ * The function is called once, at the first `next()`. Its signal is aborted when the stream ends
+ * before the source does; an AbortError that the source throws then is dropped.
+ */
+export type Source<T> =
+  Sequence<T> | ((signal: AbortSignal) => Sequence<T> | PromiseLike<Sequence<T>>);
 
 /** What all functions here return: to be looped over, once. */
 export interface Stream<T> extends AsyncIterableIterator<T, void, undefined>, AsyncDisposable {
   /** The next value, or the end. */
   next(): Promise<IteratorResult<T, void>>;
-  /** Ends the stream, even while a `next()` waits, and waits until all sources are closed. */
+  /**
+   * Ends the stream, even while a `next()` waits, which then is done. Waits until all sources are
+   * closed, and rejects with what has failed since, unless that has been told.
+   */
   return(): Promise<IteratorResult<T, void>>;
 }
 
-/** How to call it off. */
-export interface SignalOptions {
-  /** Closes the source: `next()` rejects with the signal's reason. */
-  signal?: AbortSignal | undefined;
-}
+// ─── Sources ─────────────────────────────────────────────────────────────────────────────────────
 
 /**
  * Yields 0, 1, 2, …, one every `ms` milliseconds from the first `next()` on, without drift. If
@@ -53,7 +64,7 @@ export interface SignalOptions {
  * Source of the idea: `time.Ticker` in Go.
  *
  * @param ms milliseconds: a positive number
- * @throws {TypeError | RangeError} `ms` is not a positive number
+ * @throws {TypeError | RangeError} `ms` is not a positive number, or `signal` not an AbortSignal
  * @throws the signal's reason, once it is aborted
  *
  * @example
@@ -65,45 +76,51 @@ export interface SignalOptions {
  * console.assert(ticks[2]! >= 2);
  * ```
  */
-export function interval(ms: number, { signal }: SignalOptions = {}): Stream<number> {
+export function interval(ms: number, options: WaitOptions = {}): Stream<number> {
   requirePositive("create interval", "ms", ms);
+  requireOptions("create interval", options);
+  requireSignal("create interval", options.signal);
   let start: number | undefined;
   let tick = -1;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const next = () =>
-    new Promise<number>((resolve) => {
-      start ??= performance.now();
-      tick = Math.max(tick + 1, Math.floor((performance.now() - start) / ms) - 1);
-      const due = start + (tick + 1) * ms;
-      const check = () => {
-        const left = due - performance.now();
-        if (left > 0) timer = setTimeout(check, Math.min(left, 2 ** 31 - 1));
-        else resolve(tick);
-      };
-      check();
-    });
-  return endless(next, () => clearTimeout(timer), signal);
+  let stopTimer: (() => void) | undefined;
+  const hub: Hub<number> = new Hub({
+    pull() {
+      if (stopTimer) return;
+      const now = performance.now();
+      start ??= now;
+      tick = Math.max(tick + 1, Math.floor((now - start) / ms) - 1);
+      const left = start + (tick + 1) * ms - now;
+      if (left <= 0) return hub.put(tick);
+      stopTimer = startTimer(left, () => {
+        stopTimer = undefined;
+        hub.put(tick);
+      });
+    },
+    shut: () => stopTimer?.(),
+  });
+  return withSignal(hub, options.signal);
 }
 
 /** How {@link fromEvent} listens. */
-export interface EventOptions extends SignalOptions {
+export interface EventOptions extends WaitOptions {
   /** How many events may wait for the consumer: a positive integer. Default: 1024. */
-  size?: number | undefined;
+  capacity?: number | undefined;
   /**
-   * Whether to forget the oldest when one more comes. Otherwise it stops listening then, and
-   * `next()` rejects after the events that wait. Default: false.
+   * Whether one event too many drops the oldest. Otherwise it ends the stream: `next()` rejects
+   * after the events that wait. Default: false.
    */
   dropOldest?: boolean | undefined;
 }
 
 /**
- * Yields the events of a target. It listens from the first `next()` on, so that a stream nobody
- * reads holds nothing, until it is left.
+ * Yields the events of a target. It listens from the first `next()` until it is left, so that a
+ * stream nobody reads holds nothing.
  *
  * Source of the idea: `events.on` of Node, with a bound.
  *
- * @throws {TypeError | RangeError} `target` is no EventTarget, or `size` not a positive integer
- * @throws {Error} more than `size` events wait
+ * @throws {TypeError | RangeError} `target` is not an EventTarget, `type` not a string, `capacity`
+ * not a positive integer, or `signal` not an AbortSignal
+ * @throws {Error} more than `capacity` events wait
  * @throws the signal's reason, once it is aborted
  *
  * @example
@@ -121,38 +138,36 @@ export interface EventOptions extends SignalOptions {
 export function fromEvent<E extends Event = Event>(
   target: EventTarget,
   type: string,
-  { size = 1024, dropOldest = false, signal }: EventOptions = {},
+  options: EventOptions = {},
 ): Stream<E> {
   requireFunction("listen", "target.addEventListener", Object(target).addEventListener);
-  requireInteger("listen", "size", size, 1);
-  /** Undefined stands for those that did not fit. */
-  const events = new Queue<E | undefined>();
-  /** How many events wait; -1 while the consumer does. */
-  let waiting = 0;
-  const listener = (event: Event) => {
-    const isFull = waiting === size;
-    if (!isFull) waiting++;
-    else if (dropOldest) events.take();
-    else close();
-    events.put(isFull && !dropOldest ? undefined : (event as E));
-  };
-  const close = () => target.removeEventListener(type, listener);
+  if (typeof type !== "string") throw invalid("listen", "type", "a string", type, TypeError);
+  requireOptions("listen", options);
+  const { capacity = 1024, dropOldest = false, signal } = options;
+  requirePositiveInteger("listen", "capacity", capacity);
+  requireSignal("listen", signal);
   let isListening = false;
-  const next = async () => {
-    if (!isListening) target.addEventListener(type, listener);
-    isListening = true;
-    waiting--;
-    const event = await events.take();
-    if (!event) throw new Error(`Cannot keep up with "${type}": ${size} events wait already`);
-    return event;
+  const listener = (event: Event) => {
+    if (hub.ready < capacity) hub.put(event as E);
+    else if (dropOldest) hub.replaceOldest(event as E);
+    else hub.fail(new Error(`Cannot keep up with "${type}": ${capacity} events wait already`));
   };
-  return endless(next, close, signal);
+  const hub: Hub<E> = new Hub({
+    pull() {
+      if (!isListening) target.addEventListener(type, listener);
+      isListening = true;
+    },
+    shut: () => target.removeEventListener(type, listener),
+  });
+  return withSignal(hub, signal);
 }
 
+// ─── Operators ───────────────────────────────────────────────────────────────────────────────────
+
 /**
- * Yields what `fn` makes of each value, one after the other.
+ * Yields the results of `fn`, called with one value after the other.
  *
- * @throws {TypeError} `source` is no iterable, or `fn` no function
+ * @throws {TypeError} `source` is not an iterable, or `fn` not a function
  *
  * @example
  * ```ts
@@ -165,18 +180,23 @@ export function fromEvent<E extends Event = Event>(
 export function map<T, R>(
   source: Source<T>,
   fn: (value: T, index: number) => R | PromiseLike<R>,
+): Stream<R>;
+export function map<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number) => R,
+): Stream<Awaited<R>>;
+export function map<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number) => R | PromiseLike<R>,
 ): Stream<R> {
   requireFunction("map", "fn", fn);
-  return operator("map", source, async function* (input) {
-    let index = 0;
-    for await (const value of input) yield fn(value, index++);
-  });
+  return new Transform<T, R, R>("map", source, fn, (_, result) => result);
 }
 
 /**
- * Yields the values for which `fn` says something truthy.
+ * Yields the values for which `fn` returns something truthy.
  *
- * @throws {TypeError} `source` is no iterable, or `fn` no function
+ * @throws {TypeError} `source` is not an iterable, or `fn` not a function
  *
  * @example
  * ```ts
@@ -186,18 +206,21 @@ export function map<T, R>(
  * console.assert(even.join() === "2,4");
  * ```
  */
+export function filter<T, S extends T>(
+  source: Source<T>,
+  fn: (value: T, index: number) => value is S,
+): Stream<S>;
+export function filter<T>(source: Source<T>, fn: (value: T, index: number) => unknown): Stream<T>;
 export function filter<T>(source: Source<T>, fn: (value: T, index: number) => unknown): Stream<T> {
   requireFunction("filter", "fn", fn);
-  return operator("filter", source, async function* (input) {
-    let index = 0;
-    for await (const value of input) if (await fn(value, index++)) yield value;
-  });
+  return new Transform("filter", source, fn, valueOrSkip);
 }
 
 /**
  * Yields the first `count` values, and asks the source for no more.
  *
- * @throws {TypeError | RangeError} `source` is no iterable, or `count` not an integer of 0 or more
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `count` not an integer of 0 or
+ * more
  *
  * @example
  * ```ts
@@ -208,20 +231,15 @@ export function filter<T>(source: Source<T>, fn: (value: T, index: number) => un
  * ```
  */
 export function take<T>(source: Source<T>, count: number): Stream<T> {
-  requireInteger("take", "count", count, 0);
-  return operator("take", source, async function* (input) {
-    for (let left = count; left > 0; left--) {
-      const step = await input.next();
-      if (step.done) return;
-      yield step.value;
-    }
-  });
+  requireIndex("take", "count", count);
+  return new Transform<T, unknown, T>("take", source, doNothing, (value) => value, count);
 }
 
 /**
  * Yields all but the first `count` values.
  *
- * @throws {TypeError | RangeError} `source` is no iterable, or `count` not an integer of 0 or more
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `count` not an integer of 0 or
+ * more
  *
  * @example
  * ```ts
@@ -232,14 +250,14 @@ export function take<T>(source: Source<T>, count: number): Stream<T> {
  * ```
  */
 export function drop<T>(source: Source<T>, count: number): Stream<T> {
-  requireInteger("drop", "count", count, 0);
-  return filter(source, (_, index) => index >= count);
+  requireIndex("drop", "count", count);
+  return new Transform("drop", source, (_: T, index) => index >= count, valueOrSkip);
 }
 
 /**
- * Yields values as long as `fn` says something truthy.
+ * Yields values as long as `fn` returns something truthy.
  *
- * @throws {TypeError} `source` is no iterable, or `fn` no function
+ * @throws {TypeError} `source` is not an iterable, or `fn` not a function
  *
  * @example
  * ```ts
@@ -249,57 +267,29 @@ export function drop<T>(source: Source<T>, count: number): Stream<T> {
  * console.assert(small.join() === "1,2");
  * ```
  */
+export function takeWhile<T, S extends T>(
+  source: Source<T>,
+  fn: (value: T, index: number) => value is S,
+): Stream<S>;
+export function takeWhile<T>(
+  source: Source<T>,
+  fn: (value: T, index: number) => unknown,
+): Stream<T>;
 export function takeWhile<T>(
   source: Source<T>,
   fn: (value: T, index: number) => unknown,
 ): Stream<T> {
   requireFunction("takeWhile", "fn", fn);
-  return operator("takeWhile", source, async function* (input) {
-    let index = 0;
-    for await (const value of input) {
-      if (!(await fn(value, index++))) return;
-      yield value;
-    }
-  });
+  return new Transform("takeWhile", source, fn, (value: T, isIn) => (isIn ? value : END));
 }
 
 /**
- * Yields all values of what `fn` returns for each value, one source after the other.
- *
- * @throws {TypeError} `source`, or what `fn` returns, is no iterable, or `fn` no function
- *
- * @example
- * ```ts
- * import { flatMap } from "./generators.ts";
- *
- * const words = await Array.fromAsync(flatMap(["to be", "or not"], (line) => line.split(" ")));
- * console.assert(words.join() === "to,be,or,not");
- * ```
- */
-export function flatMap<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number) => Source<R> | PromiseLike<Source<R>>,
-): Stream<R> {
-  requireFunction("flatMap", "fn", fn);
-  const outer = new Input("flatMap", source);
-  const inputs = new Set<Part>([outer]);
-  return new Operator(inputs, async function* () {
-    let index = 0;
-    for await (const value of outer) {
-      const inner = new Input("flatMap", await fn(value, index++));
-      inputs.add(inner);
-      yield* inner;
-      inputs.delete(inner);
-    }
-  });
-}
-
-/**
- * Yields what has been accumulated after each value: `fn` is given the result before, or `initial`.
+ * Yields what has been accumulated after each value: `fn` is called with the result before, or
+ * `initial`, and the value.
  *
  * Source of the idea: `itertools.accumulate`.
  *
- * @throws {TypeError} `source` is no iterable, or `fn` no function
+ * @throws {TypeError} `source` is not an iterable, or `fn` not a function
  *
  * @example
  * ```ts
@@ -316,22 +306,90 @@ export function scan<T, A>(
 ): Stream<A> {
   requireFunction("scan", "fn", fn);
   let accumulated = initial;
-  return map(source, async (value, index) => (accumulated = await fn(accumulated, value, index)));
+  return new Transform<T, A, A>(
+    "scan",
+    source,
+    (value, index) => fn(accumulated, value, index),
+    (_, result) => (accumulated = result),
+  );
 }
 
-/** When {@link batch} gives out a chunk that isn't full. */
+/**
+ * Yields all values of the sources that `fn` returns, one source after the other.
+ *
+ * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
+ *
+ * @example
+ * ```ts
+ * import { flatMap } from "./generators.ts";
+ *
+ * const words = await Array.fromAsync(flatMap(["to be", "or not"], (line) => line.split(" ")));
+ * console.assert(words.join() === "to,be,or,not");
+ * ```
+ */
+export function flatMap<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number) => Source<R> | PromiseLike<Source<R>>,
+): Stream<R>;
+export function flatMap<T, S extends Source<unknown> | PromiseLike<Source<unknown>>>(
+  source: Source<T>,
+  fn: (value: T, index: number) => S,
+): Stream<Item<Awaited<S>>>;
+export function flatMap<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number) => Source<R> | PromiseLike<Source<R>>,
+): Stream<R> {
+  requireFunction("flatMap", "fn", fn);
+  let index = 0;
+  let inner: Intake<R> | undefined;
+  let call: Promise<void> | undefined;
+  const close = async (isUrgent: boolean) => {
+    if (!isUrgent) await call;
+    // The inner source first, as if the loops were nested.
+    const errors = (await inner?.close(isUrgent)) ?? [];
+    return [...errors, ...(await outer.close(isUrgent))];
+  };
+  const hub: Hub<R> = new Hub({
+    pull() {
+      if (!call) (inner ?? outer).read();
+    },
+    shut: close,
+  });
+  const outer: Intake<T> = new Intake("flatMap", source, hub, {
+    arrived: (value) => void (call = enter(value)),
+  });
+  const enter = async (value: T) => {
+    try {
+      inner = new Intake<R>("flatMap", await fn(value, index++), hub, {
+        arrived: (value) => hub.put(value),
+        ended() {
+          inner = undefined;
+          outer.read();
+        },
+      });
+      if (!hub.isOver) inner.read();
+      else for (const error of await inner.close(false)) hub.fail(error);
+    } catch (error) {
+      hub.fail(error);
+    }
+    call = undefined;
+  };
+  return hub;
+}
+
+/** When {@link batch} yields a chunk that isn't full. */
 export interface BatchOptions {
-  /** Milliseconds after its first value came: a positive number. Default: `Infinity`. */
+  /** Milliseconds after the chunk's first value came: a positive number. Default: `Infinity`. */
   maxWait?: number | undefined;
 }
 
 /**
- * Yields the values in arrays of `size`. One that isn't full comes when its time is up, when the
- * source has ended, and before the source's error.
+ * Yields the values in arrays of `size`. A chunk that isn't full is yielded when its time is up,
+ * when the source has ended, and before the source's error.
  *
  * Source of the idea: `itertools.batched`.
  *
- * @throws {TypeError | RangeError} `source` is no iterable, `size` not a positive integer, or
+ * @throws {TypeError | RangeError} `source` is not an iterable, `size` not a positive integer, or
  * `maxWait` not a positive number
  *
  * @example
@@ -342,38 +400,46 @@ export interface BatchOptions {
  * console.assert(JSON.stringify(chunks) === '[["a","b"],["c"]]');
  * ```
  */
-export function batch<T>(
-  source: Source<T>,
-  size: number,
-  { maxWait = Infinity }: BatchOptions = {},
-): Stream<T[]> {
-  requireInteger("batch", "size", size, 1);
+export function batch<T>(source: Source<T>, size: number, options: BatchOptions = {}): Stream<T[]> {
+  requirePositiveInteger("batch", "size", size);
+  requireOptions("batch", options);
+  const { maxWait = Infinity } = options;
   requirePositive("batch", "maxWait", maxWait);
-  return operator("batch", source, async function* (input) {
-    const arrive = async () => ({ step: await input.next(), at: performance.now() });
-    // Outlives a chunk whose time is up while the source is silent.
-    let arriving: ReturnType<typeof arrive> | undefined;
-    for (;;) {
-      const chunk: T[] = [];
-      const timeIsUp = Promise.withResolvers<undefined>();
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      try {
-        while (chunk.length < size) {
-          arriving ??= arrive();
-          const arrived = await Promise.race([arriving, timeIsUp.promise]);
-          if (!arrived) break;
-          arriving = undefined;
-          if (arrived.step.done) return;
-          chunk.push(arrived.step.value);
-          if (chunk.length > 1 || maxWait > 2 ** 31 - 1) continue;
-          timer = setTimeout(timeIsUp.resolve, arrived.at + maxWait - performance.now());
-        }
-      } finally {
-        clearTimeout(timer);
-        if (chunk.length > 0) yield chunk;
-      }
-    }
+  let chunk: T[] = [];
+  let stopTimer = doNothing;
+  const flush = () => {
+    stopTimer();
+    if (chunk.length > 0) hub.put(chunk);
+    chunk = [];
+  };
+  const hub: Hub<T[]> = new Hub({
+    pull() {
+      if (hub.ready === 0) intake.read();
+    },
+    shut(isUrgent) {
+      stopTimer();
+      releaseHold(chunk);
+      chunk = [];
+      return intake.close(isUrgent);
+    },
   });
+  const intake: Intake<T> = new Intake("batch", source, hub, {
+    arrived(value) {
+      const length = chunk.push(value);
+      if (length === 1) stopTimer = startTimer(maxWait, flush);
+      if (length === size) flush();
+      if (hub.isWanted) intake.read();
+    },
+    ended() {
+      flush();
+      hub.finish();
+    },
+    failed(error) {
+      flush();
+      hub.fail(error);
+    },
+  });
+  return hub;
 }
 
 /**
@@ -382,7 +448,7 @@ export function batch<T>(
  *
  * Source of the idea: a loop around Go's `select`.
  *
- * @throws {TypeError} a source is no iterable
+ * @throws {TypeError} a source is not an iterable
  *
  * @example
  * ```ts
@@ -394,36 +460,42 @@ export function batch<T>(
  * console.assert(values.join() === "fast,fast,fast");
  * ```
  */
+export function merge<T>(...sources: Source<T>[]): Stream<T>;
+export function merge<S extends Source<unknown>[]>(...sources: S): Stream<Item<S[number]>>;
 export function merge<T>(...sources: Source<T>[]): Stream<T> {
-  const inputs = sources.map((source) => new Input("merge", source));
-  return new Operator(inputs, async function* () {
-    const arrivals = new Queue<{ input: Input<T>; step: Step<T> } | undefined>();
-    const pull = (input: Input<T>) =>
-      input.next().then(
-        (step) => arrivals.put({ input, step }),
-        () => arrivals.put(undefined),
-      );
-    inputs.forEach(pull);
-    for (let open = inputs.length; open > 0;) {
-      const arrival = await arrivals.take();
-      if (!arrival) return;
-      const { input, step } = arrival;
-      if (step.done) open--;
-      else {
-        yield step.value;
-        pull(input);
-      }
-    }
+  let open = sources.length;
+  // Those whose value has come; the last of these values may still wait for the consumer.
+  const resting = new Queue<Intake<T>>();
+  const hub: Hub<T> = new Hub({
+    pull() {
+      while (resting.size > hub.ready) resting.shift().read();
+      if (open === 0) hub.finish();
+    },
+    shut: (isUrgent) => closeAll(intakes, isUrgent),
   });
+  const intakes = sources.map((source) => {
+    const intake: Intake<T> = new Intake("merge", source, hub, {
+      arrived(value) {
+        resting.push(intake);
+        hub.put(value);
+      },
+      ended() {
+        if (--open === 0) hub.finish();
+      },
+    });
+    resting.push(intake);
+    return intake;
+  });
+  return hub;
 }
 
 /**
  * Yields arrays with one value of each source, all of which it asks at once. It ends with the
- * shortest.
+ * shortest, and doesn't wait for those that are in the middle of a `next()` then.
  *
  * Source of the idea: `zip` in Python.
  *
- * @throws {TypeError} a source is no iterable
+ * @throws {TypeError} a source is not an iterable
  *
  * @example
  * ```ts
@@ -433,30 +505,46 @@ export function merge<T>(...sources: Source<T>[]): Stream<T> {
  * console.assert(pairs.join(" ") === "a,1 b,2");
  * ```
  */
-export function zip<T extends unknown[]>(...sources: { [K in keyof T]: Source<T[K]> }): Stream<T> {
-  const inputs = sources.map((source) => new Input("zip", source));
-  return new Operator(inputs, async function* () {
-    while (inputs.length > 0) {
-      const end = Promise.withResolvers<undefined>();
-      const pull = async (input: Input<unknown>) => {
-        const step = await input.next();
-        if (step.done) end.resolve(undefined);
-        return step.value;
-      };
-      const values = await Promise.race([end.promise, Promise.all(inputs.map(pull))]);
-      if (!values) return;
-      yield values as T;
-    }
+export function zip<T extends unknown[]>(
+  ...sources: { [K in keyof T]: Source<T[K]> }
+): Stream<{ [K in keyof T]: Awaited<T[K]> }> {
+  let values: unknown[] = [];
+  let missing = 0;
+  const hub: Hub<{ [K in keyof T]: Awaited<T[K]> }> = new Hub({
+    pull() {
+      if (intakes.length === 0) hub.finish();
+      if (missing > 0) return;
+      missing = intakes.length;
+      for (const intake of intakes) intake.read();
+    },
+    shut(isUrgent) {
+      releaseHold(values);
+      values = [];
+      return closeAll(intakes, isUrgent);
+    },
   });
+  const intakes = sources.map(
+    (source, n) =>
+      new Intake<unknown>("zip", source, hub, {
+        arrived(value) {
+          values[n] = value;
+          if (--missing > 0) return;
+          const all = values;
+          values = [];
+          hub.put(all as never);
+        },
+      }),
+  );
+  return hub;
 }
 
 /**
- * Reads ahead: from the first `next()` on it asks the source also while the consumer is busy, until
+ * Reads ahead: from the first `next()` on it also asks the source while the consumer is busy, until
  * `size` values wait. An error of the source comes after them.
  *
  * Source of the idea: Go's buffered channels.
  *
- * @throws {TypeError | RangeError} `source` is no iterable, or `size` not a positive integer
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `size` not a positive integer
  *
  * @example
  * ```ts
@@ -467,8 +555,8 @@ export function zip<T extends unknown[]>(...sources: { [K in keyof T]: Source<T[
  * ```
  */
 export function buffer<T>(source: Source<T>, size: number): Stream<T> {
-  requireInteger("buffer", "size", size, 1);
-  return mapAhead("buffer", source, (value) => value, size, true);
+  requirePositiveInteger("buffer", "size", size);
+  return mapAhead<T, T>("buffer", source, (value) => value, size, false);
 }
 
 /** How {@link parallelMap} works off its source. */
@@ -480,17 +568,19 @@ export interface ParallelOptions {
 }
 
 /**
- * Yields what `fn` makes of each value, several at once. The source is asked only when there is a
- * place for its value, so that a long one needs memory for `concurrency` of them.
+ * Yields the results of `fn`, called for several values at once. The source is asked only when
+ * there is room for its value, so that a long one needs memory for `concurrency` of them.
  *
- * The first failure, be it of `fn` or the source, aborts what runs, and so does leaving. The stream
- * ends when all that has ended; an AbortError that comes of the abort is no failure.
+ * The first failure, of `fn` or of the source, aborts what runs; so does leaving. The stream ends
+ * when every call of `fn` has; an AbortError that comes of the abort is not a failure. Results that
+ * come before the failure are still yielded.
  *
  * Source of the idea: `buffer_unordered` and `buffered` of Rust's futures.
  *
- * @param fn is given the value, its index, and a signal that is aborted only while it runs
- * @throws {TypeError | RangeError} `source` is no iterable, `fn` no function, or `concurrency` not a
- * positive integer
+ * @param fn called with the value, its index, and a signal. A function that declares these three
+ * parameters gets a signal of its own, which is aborted only while it runs; others share one.
+ * @throws {TypeError | RangeError} `source` is not an iterable, `fn` not a function, or
+ * `concurrency` not a positive integer
  *
  * @example
  * ```ts
@@ -504,11 +594,29 @@ export interface ParallelOptions {
 export function parallelMap<T, R>(
   source: Source<T>,
   fn: (value: T, index: number, signal: AbortSignal) => R | PromiseLike<R>,
-  { concurrency, ordered = true }: ParallelOptions,
+  options: ParallelOptions,
+): Stream<R>;
+export function parallelMap<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number, signal: AbortSignal) => R,
+  options: ParallelOptions,
+): Stream<Awaited<R>>;
+export function parallelMap<T, R>(
+  source: Source<T>,
+  fn: (value: T, index: number, signal: AbortSignal) => R | PromiseLike<R>,
+  options: ParallelOptions,
 ): Stream<R> {
   requireFunction("run parallelMap", "fn", fn);
-  requireInteger("run parallelMap", "concurrency", concurrency, 1);
+  requireOptions("run parallelMap", options);
+  const { concurrency, ordered = true } = options;
+  requirePositiveInteger("run parallelMap", "concurrency", concurrency);
   return mapAhead("run parallelMap", source, fn, concurrency, ordered);
+}
+
+/** The place of a result. */
+interface Slot<T> {
+  isReady: boolean;
+  value: T | undefined;
 }
 
 function mapAhead<T, R>(
@@ -518,67 +626,78 @@ function mapAhead<T, R>(
   places: number,
   ordered: boolean,
 ): Stream<R> {
-  const input = new Input(action, source);
-  const results = new Queue<{ value: R } | undefined>();
-  const running = new Map<AbortController, Promise<void>>();
-  const errors = new Set<unknown>();
-  let isOver = false;
-
-  const abort = () => {
-    isOver = true;
-    for (const controller of running.keys()) {
-      controller.abort(new DOMException("The result is no longer needed", "AbortError"));
-    }
-  };
-  const work = async (value: T, index: number, controller: AbortController) => {
-    let put = ordered ? results.reserve() : undefined;
-    let result: { value: R } | undefined;
-    try {
-      result = { value: await fn(value, index, controller.signal) };
-    } catch (error) {
-      const isEcho = controller.signal.aborted && (error as Error | null)?.name === "AbortError";
-      if (!isEcho) errors.add(error);
-      abort();
-    }
-    put ??= results.reserve();
-    put(result);
-    running.delete(controller);
-  };
-
   let free = places;
   let index = 0;
-  let isPulling = false;
-  const pull = async () => {
-    if (isPulling || isOver) return;
-    isPulling = true;
-    while (free > 0) {
-      const step = await input.next().catch(abort);
-      if (isOver || !step || step.done) {
-        await Promise.all(running.values());
-        return results.put(undefined);
+  let running = 0;
+  let isSourceDone = false;
+  let hasFailed = false;
+  let idle: PromiseWithResolvers<void> | undefined;
+  let shared: AbortController | undefined;
+  const controllers = new Set<AbortController>();
+  /** Results in the order of the source; the first of them isn't there yet. */
+  const slots = new Queue<Slot<R>>();
+
+  const work = async (value: T) => {
+    const slot: Slot<R> = { isReady: false, value: undefined };
+    if (ordered) slots.push(slot);
+    // A controller costs much, so that calls which seem not to use it share one.
+    const isOwn = fn.length > 2;
+    const controller = isOwn ? new AbortController() : (shared ??= new AbortController());
+    if (isOwn) controllers.add(controller);
+    try {
+      const result = fn(value, index++, controller.signal);
+      deliver(slot, isThenable(result) ? await result : result);
+    } catch (error) {
+      if (!(hub.isOver && isAbortError(error))) {
+        hasFailed = true;
+        hub.fail(error);
       }
-      free--;
-      const controller = new AbortController();
-      running.set(controller, work(step.value, index++, controller));
     }
-    isPulling = false;
+    controllers.delete(controller);
+    if (--running > 0) return;
+    idle?.resolve();
+    if (isSourceDone) hub.finish();
   };
-  const workers = {
-    leave: abort,
-    abandon: abort,
-    async return() {
-      await Promise.all(running.values());
-      throwAll(errors);
-    },
+  const deliver = (slot: Slot<R>, value: R) => {
+    slot.value = value;
+    slot.isReady = true;
+    if (!ordered) return hasFailed ? releaseHold(value) : hub.put(value);
+    while (slots.first?.isReady) hub.put(slots.shift().value as R);
   };
-  return new Operator([input, workers], async function* () {
-    pull();
-    for (let result; (result = await results.take());) {
+  const pull = () => {
+    if (free > 0 && !isSourceDone && !hub.isOver) intake.read();
+  };
+  const hub: Hub<R> = new Hub({
+    pull,
+    taken() {
       free++;
       pull();
-      yield result.value;
-    }
+    },
+    shut(isUrgent) {
+      if (running > 0) {
+        idle ??= Promise.withResolvers();
+        const reason = new DOMException("The result is no longer needed", "AbortError");
+        for (const controller of [shared, ...controllers]) controller?.abort(reason);
+      }
+      return Promise.all([intake.close(isUrgent), idle?.promise]).then(([errors]) => errors);
+    },
+    closed() {
+      while (slots.size > 0) releaseHold(slots.shift().value);
+    },
   });
+  const intake: Intake<T> = new Intake(action, source, hub, {
+    arrived(value) {
+      free--;
+      running++;
+      work(value);
+      pull();
+    },
+    ended() {
+      isSourceDone = true;
+      if (running === 0) hub.finish();
+    },
+  });
+  return hub;
 }
 
 /**
@@ -588,82 +707,140 @@ function mapAhead<T, R>(
  *
  * Source of the idea: `itertools.tee`.
  *
- * @throws {TypeError | RangeError} `source` is no iterable, or `count` not a positive integer
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `count` not a positive integer
  *
  * @example
  * ```ts
  * import { map, tee } from "./generators.ts";
  *
  * const [plain, loud] = tee(["a", "b"], 2);
- * const upper = map(loud!, (text) => text.toUpperCase());
- * const both = await Promise.all([Array.fromAsync(plain!), Array.fromAsync(upper)]);
+ * const upper = map(loud, (text) => text.toUpperCase());
+ * const both = await Promise.all([Array.fromAsync(plain), Array.fromAsync(upper)]);
  * console.assert(both.join() === "a,b,A,B");
  * ```
  */
-export function tee<T>(source: Source<T>, count: number): Stream<T>[] {
-  requireInteger("tee", "count", count, 1);
-  const shared = { input: new Input("tee", source), readers: count };
-  const first = new Link<Step<T>>();
-  return Array.from({ length: count }, () => createReader(shared, first));
+export function tee<T, const N extends number = number>(
+  source: Source<T>,
+  count: N,
+): Tuple<Stream<T>, N> {
+  requirePositiveInteger("tee", "count", count);
+  /** For how many readers an object waits that none of them has received. */
+  const unclaimed = new Map<unknown, number>();
+  const readers = new Set<Hub<T>>();
+  const all: Owner = {
+    get isOver() {
+      return readers.size === 0;
+    },
+    finish: () => readers.forEach((reader) => reader.finish()),
+    fail: (error) => readers.forEach((reader) => reader.fail(error)),
+  };
+  const intake: Intake<T> = new Intake("tee", source, all, {
+    arrived(value) {
+      if (isObject(value)) unclaimed.set(value, readers.size);
+      for (const reader of readers) reader.put(value);
+    },
+  });
+  const drop = (value: T) => {
+    const left = unclaimed.get(value)! - 1;
+    if (left === 0) releaseHold(value);
+    if (left > 0) unclaimed.set(value, left);
+    else unclaimed.delete(value);
+  };
+  for (let n = 0; n < count; n++) {
+    const reader: Hub<T> = new Hub({
+      pull() {
+        if (reader.ready === 0) intake.read();
+      },
+      taken: (value) => void unclaimed.delete(value),
+      drop,
+      shut(isUrgent) {
+        readers.delete(reader);
+        return readers.size === 0 ? intake.close(isUrgent) : undefined;
+      },
+    });
+    readers.add(reader);
+  }
+  return [...readers] as Stream<T>[] as Tuple<Stream<T>, N>;
 }
 
-/** Apart from `tee`, so that it refers to its own place only, and what all have read is freed. */
-function createReader<T>(
-  shared: { readonly input: Input<T>; readers: number },
-  place: Link<Step<T>>,
-): Stream<T> {
-  const next = () => {
-    const { promise, resolve } = place.value;
-    if (!place.isAsked) resolve(shared.input.next());
-    place.isAsked = true;
-    place = place.next;
-    return promise;
-  };
-  const close = async () => (--shared.readers > 0 ? DONE : shared.input.return());
-  const abandon = () => {
-    if (shared.readers === 0) shared.input.abandon();
-  };
-  return operator("tee", { next, return: close, [ABANDON]: abandon }, passOn);
+/** How {@link takeUntil} ends. */
+export interface UntilOptions {
+  /** Whether an abort is an error: `next()` rejects with the signal's reason. Default: false. */
+  reject?: boolean | undefined;
 }
 
 /**
- * Ends the stream when the signal is aborted, without an error, even in the middle of a `next()`.
- * The source is closed at once, and its cleanup awaited, except where that can't be: a generator
- * that is stuck in its `next()`, or an operator in its `fn`, is not waited for, and what it throws
- * later is dropped. ({@link parallelMap} can stop its `fn`, and waits.)
+ * Ends the stream when the signal is aborted, even in the middle of a silent `next()`. With
+ * `reject` it ends with the signal's reason, so that a part can't be taken for the whole.
+ *
+ * The abort closes the source at once. Its cleanup is awaited, and so is what runs in a
+ * {@link parallelMap}; a source in the middle of a `next()`, or another operator in its `fn`, is
+ * not waited for, and what it throws later is dropped.
  *
  * Put it next to the source: all that is made of the stream ends with it.
  *
  * Source of the idea: `takeUntil` of RxJS.
  *
  * @param signal may be undefined, to pass on what is optional
- * @throws {TypeError} `source` is no iterable
+ * @throws {TypeError} `source` is not an iterable, or `signal` not an AbortSignal
  *
  * @example
  * ```ts
- * import { map, until } from "./generators.ts";
+ * import { map, takeUntil } from "./generators.ts";
  *
  * async function* silent() {
  *   yield 1;
  *   await new Promise(() => {});
  * }
- * const stream = until(silent(), AbortSignal.timeout(10));
+ * const stream = takeUntil(silent(), AbortSignal.timeout(10));
  * const values = await Array.fromAsync(map(stream, (n) => 2 * n));
  * console.assert(values.join() === "2");
  * ```
  */
-export function until<T>(source: Source<T>, signal: AbortSignal | undefined): Stream<T> {
-  return operator("until", source, (input) => passOn(input, signal));
+export function takeUntil<T>(
+  source: Source<T>,
+  signal: AbortSignal | null | undefined,
+  options: UntilOptions = {},
+): Stream<T> {
+  requireSignal("takeUntil", signal);
+  requireOptions("takeUntil", options);
+  let isAborted = false;
+  let stopListening: (() => void) | undefined;
+  const abort = () => {
+    isAborted = true;
+    stopListening = undefined;
+    if (options.reject && !hub.isOver) hub.fail(signal!.reason);
+    else hub.finish(true);
+  };
+  const hub: Hub<T> = new Hub({
+    pull() {
+      if (signal?.aborted) return abort();
+      stopListening ??= onAbort(signal ?? undefined, abort);
+      intake.read();
+    },
+    async shut(isUrgent) {
+      const errors = await intake.close(isUrgent);
+      return errors.filter((error) => !isAborted || error !== signal!.reason);
+    },
+    closed: () => stopListening?.(),
+  });
+  const intake: Intake<T> = new Intake("takeUntil", source, hub, {
+    arrived: (value) => hub.put(value),
+    failed(error) {
+      if (!isAborted) hub.fail(error);
+    },
+  });
+  return hub;
 }
 
 /**
  * Yields the lines of a stream of bytes in UTF-8, without their ends: `\n` or `\r\n`. A `\r` alone
  * ends nothing, empty lines count, and the last line needs no end. A byte order mark is left out,
- * and what is no UTF-8 becomes U+FFFD.
+ * and what is not UTF-8 becomes U+FFFD.
  *
  * Source of the idea: `bufio.ScanLines` in Go.
  *
- * @throws {TypeError} `source` is no iterable
+ * @throws {TypeError} `source` is not an iterable, or yields something other than bytes
  *
  * @example
  * ```ts
@@ -675,272 +852,667 @@ export function until<T>(source: Source<T>, signal: AbortSignal | undefined): St
  * ```
  */
 export function lines(source: Source<Uint8Array>): Stream<string> {
-  return operator("read lines", source, async function* (input) {
-    const decoder = new TextDecoder();
-    // A long line is put together once, not with every chunk.
-    let pieces: string[] = [];
-    for await (const chunk of input) {
-      const [end, ...rest] = decoder.decode(chunk, { stream: true }).split("\n");
-      pieces.push(end!);
-      for (const piece of rest) {
-        yield pieces.join("").replace(/\r$/, "");
-        pieces = [piece];
-      }
-    }
-    const last = pieces.join("") + decoder.decode();
-    if (last) yield last;
+  const decoder = new TextDecoder();
+  // A long line is put together once, not with every chunk.
+  let pieces: string[] = [];
+  const hub: Hub<string> = new Hub({
+    pull() {
+      if (hub.ready === 0) intake.read();
+    },
+    shut: (isUrgent) => intake.close(isUrgent),
   });
+  const intake: Intake<Uint8Array> = new Intake("read lines", source, hub, {
+    arrived(chunk) {
+      if (!ArrayBuffer.isView(chunk)) {
+        throw invalid("read lines", "a chunk", "a Uint8Array", chunk, TypeError);
+      }
+      const texts = decoder.decode(chunk, { stream: true }).split("\n");
+      const rest = texts.pop()!;
+      for (const text of texts) {
+        const line = pieces.length > 0 ? pieces.join("") + text : text;
+        pieces = [];
+        hub.put(line.endsWith("\r") ? line.slice(0, -1) : line);
+      }
+      if (rest) pieces.push(rest);
+      if (hub.isWanted) intake.read();
+    },
+    ended() {
+      const last = pieces.join("") + decoder.decode();
+      if (last) hub.put(last);
+      hub.finish();
+    },
+  });
+  return hub;
 }
+
+/** What a source yields. */
+type Item<S> = S extends (signal: AbortSignal) => infer R
+  ? Item<Awaited<R>>
+  : S extends ReadableStream<infer T> | AsyncIterable<infer T>
+    ? T
+    : S extends Iterable<infer T>
+      ? Awaited<T>
+      : never;
+
+/** As many of T, if that is known and not many. */
+type Tuple<T, N extends number, R extends T[] = []> = number extends N
+  ? T[]
+  : R["length"] extends N
+    ? R
+    : R["length"] extends 32
+      ? T[]
+      : Tuple<T, N, [...R, T]>;
+
+// ─── How a stream is left ────────────────────────────────────────────────────────────────────────
+//
+//   consumer ── return() ──▶ Transform | Hub ── CLOSE ──▶ Input ── abort, return() ──▶ source
+//
+//   The stream ends because …              and then waits for …
+//   its sources have ended                 nothing: there is nothing to close
+//   the consumer leaves                    the calls of fn and the cleanup of all sources, even of
+//                                          one in the middle of a next(), which can't close before
+//   fn or a source fails, zip's shortest   the calls of parallelMap's fn and the cleanup of all
+//   source ends, or takeUntil is aborted   sources, except one in the middle of a next(): "urgent"
+//
+//   Whoever closes first is told what fails in the cleanup. A value on its way then is released.
 
 type Step<T> = IteratorResult<T, void>;
 
-type Upstream<T> = AsyncIterator<T> & { [ABANDON]?(): void };
+const DONE: Step<never> = Object.freeze({ done: true, value: undefined });
 
-type Body<T> = AsyncGenerator<T, void, undefined>;
+/** Closes an upstream; a symbol, so that users don't see it. */
+const CLOSE = Symbol("close");
 
-const DONE = { done: true, value: undefined } as const;
-
-/** Tells an iterator not to wait, or to wait no longer, for what is stuck in a `next()`. */
-const ABANDON = Symbol("abandon");
-
-/** What an operator closes at its end. */
-interface Part {
-  /** The consumer leaves: end what the operator may be waiting for. */
-  leave(): void;
-  /** Don't wait, or wait no longer, for what is stuck. */
-  abandon(): void;
-  /** Closes it, and throws what goes wrong, then or before. */
-  return(): Promise<unknown>;
+/** What an operator reads: another stream of this file, or the {@link Input} around a source. */
+interface Upstream<T> {
+  /** Awaited in a `try`. Never called while a call is pending, nor after the end. */
+  next(): Promise<Step<T>>;
+  /** Opens a source without reading it. */
+  open?(): Promise<void> | undefined;
+  /** May be called again, for example because it has become urgent. */
+  [CLOSE](isUrgent: boolean): Promise<void>;
 }
 
-/** A source as an operator sees it: it can be left at any time, and is closed once. */
-class Input<T> implements Part, AsyncIterableIterator<T, void, undefined> {
-  readonly #source: Source<T> | Upstream<T>;
-  readonly #errors = new Set<unknown>();
-  #iterator: Upstream<T> | undefined;
-  #pending: PromiseWithResolvers<Step<T>> | undefined;
-  #isLeft = false;
-  #isAbandoned = false;
-  readonly #abandoned = Promise.withResolvers<void>();
-  #end: Promise<void> | undefined;
-
-  constructor(action: string, source: Source<T> | Upstream<T>) {
-    const keys = ["getReader", Symbol.asyncIterator, Symbol.iterator, "next"];
-    // A string is no object, but can be iterated.
-    this.#source = Object(source);
-    if (!keys.some((key) => key in this.#source)) {
-      throw invalid(action, "source", "an iterable", source, TypeError);
-    }
-  }
+abstract class OwnStream<T> implements Stream<T>, Upstream<T> {
+  abstract next(): Promise<Step<T>>;
+  abstract [CLOSE](isUrgent: boolean): Promise<void>;
 
   [Symbol.asyncIterator](): this {
     return this;
-  }
-
-  next(): Promise<Step<T>> {
-    if (this.#isLeft || this.#end) return this.return();
-    const pending = (this.#pending = Promise.withResolvers<Step<T>>());
-    this.#pull(pending);
-    return pending.promise;
-  }
-
-  async #pull(pending: PromiseWithResolvers<Step<T>>): Promise<void> {
-    try {
-      this.#iterator ??= iterate(this.#source);
-      const step = await this.#iterator.next();
-      if (this.#end) return;
-      if (step.done) this.#end = Promise.resolve();
-      pending.resolve(step.done ? DONE : step);
-    } catch (error) {
-      if (!this.#isAbandoned) this.#errors.add(error);
-      if (this.#end) return;
-      this.#end = Promise.resolve();
-      pending.reject(error);
-    }
-    this.#pending = undefined;
-  }
-
-  leave(): void {
-    this.#isLeft = true;
-    if (this.#pending) this.return().catch(ignore);
-  }
-
-  abandon(): void {
-    this.#isAbandoned = true;
-    this.#abandoned.resolve();
-    this.#iterator?.[ABANDON]?.();
   }
 
   async return(): Promise<Step<T>> {
-    await (this.#end ??= this.#close());
-    throwAll(this.#errors);
+    await this[CLOSE](false);
     return DONE;
   }
 
-  async #close(): Promise<void> {
-    try {
-      const iterator = (this.#iterator ??= iterate(this.#source));
-      const closing = iterator.return?.();
-      if (this.#isAbandoned) iterator[ABANDON]?.();
-      const mayBeStuck = this.#pending && isGenerator(iterator);
-      await (mayBeStuck ? Promise.race([closing, this.#abandoned.promise]) : closing);
-    } catch (error) {
-      this.#errors.add(error);
-    }
-    this.#pending?.resolve(DONE);
+  [Symbol.asyncDispose](): Promise<void> {
+    return this[CLOSE](false);
   }
 }
 
-/** What consumers see: values made by a generator, which can be left while it waits for a part. */
-class Operator<T> implements Stream<T> {
-  readonly #parts: Iterable<Part>;
-  readonly #generator: Body<T>;
-  readonly #abandoned = Promise.withResolvers<Step<T>>();
-  #end: Promise<void> | undefined;
+const SKIP = Symbol("skip");
+const END = Symbol("end");
 
-  constructor(parts: Iterable<Part>, body: () => Body<T>) {
-    this.#parts = parts;
-    this.#generator = body();
+/** Yields at most one value for each of its source's, and reads only while the consumer waits. */
+class Transform<T, A, R> extends OwnStream<R> {
+  readonly #input: Upstream<T>;
+  readonly #fn: (value: T, index: number) => A | PromiseLike<A>;
+  readonly #select: (value: T, answer: A) => R | typeof SKIP | typeof END;
+  readonly #limit: number;
+  readonly #errors = new Set<unknown>();
+  #index = 0;
+  #calls = 0;
+  #last: Promise<Step<R>> | undefined;
+  #isInputOpen = true;
+  #isOver = false;
+  #isLeft = false;
+
+  constructor(
+    action: string,
+    source: Source<T>,
+    fn: (value: T, index: number) => A | PromiseLike<A>,
+    select: (value: T, answer: A) => R | typeof SKIP | typeof END,
+    limit = Infinity,
+  ) {
+    super();
+    this.#input = toUpstream(action, source);
+    this.#fn = fn;
+    this.#select = select;
+    this.#limit = limit;
   }
 
-  [Symbol.asyncIterator](): this {
-    return this;
+  next(): Promise<Step<R>> {
+    if (this.#calls++ === 0) return (this.#last = this.#step());
+    const step = () => this.#step();
+    return (this.#last = this.#last!.then(step, step));
   }
 
-  next(): Promise<Step<T>> {
-    return this.#run(() => this.#generator.next());
-  }
-
-  return(): Promise<Step<T>> {
-    for (const part of this.#parts) part.leave();
-    return this.#run(() => Promise.race([this.#generator.return(), this.#abandoned.promise]));
-  }
-
-  [ABANDON](): void {
-    for (const part of this.#parts) part.abandon();
-    this.#abandoned.resolve(DONE);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return();
-  }
-
-  async #run(step: () => Promise<Step<T>>): Promise<Step<T>> {
-    if (this.#end) {
-      // What went wrong has been told.
-      await this.#end.catch(ignore);
-      return DONE;
-    }
-    const errors = new Set<unknown>();
+  async #step(): Promise<Step<R>> {
+    let isReading = false;
     try {
-      const result = await step();
-      if (!result.done) return result;
+      while (!this.#isOver) {
+        if (this.#index === this.#limit) {
+          if (this.#index === 0) await this.#input.open?.();
+          await this.#end(false);
+          break;
+        }
+        isReading = true;
+        const step = await this.#input.next();
+        isReading = false;
+        if (isDone(step)) {
+          this.#isInputOpen = false;
+          break;
+        }
+        if (this.#isOver) {
+          releaseHold(step.value);
+          break;
+        }
+        let answer = this.#fn(step.value, this.#index++);
+        if (isThenable(answer)) answer = await answer;
+        const result = this.#select(step.value, answer as A);
+        if (result === END) await this.#end(false);
+        else if (this.#isOver) releaseHold(result);
+        else if (result !== SKIP) return { done: false, value: result };
+      }
     } catch (error) {
-      errors.add(error);
+      if (isReading) this.#isInputOpen = false;
+      await this.#fail(error);
+    } finally {
+      this.#calls--;
     }
-    await (this.#end = this.#close(errors));
+    this.#isOver = true;
     return DONE;
   }
 
-  async #close(errors: Set<unknown>): Promise<void> {
-    const closings = await Promise.allSettled([...this.#parts].map((part) => part.return()));
-    for (const closing of closings) if (closing.status === "rejected") errors.add(closing.reason);
+  /** Its own end is as if the consumer had left; an error is urgent. */
+  async #end(isUrgent: boolean): Promise<void> {
+    this.#isOver = true;
+    if (this.#isInputOpen) await this.#input[CLOSE](isUrgent);
+  }
+
+  async #fail(error: unknown): Promise<void> {
+    const errors = new Set([error, ...(await errorsOf(this.#end(true)))]);
+    if (!this.#isLeft) throwAll(errors);
+    for (const error of errors) if (!isAbortError(error)) this.#errors.add(error);
+  }
+
+  async [CLOSE](isUrgent: boolean): Promise<void> {
+    this.#isOver = true;
+    const closing = this.#isInputOpen ? this.#input[CLOSE](isUrgent) : undefined;
+    if (isUrgent) return closing;
+    this.#isLeft = true;
+    const errors = new Set(await errorsOf(closing));
+    await this.#last?.catch(doNothing);
+    for (const error of this.#errors) errors.add(error);
+    this.#errors.clear();
     throwAll(errors);
   }
 }
 
-/** A place in a list whose values may be awaited before they are there. */
-class Link<T> {
-  readonly value: PromiseWithResolvers<T> = Promise.withResolvers<T>();
-  isAsked = false;
-  #next: Link<T> | undefined;
+/** Reads one upstream, a value at a time, for a {@link Hub} or several. */
+class Intake<T> {
+  readonly #upstream: Upstream<T>;
+  readonly #owner: Owner;
+  readonly #sink: Sink<T>;
+  #isReading = false;
+  #isLooping = false;
+  #isOpen = true;
 
-  get next(): Link<T> {
-    return (this.#next ??= new Link());
+  constructor(action: string, source: Source<T>, owner: Owner, sink: Sink<T>) {
+    this.#upstream = toUpstream(action, source);
+    this.#owner = owner;
+    this.#sink = sink;
+  }
+
+  /** Does nothing if it is reading already. */
+  read(): void {
+    if (this.#isReading) return;
+    this.#isReading = true;
+    if (!this.#isLooping) this.#loop();
+  }
+
+  /** Reads on as long as what arrives calls for more. */
+  async #loop(): Promise<void> {
+    this.#isLooping = true;
+    const [upstream, owner, sink] = [this.#upstream, this.#owner, this.#sink];
+    let isUpstream = true;
+    try {
+      while (this.#isReading) {
+        isUpstream = true;
+        const step = await upstream.next();
+        isUpstream = false;
+        this.#isReading = false;
+        if (isDone(step)) {
+          this.#isOpen = false;
+          if (!owner.isOver) sink.ended ? sink.ended() : owner.finish();
+        } else if (owner.isOver) releaseHold(step.value);
+        else sink.arrived(step.value);
+      }
+    } catch (error) {
+      if (isUpstream) this.#isOpen = false;
+      if (sink.failed) sink.failed(error);
+      else owner.fail(error);
+    }
+    this.#isLooping = false;
+  }
+
+  /** Resolves to what has gone wrong. */
+  close(isUrgent: boolean): Promise<unknown[]> {
+    return errorsOf(this.#isOpen ? this.#upstream[CLOSE](isUrgent) : undefined);
   }
 }
 
-/** First come, first served, on both sides. */
-class Queue<T> {
-  #first = new Link<T>();
-  #last = this.#first;
+/** Whom an {@link Intake} reads for. */
+interface Owner {
+  readonly isOver: boolean;
+  finish(): void;
+  fail(error: unknown): void;
+}
 
+/** What becomes of what comes; by default the end and an error are the owner's. */
+interface Sink<T> {
+  arrived(value: T): void;
+  ended?(): void;
+  failed?(error: unknown): void;
+}
+
+/** What is particular to an operator. */
+interface Driver<T> {
+  /** The consumer asks for a value: makes sure that one is on its way. */
+  pull(): void;
+  /** The consumer has received a value. */
+  taken?(value: T): void;
+  /** Nobody will receive the value. Default: releases it. */
+  drop?(value: T): void;
+  /**
+   * Stops all that feeds the stream, and resolves to what has gone wrong. Called again when it
+   * becomes urgent.
+   */
+  shut(isUrgent: boolean): Promise<unknown[]> | void;
+  /** Nothing runs any more. */
+  closed?(): void;
+}
+
+/** Stands between whatever its driver reads and a consumer who may leave at any time. */
+class Hub<T> extends OwnStream<T> implements Owner {
+  readonly #driver: Driver<T>;
+  readonly #values = new Queue<T>();
+  readonly #waiters = new Queue<PromiseWithResolvers<Step<T>>>();
+  readonly #errors = new Set<unknown>();
+  readonly #closed = Promise.withResolvers<void>();
+  #closing: "patiently" | "urgently" | undefined;
+  #isLeft = false;
+  #isClosed = false;
+
+  constructor(driver: Driver<T>) {
+    super();
+    this.#driver = driver;
+  }
+
+  get isOver(): boolean {
+    return this.#closing !== undefined;
+  }
+
+  /** How many values wait for the consumer. */
+  get ready(): number {
+    return this.#values.size;
+  }
+
+  /** Whether the consumer waits for a value. */
+  get isWanted(): boolean {
+    return this.#waiters.size > 0;
+  }
+
+  next(): Promise<Step<T>> {
+    if (!this.isOver) this.#pull();
+    if (this.ready > 0) {
+      const value = this.#values.shift();
+      this.#driver.taken?.(value);
+      return Promise.resolve({ done: false, value });
+    }
+    if (this.#isClosed) return this.#tell();
+    const waiter = Promise.withResolvers<Step<T>>();
+    this.#waiters.push(waiter);
+    return waiter.promise;
+  }
+
+  #pull(): void {
+    try {
+      this.#driver.pull();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Hands a value to the consumer, now or when it asks. */
   put(value: T): void {
-    this.reserve()(value);
+    if (this.#isLeft) return this.#drop(value);
+    if (!this.isWanted) return this.#values.push(value);
+    this.#waiters.shift().resolve({ done: false, value });
+    this.#driver.taken?.(value);
+    if (this.isWanted && !this.isOver) this.#pull();
   }
 
-  /** A place in the queue, to be filled later. */
-  reserve(): (value: T) => void {
-    const { resolve } = this.#last.value;
-    this.#last = this.#last.next;
-    return resolve;
+  replaceOldest(value: T): void {
+    this.#drop(this.#values.shift());
+    this.#values.push(value);
   }
 
-  take(): Promise<T> {
-    const { promise } = this.#first.value;
-    this.#first = this.#first.next;
-    return promise;
+  #drop(value: T): void {
+    if (this.#driver.drop) this.#driver.drop(value);
+    else releaseHold(value);
+  }
+
+  fail(error: unknown): void {
+    if (!(this.isOver && isAbortError(error))) this.#errors.add(error);
+    this.finish();
+  }
+
+  /** No value comes after those that wait; the errors do. */
+  finish(isUrgent = !this.isOver): void {
+    this.#close(isUrgent);
+  }
+
+  async [CLOSE](isUrgent: boolean): Promise<void> {
+    this.#isLeft = true;
+    while (this.ready > 0) this.#drop(this.#values.shift());
+    this.#close(isUrgent);
+    await this.#closed.promise;
+    await this.#tell();
+  }
+
+  async #close(isUrgent: boolean): Promise<void> {
+    if (this.#closing === "urgently" || (this.#closing && !isUrgent)) return;
+    this.#closing = isUrgent ? "urgently" : "patiently";
+    for (const error of (await this.#driver.shut(isUrgent)) ?? []) this.#errors.add(error);
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#driver.closed?.();
+    while (this.isWanted) this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
+    this.#closed.resolve();
+  }
+
+  /** The end, or what has gone wrong, once. */
+  async #tell(): Promise<Step<T>> {
+    const errors = new Set(this.#errors);
+    this.#errors.clear();
+    throwAll(errors);
+    return DONE;
   }
 }
 
-function iterate<T>(source: Source<T> | Upstream<T>): Upstream<T> {
-  if ("getReader" in source) {
-    // Its reader can be cancelled in the middle of a read; its own iterator can't be closed then.
-    const reader = source.getReader();
-    return {
-      next: () => reader.read() as Promise<IteratorResult<T>>,
-      return: async () => (await reader.cancel(), DONE),
-    };
+// ─── Sources of others ───────────────────────────────────────────────────────────────────────────
+
+/** How many microtasks an urgent close gives a source to settle its `next()`. */
+const PATIENCE = 50;
+
+/** A source as an operator reads it: opened at the first `next()`, closed once. */
+class Input<T> implements Upstream<T> {
+  readonly #action: string;
+  readonly #source: Source<T>;
+  #iterator: AsyncIterator<T> | undefined;
+  #controller: AbortController | undefined;
+  #isOpen = false;
+  #opening: Promise<void> | undefined;
+  #pending: Promise<Step<T>> | undefined;
+  #isClosed = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(action: string, source: Source<T>) {
+    requireSource(action, source);
+    this.#action = action;
+    this.#source = source;
   }
-  if (Symbol.asyncIterator in source) return source[Symbol.asyncIterator]();
-  if (!(Symbol.iterator in source)) return source;
-  return (async function* () {
-    for (const value of source) yield value;
-  })();
+
+  next(): Promise<Step<T>> {
+    const step = this.#iterator ? this.#iterator.next() : this.#start();
+    return (this.#pending = step as Promise<Step<T>>);
+  }
+
+  #start(): Promise<Step<T>> {
+    const first = () => (this.#isClosed ? DONE : this.#iterator!.next()) as Promise<Step<T>>;
+    const opening = this.open();
+    return opening ? opening.then(first) : first();
+  }
+
+  open(): Promise<void> | undefined {
+    this.#isOpen = true;
+    const source = this.#source;
+    if (typeof source !== "function" || isSequence(source)) {
+      return (this.#opening = this.#enter(source as Sequence<T>));
+    }
+    const { signal } = (this.#controller = new AbortController());
+    return (this.#opening = Promise.try(source, signal).then((sequence) => {
+      requireSource(this.#action, sequence);
+      return this.#enter(sequence);
+    }));
+  }
+
+  #enter(source: Sequence<T>): Promise<void> | undefined {
+    const iterator = iterate(source);
+    // Perhaps that was enough for the stream to be left.
+    if (this.#isClosed) return closeIterator(this.#action, iterator);
+    this.#iterator = iterator;
+    return undefined;
+  }
+
+  [CLOSE](isUrgent: boolean): Promise<void> {
+    const isFirst = !this.#isClosed;
+    this.#isClosed = true;
+    if (isFirst) this.#closing = this.#close();
+    const closing = this.#closing ?? Promise.resolve();
+    if (isUrgent) return this.#waitUnlessReading(closing, isFirst);
+    return isFirst ? closing : closing.catch(doNothing);
+  }
+
+  async #close(): Promise<void> {
+    try {
+      this.#controller?.abort(new DOMException("The stream was left", "AbortError"));
+      if (this.#iterator) await closeIterator(this.#action, this.#iterator);
+      else if (this.#isOpen) {
+        await undefined; // Now it is known whether opening it takes time.
+        await this.#opening?.catch(doNothing);
+      } else await closeUnread(this.#action, this.#source);
+    } catch (error) {
+      if (!this.#controller || !isAbortError(error)) throw error;
+    }
+  }
+
+  /** A source that stops soon, because it was told to or has been about to answer, is awaited. */
+  async #waitUnlessReading(closing: Promise<void>, isFirst: boolean): Promise<void> {
+    let isReading = this.#pending !== undefined;
+    const stop = () => (isReading = false);
+    closing.then(stop, stop);
+    Promise.resolve(this.#pending).then(stop, stop);
+    for (let n = 0; isReading && n < PATIENCE; n++) await undefined;
+    if (!isReading) await (isFirst ? closing : closing.catch(doNothing));
+  }
 }
 
-function isGenerator(iterator: object): boolean {
-  return Object.prototype.toString.call(iterator) === "[object AsyncGenerator]";
+/** The `next` of all generators. */
+const nextOfGenerators = Object.getPrototypeOf(async function* () {}.prototype).next;
+
+function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
+  if ("getReader" in Object(source)) return new StreamReader(source as ReadableStream<T>);
+  if (Symbol.asyncIterator in Object(source)) {
+    const iterator = (source as AsyncIterable<T>)[Symbol.asyncIterator]();
+    const settles = iterator.next === nextOfGenerators || iterator instanceof OwnStream;
+    return settles ? iterator : new Guard(iterator, false);
+  }
+  return new Guard((source as Iterable<T>)[Symbol.iterator](), true);
 }
 
-/** An operator with one source. */
-function operator<T, R>(
+/** Reads a `ReadableStream`, whose own iterator can't be closed in the middle of a `next()`. */
+class StreamReader<T> implements AsyncIterator<T, void> {
+  readonly #reader: ReadableStreamDefaultReader<T>;
+
+  constructor(stream: ReadableStream<T>) {
+    this.#reader = stream.getReader();
+  }
+
+  async next(): Promise<Step<T>> {
+    let isOver = true;
+    try {
+      const step = await this.#reader.read();
+      isOver = step.done;
+      return step as Step<T>;
+    } finally {
+      if (isOver) this.#reader.releaseLock();
+    }
+  }
+
+  async return(): Promise<Step<T>> {
+    const cancelling = this.#reader.cancel();
+    this.#reader.releaseLock();
+    await cancelling;
+    return DONE;
+  }
+}
+
+/** An iterator whose `next()` settles when it is closed, if not before; also a synchronous one. */
+class Guard<T> implements AsyncIterator<T, void> {
+  readonly #iterator: AsyncIterator<T> | Iterator<T>;
+  readonly #isSync: boolean;
+  #settle: ((step: Step<T>) => void) | undefined;
+  #isClosed = false;
+
+  constructor(iterator: AsyncIterator<T> | Iterator<T>, isSync: boolean) {
+    this.#iterator = iterator;
+    this.#isSync = isSync;
+  }
+
+  next(): Promise<Step<T>> {
+    const answer = this.#iterator.next() as Step<T>;
+    if (this.#isSync && !isThenable(answer.value)) return Promise.resolve(answer);
+    return new Promise((resolve, reject) => {
+      this.#settle = resolve;
+      const step = this.#isSync ? this.#unwrap(answer) : Promise.resolve(answer);
+      step.then((step) => {
+        if (this.#isClosed) releaseHold(step?.value);
+        resolve(this.#isClosed ? DONE : step);
+      }, reject);
+    });
+  }
+
+  async #unwrap({ done, value }: Step<T>): Promise<Step<T>> {
+    try {
+      return { done, value: await value } as Step<T>;
+    } catch (error) {
+      const isOpen = !done && !this.#isClosed;
+      const errors = isOpen ? await errorsOf(Promise.try(() => this.#iterator.return?.())) : [];
+      throwAll(new Set([error, ...errors]));
+      throw error;
+    }
+  }
+
+  async return(): Promise<Step<T>> {
+    this.#isClosed = true;
+    try {
+      // A result that isn't an object is for closeIterator() to see.
+      return this.#iterator.return ? ((await this.#iterator.return()) as Step<T>) : DONE;
+    } finally {
+      this.#settle?.(DONE);
+    }
+  }
+}
+
+async function closeIterator(
   action: string,
-  source: Source<T> | Upstream<T>,
-  body: (input: Input<T>) => Body<R>,
-): Stream<R> {
-  const input = new Input(action, source);
-  return new Operator([input], () => body(input));
+  iterator: AsyncIterator<unknown> | Iterator<unknown>,
+): Promise<void> {
+  if (!iterator.return) return;
+  const result = await iterator.return();
+  if (Object(result) === result) return;
+  throw invalid(action, "the result of return()", "an object", result, TypeError);
 }
 
-async function* passOn<T>(input: Input<T>, signal?: AbortSignal): Body<T> {
-  const abandon = () => {
-    input.abandon();
-    input.return().catch(ignore);
-  };
-  if (signal?.aborted) abandon();
-  const stopListening = onAbort(signal, abandon);
-  try {
-    yield* input;
-  } finally {
-    stopListening();
+/** What nobody has read needs no closing, unless it is open already. */
+async function closeUnread(action: string, source: Source<unknown>): Promise<void> {
+  if ("getReader" in Object(source)) await (source as ReadableStream).cancel();
+  else if ("next" in Object(source))
+    await closeIterator(action, source as unknown as Iterator<unknown>);
+}
+
+// ─── Helpers ─────────────────────────────────────────────────────────────────────────────────────
+
+/** A list with two ends. */
+class Queue<T> {
+  #first: Link<T> | undefined;
+  #last: Link<T> | undefined;
+  size = 0;
+
+  get first(): T | undefined {
+    return this.#first?.value;
+  }
+
+  push(value: T): void {
+    const link: Link<T> = { value, next: undefined };
+    if (this.#last) this.#last.next = link;
+    else this.#first = link;
+    this.#last = link;
+    this.size++;
+  }
+
+  /** Only when it isn't empty. */
+  shift(): T {
+    const { value, next } = this.#first!;
+    this.#first = next;
+    if (!next) this.#last = undefined;
+    this.size--;
+    return value;
   }
 }
 
-/** A stream that ends when it is left, or with the signal's reason. */
-function endless<T>(
-  next: () => Promise<T>,
-  close: () => void,
-  signal: AbortSignal | undefined,
-): Stream<T> {
-  const iterator: Upstream<T> = {
-    next: async () => ({ done: false, value: await next() }),
-    return: async () => (close(), DONE),
-  };
-  return operator("", iterator, async function* (input) {
-    yield* passOn(input, signal);
-    signal?.throwIfAborted();
-  });
+interface Link<T> {
+  readonly value: T;
+  next: Link<T> | undefined;
+}
+
+function toUpstream<T>(action: string, source: Source<T>): Upstream<T> {
+  return source instanceof OwnStream ? source : new Input(action, source);
+}
+
+function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined): Stream<T> {
+  return signal ? takeUntil(stream, signal, { reject: true }) : stream;
+}
+
+function valueOrSkip<T>(value: T, isIn: unknown): T | typeof SKIP {
+  return isIn ? value : SKIP;
+}
+
+/** Like `for await`, it takes no primitive for a result. */
+function isDone(step: Step<unknown>): step is IteratorReturnResult<void> {
+  if (isObject(step)) return Boolean(step.done);
+  throw invalid("read a source", "the result of next()", "an object", step, TypeError);
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" ? value !== null : typeof value === "function";
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return isObject(value) && typeof (value as Partial<PromiseLike<unknown>>).then === "function";
+}
+
+function isAbortError(error: unknown): boolean {
+  try {
+    return (error as Error | null | undefined)?.name === "AbortError";
+  } catch {
+    return false;
+  }
+}
+
+async function closeAll<T>(intakes: Intake<T>[], isUrgent: boolean): Promise<unknown[]> {
+  return (await Promise.all(intakes.map((intake) => intake.close(isUrgent)))).flat();
+}
+
+/** What the promise is rejected with, or nothing. */
+function errorsOf(promise: Promise<unknown> | void): Promise<unknown[]> {
+  return Promise.resolve(promise).then(
+    () => [],
+    (error: unknown) => [error],
+  );
 }
 
 function throwAll(errors: Set<unknown>): void {
@@ -948,40 +1520,24 @@ function throwAll(errors: Set<unknown>): void {
   for (const error of errors) throw error;
 }
 
-function ignore(): void {}
-
-/**
- * Calls `listener` when the signal is aborted, until the returned function is called. All listeners
- * share one of the signal's own, because a signal searches those one by one at every change, and
- * that would add up when many wait with the same signal.
- */
-function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return () => {};
-  let listeners = abortListeners.get(signal);
-  if (!listeners) {
-    listeners = new AbortListeners();
-    abortListeners.set(signal, listeners);
-    signal.addEventListener("abort", listeners);
-  }
-  listeners.add(listener);
-  return () => {
-    listeners.delete(listener);
-    if (listeners.size > 0) return;
-    abortListeners.delete(signal);
-    signal.removeEventListener("abort", listeners);
-  };
+function isSequence(source: unknown): source is Sequence<unknown> {
+  const keys = ["getReader", Symbol.asyncIterator, Symbol.iterator];
+  return keys.some((key) => key in Object(source));
 }
 
-const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
-
-class AbortListeners extends Set<(reason: unknown) => void> {
-  handleEvent(event: Event): void {
-    for (const listener of this) listener((event.target as AbortSignal).reason);
+function requireSource(action: string, source: unknown): void {
+  if (!isSequence(source)) {
+    if (typeof source === "function") return;
+    throw invalid(action, "source", "an iterable", source, TypeError);
   }
+  // These wait for their turn; one that is rejected meanwhile must not count as unhandled.
+  if (!Array.isArray(source) && !(source instanceof Set)) return;
+  for (const value of source) if (value instanceof Promise) value.catch(doNothing);
 }
 
-function requireFunction(action: string, name: string, value: unknown): void {
-  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+function requireOptions(action: string, options: unknown): void {
+  if (Object(options) === options && typeof options !== "function") return;
+  throw invalid(action, "options", "an object", options, TypeError);
 }
 
 function requirePositive(action: string, name: string, value: number): void {
@@ -989,9 +1545,105 @@ function requirePositive(action: string, name: string, value: number): void {
   throw invalid(action, name, "a positive number", value);
 }
 
-function requireInteger(action: string, name: string, value: number, min: 0 | 1): void {
-  if (Number.isInteger(value) && value >= min) return;
-  throw invalid(action, name, min ? "a positive integer" : "an integer of 0 or more", value);
+function requireIndex(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value >= 0) return;
+  throw invalid(action, name, "an integer of 0 or more", value);
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A `setTimeout` of any length, which is never early. Returns what stops it. */
+function startTimer(ms: number, callback: () => void): () => void {
+  if (ms === Infinity) return doNothing;
+  const due = performance.now() + ms;
+  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
+  const check = () => {
+    const left = due - performance.now();
+    if (left > 0) timer = set(left);
+    else callback();
+  };
+  let timer = set(ms);
+  return () => clearTimeout(timer);
+}
+
+/**
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
+ */
+function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
+  if (!signal) return doNothing;
+  let listeners = abortListeners.get(signal);
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
+  listeners.add(listener);
+  return () => {
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
+  };
+}
+
+const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
+
+class AbortListeners extends Set<(reason: unknown) => void> {
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
+  }
+}
+
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
+}
+
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+}
+
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
+function requirePositiveInteger(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
+  throw invalid(action, name, "a positive integer", value);
 }
 
 function invalid(
@@ -1001,14 +1653,25 @@ function invalid(
   value: unknown,
   Kind = typeof value === "number" ? RangeError : TypeError,
 ): Error {
-  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(value)}`);
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/generators.ts` ──────────────────────────────────────────────────────────
 
 /** Two at a time. The consumer leaves after two: what runs is cancelled, and the source closed. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
-  const sleep = (ms: number, signal?: AbortSignal) => until(interval(ms), signal).next();
+  const sleep = (ms: number, signal?: AbortSignal) => takeUntil(interval(ms), signal).next();
   const source = async function* () {
     try {
       for (let n = 1; ; n++) {
@@ -1043,4 +1706,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();
