@@ -3,7 +3,7 @@
  * way. Start with the first part. The second holds one contract against every operator; then comes
  * what is particular to each. Time is virtual throughout.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import {
   batch,
@@ -1680,6 +1680,819 @@ describe("leaving", () => {
   });
 });
 
+/** Sources that answer nothing for ever, and can't be closed before they answer. */
+const silent: Record<string, () => Source<number>> = {
+  "an async generator": async function* () {
+    yield await new Promise<number>(() => {});
+  },
+  "an iterator that forwards to a generator": () => {
+    const generator = (silent["an async generator"] as () => AsyncGenerator<number>)();
+    return {
+      [Symbol.asyncIterator]: () => ({
+        next: () => generator.next(),
+        return: () => generator.return(undefined),
+      }),
+    };
+  },
+  "an iterator without return()": () => ({
+    [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => {}) }),
+  }),
+  "a pending promise in an array": () => [new Promise<number>(() => {})],
+  "a ReadableStream": () => new ReadableStream<number>(),
+  "a Node stream": () => {
+    const { Readable } = (globalThis as any).process.getBuiltinModule("node:stream");
+    return new Readable({ objectMode: true, read() {} });
+  },
+  "a function that ignores its signal": () => silent["an async generator"] as () => never,
+  "a function that never returns a source": () => () => new Promise<never>(() => {}),
+};
+
+describe.each(Object.entries(silent))("a silent source, %s,", (_name, create) => {
+  test.each(
+    Object.entries({
+      merge: (source: Source<number>, failing: Source<number>) => merge(source, failing),
+      zip: (source: Source<number>, failing: Source<number>) => zip(source, failing),
+      "merge of a chain": (source: Source<number>, failing: Source<number>) =>
+        merge(
+          map(
+            filter(buffer(source, 2), () => true),
+            (n) => n,
+          ),
+          failing,
+        ),
+    }),
+  )("does not keep the error of another one waiting in %s", async (_operator, operate) => {
+    await virtualTime(async (clock) => {
+      const failing = probe({ every: 50, count: 0, then: "throw" });
+
+      expect(await errorOf(operate(create(), failing.source).next())).toBe(broken);
+
+      expect(clock.elapsed).toBe(50);
+    });
+  });
+
+  test.each([true, false])(
+    "does not keep the error of parallelMap's function waiting, ordered: %s",
+    async (ordered) => {
+      await virtualTime(async (clock) => {
+        const work = async () => {
+          await sleep(50);
+          throw broken;
+        };
+        const source = flatMap([[1], create()], (inner) => inner as Source<number>);
+
+        const stream = parallelMap(source, work, { concurrency: 3, ordered });
+        expect(await errorOf(stream.next())).toBe(broken);
+
+        expect(clock.elapsed).toBe(50);
+      });
+    },
+  );
+
+  test("does not keep zip waiting when the shortest source ends", async () => {
+    await virtualTime(async (clock) => {
+      const short = probe({ every: 50, count: 0, then: "end" });
+
+      expect(await Array.fromAsync(zip(create(), short.source))).toEqual([]);
+
+      expect(clock.elapsed).toBe(50);
+    });
+  });
+
+  test.each(Object.entries(operators))(
+    "does not keep an abort waiting: %s",
+    async (_op, operate) => {
+      await virtualTime(async (clock) => {
+        const controller = new AbortController();
+        setTimeout(() => controller.abort("stop"), 100);
+        const stream = takeUntil(operate(create()), controller.signal, { reject: true });
+
+        expect(await errorOf(stream.next())).toBe("stop");
+
+        expect(clock.elapsed).toBe(100);
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
+      });
+    },
+  );
+});
+
+describe("a source that is a function", () => {
+  test.each(Object.entries(operators))(
+    "of a signal stops when %s is left",
+    async (_name, operate) => {
+      await virtualTime(async (clock) => {
+        const log: string[] = [];
+        const source = async function* (signal: AbortSignal) {
+          log.push("opened");
+          signal.addEventListener("abort", () => log.push(`aborted at ${clock.elapsed}`));
+          try {
+            await sleep(1000, signal);
+            yield 1;
+          } finally {
+            await sleep(10);
+            log.push(`closed at ${clock.elapsed}`);
+          }
+        };
+        const stream = operate(source);
+        await sleep(50);
+        expect(log).toEqual([]);
+        const waiting = stream.next();
+        await sleep(50);
+        expect(log).toEqual(["opened"]);
+
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
+
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(log).toEqual(["opened", "aborted at 100", "closed at 110"]);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+
+  test("has its signal aborted before return() is called, and only then", async () => {
+    const log: string[] = [];
+    const source = (signal: AbortSignal) => ({
+      [Symbol.asyncIterator]: () => ({
+        next: async () => ({ done: false, value: signal.aborted }),
+        async return() {
+          log.push(`closed, aborted: ${signal.aborted}, ${signal.reason.name}`);
+          return { done: true as const, value: undefined };
+        },
+      }),
+    });
+
+    for await (const isAborted of map(source, (n) => n)) {
+      expect(isAborted).toBe(false);
+      break;
+    }
+
+    expect(log).toEqual(["closed, aborted: true, AbortError"]);
+  });
+
+  test.each(["its end", "its error"])("does not have its signal aborted at %s", async (how) => {
+    const signals: AbortSignal[] = [];
+    const source = async function* (signal: AbortSignal) {
+      signals.push(signal);
+      yield 1;
+      if (how === "its error") throw broken;
+    };
+
+    const outcome = Array.fromAsync(merge(source));
+    if (how === "its error") expect(await errorOf(outcome)).toBe(broken);
+    else expect(await outcome).toEqual([1]);
+
+    expect(signals.map((signal) => signal.aborted)).toEqual([false]);
+  });
+
+  test("has its signal aborted by an error of fn, of another source, and by an abort", async () => {
+    await virtualTime(async () => {
+      const reasons: string[] = [];
+      const source = async function* (signal: AbortSignal) {
+        signal.addEventListener("abort", () => reasons.push(signal.reason.name));
+        yield 1;
+        await sleep(1000, signal);
+      };
+      const fail = () => Promise.reject(broken);
+      const late = probe({ count: 0, every: 10, then: "throw" });
+
+      expect(await errorOf(map(source, fail).next())).toBe(broken);
+      expect(await errorOf(parallelMap(source, fail, { concurrency: 2 }).next())).toBe(broken);
+      expect(await errorOf(Array.fromAsync(merge(source, late.source)))).toBe(broken);
+      await Array.fromAsync(takeUntil(source, AbortSignal.timeout(10)));
+
+      expect(reasons).toEqual(Array(4).fill("AbortError"));
+    });
+  });
+
+  test.each([
+    ["an array", () => [1, 2]],
+    ["a promise of an array", async () => [1, 2]],
+    ["a generator", () => interminable()],
+    ["an async generator", () => comeAt(1, 2, 3)],
+    ["a ReadableStream", () => new Response("\u0001\u0002").body!.pipeThrough(bytesToNumbers())],
+    ["another stream", () => map([1, 2], (n) => n)],
+  ] as [string, () => Source<number> & (() => never)][])("may return %s", async (_what, source) => {
+    await virtualTime(async () => {
+      const values = await Array.fromAsync(take(source as unknown as Source<number>, 2));
+
+      expect(values.length).toBe(2);
+    });
+  });
+
+  test("may be what flatMap's function returns", async () => {
+    const signals: AbortSignal[] = [];
+    const inner = (n: number) => (signal: AbortSignal) => (signals.push(signal), [n, -n]);
+
+    expect(await Array.fromAsync(take(flatMap([1, 2], inner), 3))).toEqual([1, -1, 2]);
+
+    expect(signals.map((signal) => signal.aborted)).toEqual([false, true]);
+  });
+
+  test("that throws, rejects or returns something else fails the stream", async () => {
+    const fail = () => {
+      throw broken;
+    };
+    expect(await errorOf(map(fail, (n) => n).next())).toBe(broken);
+    expect(await errorOf(merge(() => Promise.reject(broken)).next())).toBe(broken);
+    expect(await errorOf(merge((() => 5) as never).next())).toEqual(
+      new TypeError("Cannot merge: source must be an iterable, received 5"),
+    );
+  });
+
+  test("that delivers after the stream was left: its source is closed, and that is awaited", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({});
+      const slow = async () => {
+        await sleep(100);
+        return source;
+      };
+      const stream = map(slow, (n) => n);
+      const waiting = stream.next();
+      await sleep(50);
+
+      await stream.return();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      expect(clock.elapsed).toBe(110);
+      expect(seen).toEqual({ opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("an AbortError after the abort is dropped, another error is told", async () => {
+    await virtualTime(async () => {
+      const failWith = (error: unknown) =>
+        async function* (signal: AbortSignal) {
+          await sleep(1000, signal).catch(() => {});
+          yield await Promise.reject(error);
+        };
+      const leave = async (source: Source<number>) => {
+        const stream = merge([0], source);
+        await stream.next();
+        await sleep(1);
+        await stream.return();
+      };
+
+      await leave(failWith(new DOMException("mine", "AbortError")));
+      expect(await errorOf(leave(failWith(broken)))).toBe(broken);
+    });
+  });
+});
+
+describe("a hold that nobody receives is released", () => {
+  const { lines: _, ...others } = operators;
+
+  test.each(Object.entries(others))("on its way when %s is left", async (_name, operate) => {
+    for (const kind of ["iterator", "generator"]) {
+      await virtualTime(async () => {
+        const hold = holdOf();
+        const generate = async function* () {
+          await sleep(100);
+          yield hold;
+        };
+        const iterator = {
+          [Symbol.asyncIterator]: () => ({
+            next: async () => (await sleep(100), { done: false, value: hold }),
+          }),
+        };
+        const source = kind === "generator" ? generate() : iterator;
+        const stream = operate(source as unknown as Source<number>);
+        const waiting = stream.next();
+        await sleep(50);
+
+        await stream.return();
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        await sleep(100);
+
+        expect(hold.released).toBeGreaterThanOrEqual(1);
+      });
+    }
+  });
+
+  test.each(Object.entries(others))("but not one that %s has delivered", async (_name, operate) => {
+    await virtualTime(async () => {
+      const hold = holdOf();
+      const stream = operate([hold] as unknown as Source<number>);
+
+      await stream.next();
+      await stream.next();
+      await stream.return();
+
+      expect(hold.released).toBe(0);
+    });
+  });
+
+  test("waiting in a buffer when it is left", async () => {
+    const holds = [holdOf(), holdOf(), holdOf()];
+    const stream = buffer(holds, 5);
+    await stream.next();
+    await turn();
+
+    await stream.return();
+
+    expect(holds.map((hold) => hold.released)).toEqual([0, 1, 1]);
+  });
+
+  test("the result of map's, filter's or scan's function when the stream was left meanwhile", async () => {
+    await virtualTime(async () => {
+      const [made, kept] = [holdOf(), holdOf()];
+      const streams = [
+        map([1], async () => (await sleep(100), made)),
+        filter([kept], () => sleep(100).then(() => true)),
+      ];
+      const waiting = streams.map((stream) => stream.next());
+      await sleep(1);
+      for (const stream of streams) await stream.return();
+
+      expect(await Promise.all(waiting)).toEqual(Array(2).fill({ done: true, value: undefined }));
+      expect([made.released, kept.released]).toEqual([1, 1]);
+    });
+  });
+
+  test.each([true, false])(
+    "a result of parallelMap that comes after a failure, ordered: %s",
+    async (ordered) => {
+      await virtualTime(async () => {
+        const hold = holdOf();
+        const work = async (n: number) => {
+          await sleep(n);
+          if (n === 10) throw broken;
+          return hold;
+        };
+        const stream = parallelMap([10, 20], work, { concurrency: 2, ordered });
+
+        expect(await errorOf(stream.next())).toBe(broken);
+
+        expect(hold.released).toBe(1);
+      });
+    },
+  );
+
+  test("a result of parallelMap that is ready, or comes, when it is left", async () => {
+    await virtualTime(async () => {
+      const holds = new Map([10, 20, 30].map((ms) => [ms, holdOf()]));
+      const work = async (ms: number) => (await sleep(ms), holds.get(ms)!);
+      const stream = parallelMap(holds.keys(), work, { concurrency: 3 });
+      expect((await stream.next()).value).toBe(holds.get(10));
+      await sleep(15);
+
+      await stream.return();
+
+      expect([...holds.values()].map((hold) => hold.released)).toEqual([0, 1, 1]);
+    });
+  });
+
+  test("what is in a batch, or in a row of zip, that never becomes full", async () => {
+    await virtualTime(async () => {
+      const [inBatch, inRow] = [holdOf(), holdOf()];
+      const never = probe({ count: 0 }).source;
+      const streams = [batch(merge([inBatch], never), 2), zip([inRow], never)];
+      const waiting = streams.map((stream) => stream.next());
+      await sleep(1);
+      for (const stream of streams) await stream.return();
+      await Promise.all(waiting);
+
+      expect([inBatch.released, inRow.released]).toEqual([1, 1]);
+    });
+  });
+
+  test("what tee has read when all have left, unless one has received it", async () => {
+    const [received, unclaimed] = [holdOf(), holdOf()];
+    const [fast, slow, never] = tee([received, unclaimed], 3);
+    await fast.next();
+    await fast.return();
+    await slow.next();
+    const second = slow.next();
+    expect((await second).value).toBe(unclaimed);
+    await never.return();
+    await slow.return();
+    expect([received.released, unclaimed.released]).toEqual([0, 0]);
+
+    const hold = holdOf();
+    const [first, other] = tee([hold], 2);
+    const waiting = first.next();
+    first.return();
+    other.return();
+    await waiting;
+    await turn();
+    expect(hold.released).toBe(1);
+  });
+
+  test("an event that a full fromEvent drops", async () => {
+    const target = new EventTarget();
+    const events = fromEvent(target, "hold", { capacity: 1, dropOldest: true });
+    const holds = [0, 1, 2].map(() => Object.assign(new Event("hold"), holdOf()));
+    const first = events.next();
+    for (const hold of holds) target.dispatchEvent(hold);
+
+    expect((await first).value).toBe(holds[0]!);
+    expect((await events.next()).value).toBe(holds[2]!);
+
+    expect(holds.map((hold) => hold.released)).toEqual([0, 1, 0]);
+  });
+
+  test("an array, a value without release() and one that is not disposable are left alone", async () => {
+    let released = 0;
+    const release = () => released++;
+    const values = [{ release }, { [Symbol.dispose]: release }, 5, null];
+    const stream = buffer([1, ...values], 9);
+    await stream.next();
+    await turn();
+
+    await stream.return();
+
+    expect(released).toBe(0);
+  });
+});
+
+describe("errors", () => {
+  test.each(Object.entries(operators))(
+    "of two pending calls of next() only the first rejects: %s",
+    async (_name, operate) => {
+      await virtualTime(async () => {
+        const { source } = probe({ every: 10, count: 0, then: "throw" });
+        const stream = operate(source);
+
+        const outcomes = await Promise.allSettled([stream.next(), stream.next(), stream.next()]);
+
+        const done = { status: "fulfilled", value: { done: true, value: undefined } };
+        expect(outcomes).toEqual([{ status: "rejected", reason: broken }, done, done] as never);
+      });
+    },
+  );
+
+  test.each([
+    ["an array", (promises: Promise<number>[]) => promises],
+    ["a Set", (promises: Promise<number>[]) => new Set(promises)],
+    ["an array that a function returns", (promises: Promise<number>[]) => () => promises],
+  ])("a promise in %s that is rejected before its turn is not unhandled", async (_what, create) => {
+    await virtualTime(async (clock) => {
+      const slow = sleep(100).then(() => 1);
+      const rejecting = sleep(10).then(() => Promise.reject(broken));
+      const stream = map(create([slow, rejecting]), (n) => n);
+      await withoutUnhandled(async () => {
+        expect(await stream.next()).toEqual({ done: false, value: 1 });
+
+        expect(clock.elapsed).toBe(100);
+        expect(await errorOf(stream.next())).toBe(broken);
+      });
+    });
+  });
+
+  test("which come after the stream was left are dropped, and not unhandled", async () => {
+    await virtualTime(async () => {
+      await withoutUnhandled(async () => {
+        const late = async function* () {
+          await sleep(100);
+          throw broken;
+        };
+        const stream = takeUntil(merge(late(), map(late(), String)), AbortSignal.timeout(10));
+        expect(await Array.fromAsync(stream)).toEqual([]);
+        await sleep(200);
+      });
+    });
+  });
+
+  test("of a hostile kind do not stop the cleanup", async () => {
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    const throwing = Object.defineProperty({}, "name", {
+      get() {
+        throw new Error("getter");
+      },
+    });
+    for (const error of [proxy, throwing, null, undefined]) {
+      const { source, seen } = probe({});
+      await virtualTime(async () => {
+        const work = async (_n: number, index: number, signal: AbortSignal) => {
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+          if (index > 0) throw error;
+        };
+        const stream = parallelMap(source, work, { concurrency: 2 });
+        const waiting = stream.next();
+        await sleep(1);
+
+        const outcome = await Promise.allSettled([stream.return()]);
+
+        expect(outcome[0].status).toBe("rejected");
+        expect((outcome[0] as PromiseRejectedResult).reason === error).toBe(true);
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+      });
+    }
+  });
+});
+
+describe("next()", () => {
+  test.each(Object.entries(operators))(
+    "answers calls that overlap in order: %s",
+    async (_name, operate) => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({ every: 10, count: 3, then: "end" });
+        const stream = operate(source);
+
+        const steps = await Promise.all(Array.from({ length: 5 }, () => stream.next()));
+
+        const values = steps.map((step) => (step.done ? "end" : JSON.stringify(step.value)));
+        expect(values.slice(3)).toEqual(["end", "end"]);
+        expect(values.slice(0, 3)).toEqual([...values.slice(0, 3)].sort());
+        expect(new Set(values).size).toBe(4);
+        expect(seen.pulled).toBe(4);
+      });
+    },
+  );
+
+  test("of map runs its function once at a time, also if calls overlap", async () => {
+    await virtualTime(async (clock) => {
+      let [running, peak] = [0, 0];
+      const stream = map([1, 2, 3], async (n) => {
+        peak = Math.max(peak, ++running);
+        await sleep(100);
+        running--;
+        return n;
+      });
+      const first = stream.next();
+      const second = stream.next();
+      await first;
+      const third = stream.next();
+
+      expect([(await second).value, (await third).value]).toEqual([2, 3]);
+      expect(peak).toBe(1);
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+
+  test.each(["next", "return"] as const)(
+    "and return() don't overflow in a chain of 1,000: %s",
+    async (how) => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({});
+        let stream: Source<number> = source;
+        for (let n = 0; n < 200; n++) {
+          stream = filter(
+            map(stream, (n) => n + 1),
+            () => true,
+          );
+          stream = takeUntil(merge(buffer(stream, 1)), new AbortController().signal);
+        }
+        const chain = stream as Stream<number>;
+        expect(await chain.next()).toEqual({ done: false, value: 201 });
+
+        if (how === "return") {
+          await chain.return();
+          expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+        } else expect(await chain.next()).toEqual({ done: false, value: 202 });
+      });
+    },
+  );
+
+  test("an abort doesn't overflow in a chain of 1,000", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({ count: 0 });
+      const controller = new AbortController();
+      let stream: Source<number> = source;
+      for (let n = 0; n < 500; n++)
+        stream = takeUntil(
+          map(stream, (n) => n),
+          controller.signal,
+        );
+      setTimeout(() => controller.abort(), 10);
+
+      expect(await Array.fromAsync(stream as Stream<number>)).toEqual([]);
+
+      expect(clock.elapsed).toBe(10);
+      expect(seen.closed).toBe(1);
+    });
+  });
+});
+
+describe("what is open is closed, once", () => {
+  test.each(Object.entries(operators))(
+    "a generator that nobody has started: %s",
+    async (_name, operate) => {
+      for (const source of [interminable(), comeAt(1)]) {
+        let closed = 0;
+        const close = source.return.bind(source) as () => never;
+        source.return = () => (closed++, close());
+
+        await operate(source).return();
+
+        // flatMap hasn't asked its function for the inner one.
+        expect(closed).toBe(_name === "flatMap, inner" ? 0 : 1);
+      }
+    },
+  );
+
+  test.each(["it ends", "it fails", "the consumer leaves", "the consumer leaves during next()"])(
+    "a ReadableStream is not locked any more when %s",
+    async (how) => {
+      await virtualTime(async () => {
+        let cancelled = 0;
+        const stream = new ReadableStream<number>({
+          start(controller) {
+            if (!how.endsWith("next()")) controller.enqueue(1);
+            if (how === "it ends") controller.close();
+            if (how === "it fails") setTimeout(() => controller.error(broken), 1);
+          },
+          cancel: () => void cancelled++,
+        });
+        const reader = map(stream, (n) => n);
+        const first = reader.next();
+        expect(stream.locked).toBe(true);
+
+        if (how === "it ends") await Array.fromAsync(reader);
+        else if (how === "it fails") expect(await errorOf(Array.fromAsync(reader))).toBe(broken);
+        else {
+          await (how.endsWith("next()") ? sleep(1) : first);
+          await reader.return();
+        }
+        await first;
+
+        expect(stream.locked).toBe(false);
+        expect(cancelled).toBe(how.startsWith("it") ? 0 : 1);
+      });
+    },
+  );
+
+  test("a ReadableStream that nobody has read is cancelled", async () => {
+    let cancelled = 0;
+    await map(new ReadableStream({ cancel: () => void cancelled++ }), (n) => n).return();
+
+    expect(cancelled).toBe(1);
+  });
+
+  test.each(["has left", "has been aborted"])(
+    "an inner source that flatMap's function delivers when the consumer %s",
+    async (how) => {
+      await virtualTime(async (clock) => {
+        let closed = 0;
+        const inner = comeAt(1);
+        const close = inner.return.bind(inner);
+        inner.return = async (value) => {
+          closed++;
+          await sleep(10);
+          return close(value);
+        };
+        const controller = new AbortController();
+        const slow = async () => (await sleep(100), inner);
+        const stream = takeUntil(flatMap([1], slow), controller.signal);
+        const waiting = stream.next();
+        await sleep(50);
+
+        if (how === "has left") await stream.return();
+        else controller.abort();
+
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(clock.elapsed).toBe(how === "has left" ? 110 : 50);
+        await sleep(60);
+        expect(closed).toBe(1);
+      });
+    },
+  );
+
+  test("what fails in the cleanup of such an inner source is told", async () => {
+    await virtualTime(async () => {
+      const inner = comeAt(1);
+      inner.return = () => Promise.reject(dirty);
+      const stream = flatMap([1], async () => (await sleep(100), inner));
+      const waiting = stream.next();
+      await sleep(50);
+
+      expect(await errorOf(stream.return())).toBe(dirty);
+      expect(await waiting).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test.each([
+    ["pending", () => new Promise<never>(() => {})],
+    ["rejected later", () => sleep(100).then(() => Promise.reject(broken))],
+  ])("a synchronous source whose promise is %s", async (_what, create) => {
+    await virtualTime(async (clock) => {
+      let closed = 0;
+      const source = {
+        [Symbol.iterator]: () => ({
+          next: () => ({ done: false, value: create() }),
+          return: () => (closed++, { done: true as const, value: undefined }),
+        }),
+      };
+      const stream = map(source, (n) => n);
+      const waiting = stream.next();
+      await sleep(50);
+
+      await stream.return();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      expect(clock.elapsed).toBe(50);
+      await withoutUnhandled(() => sleep(100));
+      expect(closed).toBe(1);
+    });
+  });
+});
+
+describe("a source's answers are taken as `for await` takes them", () => {
+  const sourceOf = (next: () => unknown, close?: () => unknown) =>
+    ({ [Symbol.asyncIterator]: () => ({ next, return: close }) }) as AsyncIterable<number>;
+  const both = [operators["map"]!, operators["buffer"]!];
+
+  test("a next() that returns no promise", async () => {
+    for (const operate of both) {
+      const steps = [{ value: 1 }, { done: false, value: 2 }, { done: true, value: 3 }];
+      const source = sourceOf(() => steps.shift());
+
+      expect(await Array.fromAsync(operate(source))).toEqual([1, 2]);
+    }
+  });
+
+  test("a result that is a primitive", async () => {
+    for (const operate of both) {
+      for (const result of [5, "step", null, undefined, true]) {
+        for (const source of [sourceOf(async () => result), sourceOf(() => result)]) {
+          expect(await errorOf(operate(source).next())).toBeInstanceOf(TypeError);
+        }
+      }
+      expect(await errorOf(operate(sourceOf(async () => 5)).next())).toEqual(
+        new TypeError("Cannot read a source: the result of next() must be an object, received 5"),
+      );
+    }
+  });
+
+  test("a return() that results in a primitive, or in a promise of one", async () => {
+    for (const operate of both) {
+      for (const close of [() => 5, async () => 5]) {
+        const stream = operate(sourceOf(() => ({ value: 1 }), close));
+        await stream.next();
+        const error = await errorOf(stream.return());
+
+        expect(error).toBeInstanceOf(TypeError);
+        expect((error as Error).message).toContain(
+          "the result of return() must be an object, received 5",
+        );
+      }
+    }
+  });
+
+  test("a result whose object is used again by a source that is read ahead", async () => {
+    const step = { done: false, value: 0 };
+    const source = sourceOf(() => ((step.done = ++step.value > 3), step));
+
+    expect(await Array.fromAsync(buffer(source, 5))).toEqual([1, 2, 3]);
+  });
+});
+
+test("types: what comes out of a stream", () => {
+  const numbers = [1] as number[];
+  const words = map(numbers, String);
+
+  expectTypeOf(merge(numbers, words)).toEqualTypeOf<Stream<number | string>>();
+  expectTypeOf(merge(numbers, numbers)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(merge<number>(numbers)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(
+    merge(
+      async function* () {
+        yield 1;
+      },
+      () => "ab",
+    ),
+  ).toEqualTypeOf<Stream<number | string>>();
+  expectTypeOf(zip(numbers, "ab")).toEqualTypeOf<Stream<[number, string]>>();
+  expectTypeOf(zip([Promise.resolve(1)], words)).toEqualTypeOf<Stream<[number, string]>>();
+  expectTypeOf(flatMap(numbers, (n) => [String(n)])).toEqualTypeOf<Stream<string>>();
+  expectTypeOf(flatMap(numbers, (n) => (n > 1 ? [n] : "ab"))).toEqualTypeOf<
+    Stream<number | string>
+  >();
+  expectTypeOf(flatMap(numbers, async (n) => (n > 1 ? [n] : words))).toEqualTypeOf<
+    Stream<number | string>
+  >();
+  expectTypeOf(map(numbers, (n) => (n > 1 ? n : Promise.resolve("a")))).toEqualTypeOf<
+    Stream<number | string>
+  >();
+  expectTypeOf(map<number, string>(numbers, async (n) => String(n))).toEqualTypeOf<
+    Stream<string>
+  >();
+  expectTypeOf(map([Promise.resolve(1)], (n) => n)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(
+    map(
+      (_signal) => numbers,
+      (n) => n,
+    ),
+  ).toEqualTypeOf<Stream<number>>();
+  const mixed = (n: number) => (n > 1 ? n : Promise.resolve("a"));
+  expectTypeOf(parallelMap(numbers, mixed, { concurrency: 1 })).toEqualTypeOf<
+    Stream<number | string>
+  >();
+
+  const isText = (value: number | string): value is string => typeof value === "string";
+  expectTypeOf(filter(merge(numbers, words), isText)).toEqualTypeOf<Stream<string>>();
+  expectTypeOf(filter([1, null], (n) => n !== null)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(takeWhile(merge(numbers, words), isText)).toEqualTypeOf<Stream<string>>();
+  expectTypeOf(filter(numbers, (n) => n > 1)).toEqualTypeOf<Stream<number>>();
+
+  expectTypeOf(tee(numbers, 2)).toEqualTypeOf<[Stream<number>, Stream<number>]>();
+  expectTypeOf(tee(numbers, 2 as number)).toEqualTypeOf<Stream<number>[]>();
+  expectTypeOf(tee<number>(numbers, 2)).toEqualTypeOf<Stream<number>[]>();
+  const generic = <T>(first: Source<T>, second: Source<T>): Stream<T> => merge(first, second);
+  expectTypeOf(generic(numbers, numbers)).toEqualTypeOf<Stream<number>>();
+});
+
 describe("arguments", () => {
   const wrong = (value: unknown) => value as never;
 
@@ -1690,6 +2503,49 @@ describe("arguments", () => {
       "Cannot filter: source must be an iterable, received null",
     ],
     [() => merge([], wrong({})), "Cannot merge: source must be an iterable, received Object"],
+    [() => drop(wrong(5), 1), "Cannot drop: source must be an iterable, received 5"],
+    [() => scan(wrong(5), () => 1, 0), "Cannot scan: source must be an iterable, received 5"],
+    [
+      () => takeUntil(wrong(5), undefined),
+      "Cannot takeUntil: source must be an iterable, received 5",
+    ],
+    [
+      () => takeUntil([], wrong({})),
+      "Cannot takeUntil: signal must be an AbortSignal, received Object",
+    ],
+    [
+      () => interval(1, { signal: wrong("x") }),
+      'Cannot create interval: signal must be an AbortSignal, received "x"',
+    ],
+    [
+      () => fromEvent(new EventTarget(), "x", { signal: wrong(5) }),
+      "Cannot listen: signal must be an AbortSignal, received 5",
+    ],
+    [
+      () => fromEvent(new EventTarget(), wrong(5)),
+      "Cannot listen: type must be a string, received 5",
+    ],
+    [
+      () => interval(1, wrong(null)),
+      "Cannot create interval: options must be an object, received null",
+    ],
+    [
+      () => fromEvent(new EventTarget(), "x", wrong(5)),
+      "Cannot listen: options must be an object, received 5",
+    ],
+    [() => batch([], 1, wrong(5)), "Cannot batch: options must be an object, received 5"],
+    [
+      () => takeUntil([], null, wrong(true)),
+      "Cannot takeUntil: options must be an object, received true",
+    ],
+    [
+      () => parallelMap([], () => 1, wrong(undefined)),
+      "Cannot run parallelMap: options must be an object, received undefined",
+    ],
+    [
+      () => parallelMap([], () => 1, wrong({})),
+      "Cannot run parallelMap: concurrency must be a positive integer, received undefined",
+    ],
     [() => zip([], wrong(1)), "Cannot zip: source must be an iterable, received 1"],
     [() => tee(wrong(1), 2), "Cannot tee: source must be an iterable, received 1"],
     [() => lines(wrong(1)), "Cannot read lines: source must be an iterable, received 1"],
@@ -1846,6 +2702,30 @@ function probe(options: ProbeOptions) {
 /** A generator cleans up when it ends by itself, too; an iterator is told by `return()` only. */
 function kindOf(kind: "iterator" | "generator", cleanedUp: number): number {
   return kind === "generator" ? cleanedUp : 0;
+}
+
+/** A hold that counts how often it is released. */
+function holdOf() {
+  return {
+    released: 0,
+    release() {
+      this.released++;
+    },
+    [Symbol.dispose]() {
+      this.release();
+    },
+  };
+}
+
+/** Lets all that can run do so. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+function bytesToNumbers() {
+  return new TransformStream<Uint8Array, number>({
+    transform: (chunk, controller) => chunk.forEach((byte) => controller.enqueue(byte)),
+  });
 }
 
 /** Rejects with the signal's reason when it is aborted. */

@@ -1,6 +1,10 @@
 /** Streams. The sources are generators, as they mostly are; the answer is a sum or a count. */
 import * as ix from "ix/asynciterable/index.js";
-import { buffer as ixBuffer, filter as ixFilter, map as ixMap } from "ix/asynciterable/operators/index.js";
+import {
+  buffer as ixBuffer,
+  filter as ixFilter,
+  map as ixMap,
+} from "ix/asynciterable/operators/index.js";
 import { pMapIterable } from "p-map";
 import * as streaming from "streaming-iterables";
 
