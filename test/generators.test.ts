@@ -110,6 +110,9 @@ describe("Start here", () => {
   });
 });
 
+/** Some tests need its garbage collector. */
+const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
+
 /** Every operator, set up so that it yields something for each value of its source. */
 const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
   map: (source) => map(source, (n) => n),
@@ -691,15 +694,18 @@ describe("map, filter, takeWhile, flatMap, scan", () => {
   });
 });
 
-test("flatMap does not keep the inner sources that have ended", async () => {
-  const alive = await countAlive(async (note) => {
-    const stream = flatMap(interminable(), (n) => note([n]));
-    for (let n = 0; n < 1000; n++) await stream.next();
-    return [stream];
-  });
+test.skipIf(!Bun)(
+  "flatMap does not keep the inner sources that have ended (needs Bun)",
+  async () => {
+    const alive = await countAlive(async (note) => {
+      const stream = flatMap(interminable(), (n) => note([n]));
+      for (let n = 0; n < 1000; n++) await stream.next();
+      return [stream];
+    });
 
-  expect(alive).toBeLessThan(100);
-});
+    expect(alive).toBeLessThan(100);
+  },
+);
 
 describe("take", () => {
   test.each([0, 1, 3])("asks for %d values and no more, and closes the source", async (count) => {
@@ -1288,7 +1294,7 @@ describe("tee", () => {
     });
   });
 
-  test("does not keep what all have read", async () => {
+  test.skipIf(!Bun)("does not keep what all have read (needs Bun)", async () => {
     const alive = await countAlive(async (note) => {
       const readers = tee(
         map(interminable(), (n) => note({ n })),
@@ -2756,7 +2762,7 @@ async function countAlive(
     const refs: WeakRef<object>[] = [];
     const streams = await act((object) => (refs.push(new WeakRef(object)), object));
     await new Promise((resolve) => setImmediate(resolve));
-    Bun.gc(true);
+    Bun?.gc(true);
     fewest = Math.min(fewest, refs.filter((ref) => ref.deref()).length);
     for (const stream of streams) await stream.return();
   }
