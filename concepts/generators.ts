@@ -468,7 +468,7 @@ export function merge<T>(...sources: Source<T>[]): Stream<T> {
   const resting = new Queue<Intake<T>>();
   const hub: Hub<T> = new Hub({
     pull() {
-      while (resting.size > hub.ready) resting.shift().read();
+      while (resting.size > hub.ready && !hub.isOver) resting.shift().read();
       if (open === 0) hub.finish();
     },
     shut: (isUrgent) => closeAll(intakes, isUrgent),
@@ -515,7 +515,7 @@ export function zip<T extends unknown[]>(
       if (intakes.length === 0) hub.finish();
       if (missing > 0) return;
       missing = intakes.length;
-      for (const intake of intakes) intake.read();
+      for (const intake of intakes) if (!hub.isOver) intake.read();
     },
     shut(isUrgent) {
       releaseHold(values);
@@ -999,11 +999,11 @@ class Transform<T, A, R> extends OwnStream<R> {
         }
         isReading = true;
         const step = await this.#input.next();
-        isReading = false;
         if (isDone(step)) {
           this.#isInputOpen = false;
           break;
         }
+        isReading = false;
         if (this.#isOver) {
           releaseHold(step.value);
           break;
@@ -1081,13 +1081,13 @@ class Intake<T> {
       while (this.#isReading) {
         isUpstream = true;
         const step = await upstream.next();
-        isUpstream = false;
-        this.#isReading = false;
-        if (isDone(step)) {
-          this.#isOpen = false;
-          if (!owner.isOver) sink.ended ? sink.ended() : owner.finish();
-        } else if (owner.isOver) releaseHold(step.value);
-        else sink.arrived(step.value);
+        const isEnd = isDone(step);
+        this.#isReading = isUpstream = false;
+        if (isEnd) this.#isOpen = false;
+        if (owner.isOver) releaseHold(step.value);
+        else if (!isEnd) sink.arrived(step.value);
+        else if (sink.ended) sink.ended();
+        else owner.finish();
       }
     } catch (error) {
       if (isUpstream) this.#isOpen = false;
@@ -1205,7 +1205,8 @@ class Hub<T> extends OwnStream<T> implements Owner {
   }
 
   fail(error: unknown): void {
-    if (!(this.isOver && isAbortError(error))) this.#errors.add(error);
+    if (this.#isClosed || (this.isOver && isAbortError(error))) return;
+    this.#errors.add(error);
     this.finish();
   }
 
@@ -1225,8 +1226,14 @@ class Hub<T> extends OwnStream<T> implements Owner {
   async #close(isUrgent: boolean): Promise<void> {
     if (this.#closing === "urgently" || (this.#closing && !isUrgent)) return;
     this.#closing = isUrgent ? "urgently" : "patiently";
-    for (const error of (await this.#driver.shut(isUrgent)) ?? []) this.#errors.add(error);
+    let errors: unknown[];
+    try {
+      errors = (await this.#driver.shut(isUrgent)) ?? [];
+    } catch (error) {
+      errors = [error];
+    }
     if (this.#isClosed) return;
+    for (const error of errors) this.#errors.add(error);
     this.#isClosed = true;
     this.#driver.closed?.();
     while (this.isWanted) this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
