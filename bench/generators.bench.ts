@@ -1,8 +1,21 @@
-import { buffer, lines, map, merge, parallelMap, tee } from "../concepts/generators.ts";
+import {
+  batch,
+  buffer,
+  filter,
+  lines,
+  map,
+  merge,
+  parallelMap,
+  takeUntil,
+  tee,
+} from "../concepts/generators.ts";
 import { checkThresholds } from "./thresholds.ts";
 
 const COUNT = 1000;
 const double = (n: number) => 2 * n;
+const isThird = (n: number) => n % 3 === 0;
+const work = async (n: number) => 2 * n;
+const { signal } = new AbortController();
 const text = "The quick brown fox jumps over the lazy dog\n".repeat(COUNT);
 const bytes = new TextEncoder().encode(text);
 
@@ -18,6 +31,10 @@ async function drain(source: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of source);
 }
 
+async function repeat(times: number, act: () => Promise<unknown>): Promise<void> {
+  for (let n = 0; n < times; n++) await act();
+}
+
 const bareLoop = [
   "for await",
   async () => {
@@ -27,54 +44,101 @@ const bareLoop = [
 
 await checkThresholds([
   {
-    name: "a value through one operator",
-    subject: ["map", () => drain(map(numbers(), double))],
-    baseline: bareLoop,
-    atMost: 12,
+    name: "1,000 values through two operators",
+    subject: ["map + filter", () => drain(filter(map(numbers(), double), isThird))],
+    baseline: ["two generators", () => drain(filterByHand(mapByHand()))],
+    atMost: 2,
   },
   {
-    name: "a value of one among ten sources",
+    name: "1,000 values of ten sources",
     subject: [
       "merge",
       () => drain(merge(...Array.from({ length: 10 }, () => numbers(COUNT / 10)))),
     ],
     baseline: bareLoop,
-    atMost: 20,
+    atMost: 4.5,
   },
   {
-    name: "a value read ahead",
+    name: "1,000 values that an abort may cut off",
+    subject: ["takeUntil", () => drain(takeUntil(numbers(), signal))],
+    baseline: bareLoop,
+    atMost: 4,
+  },
+  {
+    name: "1,000 values read ahead",
     subject: ["buffer", () => drain(buffer(numbers(), 16))],
     baseline: bareLoop,
-    atMost: 40,
+    atMost: 4,
   },
   {
-    name: "a value worked on at once with others",
-    subject: ["parallelMap", () => drain(parallelMap(numbers(), double, { concurrency: 16 }))],
-    baseline: bareLoop,
-    atMost: 40,
+    name: "1,000 values worked on 16 at a time",
+    subject: ["parallelMap", () => drain(parallelMap(numbers(), work, { concurrency: 16 }))],
+    baseline: [
+      "await",
+      async () => {
+        for await (const n of numbers()) await work(n);
+      },
+    ],
+    atMost: 6,
   },
   {
-    name: "a line of a stream of bytes",
+    name: "1,000 values in batches of 100",
+    subject: ["batch", () => drain(batch(numbers(), 100))],
+    baseline: ["by hand", () => drain(batchByHand(100))],
+    atMost: 2.7,
+  },
+  {
+    name: "1,000 lines of a stream of bytes",
     subject: ["lines", () => drain(lines(inPieces(16_384)))],
     baseline: ["split, for await", () => drain(splitAll())],
-    atMost: 5,
+    atMost: 1.5,
   },
   {
-    name: "a long line costs the same per byte as a short one",
-    subject: [
-      "1 MB in pieces of 100 bytes",
-      () => drain(lines(inPieces(100, new Uint8Array(1e6)))),
+    name: "a byte of a long line costs as much as one of a short line",
+    subject: ["1 x 1 MB", () => drain(lines(inPieces(100, new Uint8Array(1e6))))],
+    baseline: [
+      "100 x 10 kB",
+      () => repeat(100, () => drain(lines(inPieces(100, new Uint8Array(1e4))))),
     ],
-    baseline: ["10 kB", () => drain(lines(inPieces(100, new Uint8Array(1e4))))],
-    atMost: 300,
+    atMost: 1.5,
   },
   {
-    name: "how far a reader lags does not matter",
-    subject: ["100,000 values behind", () => lag(100_000)],
-    baseline: ["1,000", () => lag(1_000)],
-    atMost: 600,
+    name: "a value costs as much however far a reader lags",
+    subject: ["1 x 100,000 behind", () => lag(100_000)],
+    baseline: ["100 x 1,000 behind", () => repeat(100, () => lag(1_000))],
+    atMost: 2.5,
+  },
+  {
+    name: "a value of a long stream costs as much as one of a short stream",
+    subject: ["1 x 100,000", () => pipeline(100_000)],
+    baseline: ["100 x 1,000", () => repeat(100, () => pipeline(1_000))],
+    atMost: 1.5,
+  },
+  {
+    name: "a value of many sources costs as much as one of few",
+    subject: ["10,000 x 10", () => drain(merge(...sources(10_000)))],
+    baseline: ["100 times 100 x 10", () => repeat(100, () => drain(merge(...sources(100))))],
+    atMost: 2.5,
   },
 ]);
+
+async function* mapByHand(): AsyncGenerator<number> {
+  for await (const n of numbers()) yield double(n);
+}
+
+async function* filterByHand(source: AsyncIterable<number>): AsyncGenerator<number> {
+  for await (const n of source) if (isThird(n)) yield n;
+}
+
+async function* batchByHand(size: number): AsyncGenerator<number[]> {
+  let chunk: number[] = [];
+  for await (const n of numbers()) {
+    if (chunk.push(n) < size) continue;
+    yield chunk;
+    chunk = [];
+  }
+  if (chunk.length > 0) yield chunk;
+}
 
 async function* splitAll(): AsyncGenerator<string> {
   let all = "";
@@ -85,6 +149,15 @@ async function* splitAll(): AsyncGenerator<string> {
 
 async function lag(count: number): Promise<void> {
   const [fast, slow] = tee(numbers(count), 2);
-  await drain(fast!);
-  await drain(slow!);
+  await drain(fast);
+  await drain(slow);
+}
+
+function pipeline(count: number): Promise<void> {
+  const doubled = map(numbers(count), double);
+  return drain(batch(parallelMap(doubled, work, { concurrency: 8 }), 100));
+}
+
+function sources(count: number): AsyncGenerator<number>[] {
+  return Array.from({ length: count }, () => numbers(10));
 }

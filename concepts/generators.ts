@@ -1067,7 +1067,6 @@ class Intake<T> {
 
   /** Does nothing if it is reading already. */
   read(): void {
-    if (this.#isReading) return;
     this.#isReading = true;
     if (!this.#isLooping) this.#loop();
   }

@@ -158,13 +158,25 @@ const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
     ),
 };
 
+/** Every operator that calls a function. */
+const failing: [string, (source: Source<number>, fn: () => never) => Stream<unknown>][] = [
+  ["map", map],
+  ["filter", filter],
+  ["takeWhile", takeWhile],
+  ["flatMap", flatMap],
+  ["scan", (source, fn) => scan(source, fn, 0)],
+  ["parallelMap", (source, fn) => parallelMap(source, fn, { concurrency: 3 })],
+];
+
 describe.each(Object.entries(operators))("%s", (_name, operate) => {
   describe.each(["iterator", "generator"] as const)("source: %s", (kind) => {
     test("passes on all there is, and does not close what has ended", async () => {
       await virtualTime(async (clock) => {
         const { source, seen } = probe({ kind, every: 10, count: 3, then: "end" });
 
-        const values = await Array.fromAsync(operate(source));
+        const stream = operate(source);
+        const values = await Array.fromAsync(stream);
+        await stream.return();
 
         expect(values).toHaveLength(3);
         expect(seen).toEqual({ opened: 1, pulled: 4, closed: 0, cleanedUp: kindOf(kind, 1) });
@@ -329,7 +341,7 @@ describe.each(Object.entries(operators))("%s", (_name, operate) => {
           yield 1;
           await sleep(1000, signal);
         };
-        setTimeout(() => controller.abort(), 100);
+        setTimeout(() => controller.abort("stop"), 100);
         await withoutUnhandled(async () => {
           expect(await Array.fromAsync(operateUntil(source(), signal))).toHaveLength(1);
         });
@@ -404,6 +416,22 @@ describe("interval", () => {
       await ticks.return();
       expect(clock.pending).toBe(0);
       expect(await waiting).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("answers calls that overlap with one tick each", async () => {
+    await virtualTime(async (clock) => {
+      const ticks = interval(100);
+      const read = async () => `${(await ticks.next()).value} at ${clock.elapsed}`;
+
+      expect(await Promise.all([read(), read(), read()])).toEqual([
+        "0 at 100",
+        "1 at 200",
+        "2 at 300",
+      ]);
+
+      await ticks.return();
+      expect(clock.pending).toBe(0);
     });
   });
 
@@ -610,15 +638,6 @@ describe("map, filter, takeWhile, flatMap, scan", () => {
       expect(clock.elapsed).toBe(340);
     });
   });
-
-  const failing: [string, (source: Source<number>, fail: () => never) => Stream<unknown>][] = [
-    ["map", map],
-    ["filter", filter],
-    ["takeWhile", takeWhile],
-    ["flatMap", flatMap],
-    ["scan", (source, fail) => scan(source, fail, 0)],
-    ["parallelMap", (source, fail) => parallelMap(source, fail, { concurrency: 3 })],
-  ];
 
   test.each(failing)("%s closes its source when the function throws", async (_name, operate) => {
     await virtualTime(async (clock) => {
@@ -1216,11 +1235,35 @@ describe("parallelMap", () => {
 
   test("a signal is left alone once its function has returned", async () => {
     const signals: AbortSignal[] = [];
-    const keep = (_n: number, _: number, signal: AbortSignal) => signals.push(signal);
-    for await (const _ of parallelMap([1, 2], keep, { concurrency: 1 })) break;
+    const keep = async (n: number, _: number, signal: AbortSignal) => {
+      signals.push(signal);
+      if (n === 2) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    };
+    for await (const _ of parallelMap([1, 2], keep, { concurrency: 2 })) break;
 
-    expect(signals.map((signal) => signal.aborted)).toEqual(signals.map(() => false));
-    expect(signals.length).toBeGreaterThan(0);
+    expect(signals.map((signal) => signal.aborted)).toEqual([false, true]);
+  });
+
+  test("a function that doesn't declare its signal gets one all the same", async () => {
+    const signals: AbortSignal[] = [];
+    const work = async (...args: unknown[]) => {
+      const signal = args[2] as AbortSignal;
+      signals.push(signal);
+      if (args[1] === 1) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    };
+    for await (const _ of parallelMap([1, 2], work, { concurrency: 2 })) break;
+
+    expect(signals.map((signal) => signal.aborted)).toEqual([true, true]);
+  });
+
+  test("a source that has ended is not asked again", async () => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({ count: 2, then: "end" });
+
+      await Array.fromAsync(parallelMap(source, () => sleep(10), { concurrency: 3 }));
+
+      expect(seen.pulled).toBe(3);
+    });
   });
 });
 
@@ -1482,6 +1525,24 @@ describe("takeUntil", () => {
     }
   });
 
+  test("aborted by an iterator that is its own iterable, it closes that once", async () => {
+    const controller = new AbortController();
+    let closed = 0;
+    const iterator = {
+      next: () => Promise.reject(broken),
+      return: async () => (closed++, { done: true as const, value: undefined }),
+      [Symbol.asyncIterator]() {
+        controller.abort();
+        return this;
+      },
+    };
+
+    expect(await Array.fromAsync(takeUntil(iterator, controller.signal))).toEqual([]);
+
+    await turn();
+    expect(closed).toBe(1);
+  });
+
   test("one signal can end many, and nothing of them is left", async () => {
     await virtualTime(async () => {
       const { controller, listeners } = watchedController();
@@ -1536,6 +1597,30 @@ describe("lines", () => {
     ["cut off at the end", [0x61, 0x0a, 0xe2, 0x82], ["a", "\uFFFD"]],
   ])("replaces what is no UTF-8, %s", async (_where, given, wanted) => {
     expect(await Array.fromAsync(lines([new Uint8Array(given)]))).toEqual(wanted);
+  });
+
+  test("reads a chunk only when the lines of the one before are used up", async () => {
+    let pulled = 0;
+    const chunks = async function* () {
+      for (const chunk of ["a\nb\n", "c\nd"]) {
+        pulled++;
+        yield new TextEncoder().encode(chunk);
+      }
+    };
+    const stream = lines(chunks());
+    const seen: string[] = [];
+    for await (const line of stream) {
+      await turn();
+      seen.push(`${line} ${pulled}`);
+    }
+
+    expect(seen).toEqual(["a 1", "b 1", "c 2", "d 2"]);
+  });
+
+  test("refuses what is not bytes", async () => {
+    expect(await errorOf(lines(["text"] as never).next())).toEqual(
+      new TypeError('Cannot read lines: a chunk must be a Uint8Array, received "text"'),
+    );
   });
 
   test("reads a ReadableStream", async () => {
@@ -1755,6 +1840,19 @@ describe.each(Object.entries(silent))("a silent source, %s,", (_name, create) =>
     },
   );
 
+  test("does not keep the error of map's function waiting behind merge", async () => {
+    await virtualTime(async (clock) => {
+      const work = async () => {
+        await sleep(50);
+        throw broken;
+      };
+
+      expect(await errorOf(map(merge(create(), [1]), work).next())).toBe(broken);
+
+      expect(clock.elapsed).toBe(50);
+    });
+  });
+
   test("does not keep zip waiting when the shortest source ends", async () => {
     await virtualTime(async (clock) => {
       const short = probe({ every: 50, count: 0, then: "end" });
@@ -1883,6 +1981,12 @@ describe("a source that is a function", () => {
 
       expect(values.length).toBe(2);
     });
+  });
+
+  test("and an iterable is taken as an iterable", async () => {
+    const both = Object.assign(() => [1], { [Symbol.iterator]: () => [2].values() });
+
+    expect(await Array.fromAsync(map(both, (n) => n))).toEqual([2]);
   });
 
   test("may be what flatMap's function returns", async () => {
@@ -2083,6 +2187,24 @@ describe("a hold that nobody receives is released", () => {
     expect(hold.released).toBe(1);
   });
 
+  test("what tee has read for two readers when both leave, but not when one has received it", async () => {
+    for (const isReceived of [false, true]) {
+      const hold = holdOf();
+      const [asks, second, third] = tee([hold], 3);
+      const waiting = asks.next();
+      asks.return();
+      await waiting;
+      await turn();
+
+      await second.return();
+      expect(hold.released).toBe(0);
+      if (isReceived) expect((await third.next()).value).toBe(hold);
+      await third.return();
+
+      expect(hold.released).toBe(isReceived ? 0 : 1);
+    }
+  });
+
   test("an event that a full fromEvent drops", async () => {
     const target = new EventTarget();
     const events = fromEvent(target, "hold", { capacity: 1, dropOldest: true });
@@ -2151,11 +2273,54 @@ describe("errors", () => {
           await sleep(100);
           throw broken;
         };
-        const stream = takeUntil(merge(late(), map(late(), String)), AbortSignal.timeout(10));
+        const unclean = async function* () {
+          try {
+            yield await sleep(100);
+          } finally {
+            throw dirty;
+          }
+        };
+        const stream = takeUntil(
+          merge<unknown>(late(), map(late(), String), unclean()),
+          AbortSignal.timeout(10),
+        );
         expect(await Array.fromAsync(stream)).toEqual([]);
         await sleep(200);
+        expect(await stream.return()).toEqual({ done: true, value: undefined });
       });
     });
+  });
+
+  test("of a cleanup that an abort has stopped waiting for are dropped", async () => {
+    await virtualTime(async () => {
+      const unclean = async function* () {
+        try {
+          yield await sleep(100);
+        } finally {
+          throw dirty;
+        }
+      };
+      const stream = takeUntil(unclean(), AbortSignal.timeout(50));
+      const waiting = stream.next();
+      expect(await stream.return()).toEqual({ done: true, value: undefined });
+      expect(await waiting).toEqual({ done: true, value: undefined });
+
+      await withoutUnhandled(() => sleep(100));
+
+      expect(await stream.return()).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  test("of a target that can't be left are told", async () => {
+    const target = new EventTarget();
+    target.removeEventListener = () => {
+      throw broken;
+    };
+    const events = fromEvent(target, "x");
+    const waiting = events.next();
+
+    expect(await errorOf(events.return())).toBe(broken);
+    expect(await waiting).toEqual({ done: true, value: undefined });
   });
 
   test("of a hostile kind do not stop the cleanup", async () => {
@@ -2206,6 +2371,58 @@ describe("next()", () => {
       });
     },
   );
+
+  test.each(failing)(
+    "of %s calls nothing for a value that comes after return()",
+    async (_name, operate) => {
+      await virtualTime(async () => {
+        const { source } = probe({ kind: "generator", every: 100 });
+        let calls = 0;
+        const stream = operate(source, () => calls++ as never);
+        const waiting = stream.next();
+        await sleep(50);
+
+        await stream.return();
+
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(calls).toBe(0);
+      });
+    },
+  );
+
+  test.each(failing)(
+    "of %s calls nothing for a value that comes in the turn of an abort",
+    async (_name, operate) => {
+      const arrival = Promise.withResolvers<IteratorResult<number>>();
+      const source = { [Symbol.asyncIterator]: () => ({ next: () => arrival.promise }) };
+      const controller = new AbortController();
+      let calls = 0;
+      const stream = takeUntil(
+        operate(source, () => calls++ as never),
+        controller.signal,
+      );
+      const waiting = stream.next();
+
+      arrival.resolve({ done: false, value: 1 });
+      controller.abort();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      await turn();
+      expect(calls).toBe(0);
+    },
+  );
+
+  test("of zip may be called while a row is being read", async () => {
+    await virtualTime(async () => {
+      const rows = zip(comeAt(10, 30), comeAt(20, 40));
+      const first = rows.next();
+      await sleep(15);
+      const second = rows.next();
+
+      expect((await first).value).toEqual([10, 20]);
+      expect((await second).value).toEqual([30, 40]);
+    });
+  });
 
   test("of map runs its function once at a time, also if calls overlap", async () => {
     await virtualTime(async (clock) => {
