@@ -648,10 +648,8 @@ function mapAhead<T, R>(
       const result = fn(value, index++, controller.signal);
       deliver(slot, isThenable(result) ? await result : result);
     } catch (error) {
-      if (!(hub.isOver && isAbortError(error))) {
-        hasFailed = true;
-        hub.fail(error);
-      }
+      hasFailed = true;
+      hub.fail(error);
     }
     controllers.delete(controller);
     if (--running > 0) return;
@@ -741,10 +739,10 @@ export function tee<T, const N extends number = number>(
     },
   });
   const drop = (value: T) => {
-    const left = unclaimed.get(value)! - 1;
-    if (left === 0) releaseHold(value);
-    if (left > 0) unclaimed.set(value, left);
-    else unclaimed.delete(value);
+    const left = unclaimed.get(value) ?? 0;
+    unclaimed.delete(value);
+    if (left > 1) unclaimed.set(value, left - 1);
+    if (left === 1) releaseHold(value);
   };
   for (let n = 0; n < count; n++) {
     const reader: Hub<T> = new Hub({
@@ -1436,8 +1434,7 @@ async function closeIterator(
 /** What nobody has read needs no closing, unless it is open already. */
 async function closeUnread(action: string, source: Source<unknown>): Promise<void> {
   if ("getReader" in Object(source)) await (source as ReadableStream).cancel();
-  else if ("next" in Object(source))
-    await closeIterator(action, source as unknown as Iterator<unknown>);
+  else await closeIterator(action, source as unknown as Iterator<unknown>);
 }
 
 // ─── Helpers ─────────────────────────────────────────────────────────────────────────────────────

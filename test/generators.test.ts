@@ -400,6 +400,19 @@ describe("interval", () => {
     });
   });
 
+  test("needs no timer for a tick that is due", async () => {
+    await virtualTime(async (clock) => {
+      const ticks = interval(100);
+      await ticks.next();
+      await sleep(100);
+
+      const due = ticks.next();
+      expect(clock.pending).toBe(0);
+
+      expect((await due).value).toBe(1);
+    });
+  });
+
   test("has a timer only while the consumer waits", async () => {
     await virtualTime(async (clock) => {
       const ticks = interval(100);
@@ -682,6 +695,25 @@ describe("map, filter, takeWhile, flatMap, scan", () => {
     });
   });
 
+  test("flatMap calls its function once at a time, also if calls of next() overlap", async () => {
+    await virtualTime(async (clock) => {
+      let [running, peak] = [0, 0];
+      const stream = flatMap([1, 2], async (n) => {
+        peak = Math.max(peak, ++running);
+        await sleep(100);
+        running--;
+        return [n];
+      });
+      const first = stream.next();
+      await sleep(50);
+
+      expect((await stream.next()).value).toBe(2);
+      expect((await first).value).toBe(1);
+      expect(peak).toBe(1);
+      expect(clock.elapsed).toBe(200);
+    });
+  });
+
   test("flatMap closes the outer source when the inner one fails, or is none", async () => {
     await virtualTime(async () => {
       const outer = probe({});
@@ -799,6 +831,21 @@ describe("batch", () => {
       }
 
       expect(chunks).toEqual(["10 at 60", "100,120 at 150", "200 at 200"]);
+    });
+  });
+
+  test("asks for no more while a chunk waits for the consumer", async () => {
+    await virtualTime(async () => {
+      const { source, seen } = probe({ every: 30 });
+      const chunks = batch(source, 2, { maxWait: 20 });
+      const asked: number[] = [];
+      for await (const chunk of chunks) {
+        await sleep(100);
+        asked.push(seen.pulled);
+        if (chunk[0] === 3) break;
+      }
+
+      expect(asked).toEqual([2, 2, 4]);
     });
   });
 
@@ -1733,6 +1780,20 @@ describe("leaving", () => {
     });
   });
 
+  test("await using waits also for a generator in the middle of its next()", async () => {
+    await virtualTime(async (clock) => {
+      const { source } = probe({ kind: "generator", every: 100 });
+      for (const stream of [map(source, (n) => n), merge(source)]) {
+        const start = clock.elapsed;
+        const waiting = stream.next();
+        await stream[Symbol.asyncDispose]();
+
+        expect(clock.elapsed - start).toBe(110);
+        expect(await waiting).toEqual({ done: true, value: undefined });
+      }
+    });
+  });
+
   test("await using leaves it, and waits", async () => {
     await virtualTime(async (clock) => {
       const { source, seen } = probe({});
@@ -2026,6 +2087,26 @@ describe("a source that is a function", () => {
       expect(clock.elapsed).toBe(110);
       expect(seen).toEqual({ opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
     });
+  });
+
+  test("an AbortError that its cleanup throws is dropped, that of another source is told", async () => {
+    const echo = new DOMException("mine", "AbortError");
+    const source = {
+      [Symbol.asyncIterator]: () => ({
+        next: async () => ({ done: false, value: 1 }),
+        return: () => Promise.reject(echo),
+      }),
+    };
+    const leave = async (source: Source<number>) => {
+      for await (const _ of map(source, (n) => n)) break;
+    };
+
+    await leave(() => source);
+    expect(await errorOf(leave(source))).toBe(echo);
+  });
+
+  test("is called by take(source, 0), and what it throws is told", async () => {
+    expect(await errorOf(take(() => Promise.reject(broken), 0).next())).toBe(broken);
   });
 
   test("an AbortError after the abort is dropped, another error is told", async () => {
@@ -2535,6 +2616,12 @@ describe("what is open is closed, once", () => {
       });
     },
   );
+
+  test("an iterator that nobody has read and that can't be closed", async () => {
+    const source = { next: () => ({ value: 1 }), [Symbol.iterator]: () => interminable() };
+
+    expect(await map(source, (n) => n).return()).toEqual({ done: true, value: undefined });
+  });
 
   test("a ReadableStream that nobody has read is cancelled", async () => {
     let cancelled = 0;
