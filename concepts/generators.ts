@@ -1,4 +1,5 @@
 // async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Generators
  *
@@ -806,7 +807,6 @@ export function takeUntil<T>(
   let stopListening: (() => void) | undefined;
   const abort = () => {
     isAborted = true;
-    stopListening = undefined;
     if (options.reject && !hub.isOver) hub.fail(signal!.reason);
     else hub.finish(true);
   };
@@ -1565,14 +1565,20 @@ export interface WaitOptions {
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
-  const due = performance.now() + ms;
-  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
-  const check = () => {
-    const left = due - performance.now();
-    if (left > 0) timer = set(left);
-    else callback();
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  let timer = set(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
@@ -1603,8 +1609,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
@@ -1612,25 +1617,31 @@ class AbortListeners extends Set<(reason: unknown) => void> {
     this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
-    try {
-      for (const listeners of aborting) {
-        for (const listener of listeners) listener(listeners.#signal.reason);
-      }
-    } finally {
-      aborting.length = 0;
+    for (const listeners of aborting) {
+      for (const listener of listeners) listener(listeners.#signal.reason);
     }
+    aborting.length = 0;
   }
 }
 
-/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
-  // Nobody is left who could be told of an error.
-  Promise.try(() => {
-    if (Array.isArray(value)) return value.forEach(releaseHold);
-    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
-  }).catch(doNothing);
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    if (Object(item) !== item) continue;
+    try {
+      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
 }
 
 function doNothing(): void {}
