@@ -39,7 +39,8 @@ export type Sequence<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | Read
  * Where values come from: a sequence, or a function that returns one, at once or as a promise.
  *
  * The function is called once, at the first `next()`. Its signal is aborted when the stream ends
- * before the source does; an AbortError that the source throws then is dropped.
+ * before the source does; an AbortError that the source throws then is dropped. A sequence that
+ * nobody has read is opened only to be closed.
  */
 export type Source<T> =
   Sequence<T> | ((signal: AbortSignal) => Sequence<T> | PromiseLike<Sequence<T>>);
@@ -1304,20 +1305,20 @@ class Input<T> implements Upstream<T> {
   [CLOSE](isUrgent: boolean): Promise<void> {
     const isFirst = !this.#isClosed;
     this.#isClosed = true;
-    if (isFirst) this.#closing = this.#close();
+    if (isFirst) this.#closing = this.#close(isUrgent);
     const closing = this.#closing ?? Promise.resolve();
     if (isUrgent) return this.#waitUnlessReading(closing, isFirst);
     return isFirst ? closing : closing.catch(doNothing);
   }
 
-  async #close(): Promise<void> {
+  async #close(isUrgent: boolean): Promise<void> {
     try {
       this.#controller?.abort(new DOMException("The stream was left", "AbortError"));
       if (this.#iterator) await closeIterator(this.#action, this.#iterator);
       else if (this.#isOpen) {
         await undefined; // Now it is known whether opening it takes time.
         await this.#opening?.catch(doNothing);
-      } else await closeUnread(this.#action, this.#source);
+      } else await closeUnread(this.#action, this.#source, isUrgent);
     } catch (error) {
       if (!this.#controller || !isAbortError(error)) throw error;
     }
@@ -1431,10 +1432,15 @@ async function closeIterator(
   throw invalid(action, "the result of return()", "an object", result, TypeError);
 }
 
-/** What nobody has read needs no closing, unless it is open already. */
-async function closeUnread(action: string, source: Source<unknown>): Promise<void> {
-  if ("getReader" in Object(source)) await (source as ReadableStream).cancel();
-  else await closeIterator(action, source as unknown as Iterator<unknown>);
+/** Lets go of a source that nobody has read; after an abort only if that needs no opening. */
+async function closeUnread(
+  action: string,
+  source: Source<unknown>,
+  isUrgent: boolean,
+): Promise<void> {
+  if (!isSequence(source)) return;
+  const isOpen = "getReader" in Object(source) || "return" in Object(source);
+  if (isOpen || !isUrgent) await closeIterator(action, iterate(source));
 }
 
 // ─── Helpers ─────────────────────────────────────────────────────────────────────────────────────

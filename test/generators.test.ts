@@ -168,7 +168,7 @@ const failing: [string, (source: Source<number>, fn: () => never) => Stream<unkn
   ["parallelMap", (source, fn) => parallelMap(source, fn, { concurrency: 3 })],
 ];
 
-describe.each(Object.entries(operators))("%s", (_name, operate) => {
+describe.each(Object.entries(operators))("%s", (name, operate) => {
   describe.each(["iterator", "generator"] as const)("source: %s", (kind) => {
     test("passes on all there is, and does not close what has ended", async () => {
       await virtualTime(async (clock) => {
@@ -260,7 +260,7 @@ describe.each(Object.entries(operators))("%s", (_name, operate) => {
       });
     });
 
-    test("opens nothing before it is read, and pulls nothing when it is left at once", async () => {
+    test("opens nothing before it is read, and closes without pulling when it is left at once", async () => {
       await virtualTime(async () => {
         const { source, seen } = probe({ kind });
         const stream = operate(source);
@@ -269,7 +269,14 @@ describe.each(Object.entries(operators))("%s", (_name, operate) => {
 
         await stream.return();
 
-        expect(seen.pulled).toBe(0);
+        // flatMap has not asked its function for the inner one.
+        const closed = name === "flatMap, inner" ? 0 : 1;
+        expect(seen).toEqual({
+          opened: closed,
+          pulled: 0,
+          closed,
+          cleanedUp: kind === "generator" ? 0 : closed,
+        });
         expect(await stream.next()).toEqual({ done: true, value: undefined });
       });
     });
@@ -771,6 +778,29 @@ describe("take", () => {
 
   test("ends with a source that has fewer", async () => {
     expect(await Array.fromAsync(take([1, 2], 3))).toEqual([1, 2]);
+  });
+});
+
+describe("takeWhile", () => {
+  test("closes the source after the first value that it leaves out, and waits", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({});
+
+      expect(await Array.fromAsync(takeWhile(source, (n) => n < 3))).toEqual([1, 2]);
+
+      expect(clock.elapsed).toBe(10);
+      expect(seen).toEqual({ opened: 1, pulled: 3, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("tells once what that cleanup throws", async () => {
+    await virtualTime(async () => {
+      const { source } = probe({ cleanupFails: true });
+      const stream = takeWhile(source, () => false);
+
+      expect(await errorOf(stream.next())).toBe(dirty);
+      expect(await stream.return()).toEqual({ done: true, value: undefined });
+    });
   });
 });
 
