@@ -2100,24 +2100,27 @@ describe("a source that is a function", () => {
     );
   });
 
-  test("that delivers after the stream was left: its source is closed, and that is awaited", async () => {
-    await virtualTime(async (clock) => {
-      const { source, seen } = probe({});
-      const slow = async () => {
-        await sleep(100);
-        return source;
-      };
-      const stream = map(slow, (n) => n);
-      const waiting = stream.next();
-      await sleep(50);
+  test.each(["map", "merge of one", "merge with an empty one"])(
+    "that delivers after %s was left: its source is closed, and that is awaited",
+    async (name) => {
+      await virtualTime(async (clock) => {
+        const { source, seen } = probe({});
+        const slow = async () => {
+          await sleep(100);
+          return source;
+        };
+        const stream = operators[name]!(slow);
+        const waiting = stream.next();
+        await sleep(50);
 
-      await stream.return();
+        await stream.return();
 
-      expect(await waiting).toEqual({ done: true, value: undefined });
-      expect(clock.elapsed).toBe(110);
-      expect(seen).toEqual({ opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
-    });
-  });
+        expect(await waiting).toEqual({ done: true, value: undefined });
+        expect(clock.elapsed).toBe(110);
+        expect(seen).toEqual({ opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
+      });
+    },
+  );
 
   test("an AbortError that its cleanup throws is dropped, that of another source is told", async () => {
     const echo = new DOMException("mine", "AbortError");
