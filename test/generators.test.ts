@@ -1136,9 +1136,9 @@ describe("parallelMap", () => {
     });
   });
 
-  test.each([true, false])(
-    "a source of a million needs memory for a few, ordered: %s",
-    async (ordered) => {
+  test.each([{ ordered: true }, { ordered: false }])(
+    "a source of a million needs memory for a few, ordered: $ordered",
+    async ({ ordered }) => {
       await virtualTime(async () => {
         let [pulled, delivered, most] = [0, 0, 0];
         const million = function* () {
@@ -1159,9 +1159,9 @@ describe("parallelMap", () => {
     },
   );
 
-  test.each([true, false])(
-    "a failure aborts the others, awaits their cleanup and pulls no more, ordered: %s",
-    async (ordered) => {
+  test.each([{ ordered: true }, { ordered: false }])(
+    "a failure aborts the others, awaits their cleanup and pulls no more, ordered: $ordered",
+    async ({ ordered }) => {
       await virtualTime(async (clock) => {
         const { source, seen } = probe({});
         const log: string[] = [];
@@ -1913,9 +1913,9 @@ describe.each(Object.entries(silent))("a silent source, %s,", (_name, create) =>
     });
   });
 
-  test.each([true, false])(
-    "does not keep the error of parallelMap's function waiting, ordered: %s",
-    async (ordered) => {
+  test.each([{ ordered: true }, { ordered: false }])(
+    "does not keep the error of parallelMap's function waiting, ordered: $ordered",
+    async ({ ordered }) => {
       await virtualTime(async (clock) => {
         const work = async () => {
           await sleep(50);
@@ -2232,9 +2232,9 @@ describe("a hold that nobody receives is released", () => {
     });
   });
 
-  test.each([true, false])(
-    "a result of parallelMap that comes after a failure, ordered: %s",
-    async (ordered) => {
+  test.each([{ ordered: true }, { ordered: false }])(
+    "a result of parallelMap that comes after a failure, ordered: $ordered",
+    async ({ ordered }) => {
       await virtualTime(async () => {
         const hold = holdOf();
         const work = async (n: number) => {
