@@ -2074,6 +2074,15 @@ describe("a source that is a function", () => {
     });
   });
 
+  test("is not called when the stream is left unread", async () => {
+    let calls = 0;
+    const source = () => [calls++];
+
+    for (const operate of Object.values(operators)) await operate(source).return();
+
+    expect(calls).toBe(0);
+  });
+
   test("and an iterable is taken as an iterable", async () => {
     const both = Object.assign(() => [1], { [Symbol.iterator]: () => [2].values() });
 

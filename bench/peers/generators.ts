@@ -1,10 +1,6 @@
 /** Streams. The sources are generators, as they mostly are; the answer is a sum or a count. */
-import * as ix from "ix/asynciterable/index.js";
-import {
-  buffer as ixBuffer,
-  filter as ixFilter,
-  map as ixMap,
-} from "ix/asynciterable/operators/index.js";
+import * as ix from "ix/asynciterable";
+import { buffer as ixBuffer, filter as ixFilter, map as ixMap } from "ix/asynciterable/operators";
 import { pMapIterable } from "p-map";
 import * as streaming from "streaming-iterables";
 
