@@ -2659,6 +2659,14 @@ describe("what is open is closed, once", () => {
     },
   );
 
+  test("a generator whose return() has been taken away", async () => {
+    const source = Object.assign(comeAt(0, 1), { return: undefined }) as never;
+
+    const stream = map(source, (n) => n);
+    expect(await stream.next()).toEqual({ done: false, value: 0 });
+    expect(await stream.return()).toEqual({ done: true, value: undefined });
+  });
+
   test("an iterator that nobody has read and that can't be closed", async () => {
     const source = { next: () => ({ value: 1 }), [Symbol.iterator]: () => interminable() };
 
