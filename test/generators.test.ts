@@ -793,6 +793,19 @@ describe("takeWhile", () => {
     });
   });
 
+  test("ends as a break does: it waits for a generator in the middle of its next(), as take does", async () => {
+    await virtualTime(async (clock) => {
+      for (const end of [take, (source: Source<number>) => takeWhile(source, (n) => n === 0)]) {
+        const start = clock.elapsed;
+        const { source } = probe({ kind: "generator", every: 100 });
+
+        await Array.fromAsync(end(merge([0, 9], source), 1));
+
+        expect(clock.elapsed - start).toBe(110);
+      }
+    });
+  });
+
   test("tells once what that cleanup throws", async () => {
     await virtualTime(async () => {
       const { source } = probe({ cleanupFails: true });
