@@ -3139,7 +3139,7 @@ async function countAlive(
 /** Yields each number when it is that late, or at once when it is later. */
 async function* comeAt(...times: number[]): AsyncGenerator<number> {
   for (const time of times) {
-    await sleep(time - performance.now());
+    await sleep(Math.max(0, time - performance.now()));
     yield time;
   }
 }
