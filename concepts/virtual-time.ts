@@ -1,3 +1,5 @@
+// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+
 /**
  * # Virtual time
  *
@@ -8,9 +10,9 @@
  * Reach for it in every test in which time matters: timeouts, backoff, debouncing, rate limits,
  * caches that expire.
  *
- * Without it such a test sleeps for real: it is slow, it asserts "less than 150 ms" and fails on a
+ * Without it such a test sleeps for real. It is slow, it asserts "less than 150 ms" and fails on a
  * busy machine, and what takes a day is never tested at all. With fake timers that are advanced by
- * hand promises don't move while the clock does, and the test hangs until somebody finds the right
+ * hand, promises don't move while the clock does, and the test hangs until somebody finds the right
  * mixture of `advance` and `await`.
  *
  * Known elsewhere as: trio's `MockClock(autojump_threshold=0)`, `runTest` of Kotlin's
@@ -20,24 +22,39 @@
  */
 
 /** What {@link virtualTime} can be told. */
-export interface VirtualTimeOptions {
-  /** What `Date` says at the start, on every run. Default: 2000-01-01T00:00:00Z. */
+export interface VirtualTimeOptions extends WaitOptions {
+  /** What `Date` says at the start of the run. Default: 2000-01-01T00:00:00Z. */
   now?: Date | number | undefined;
   /** How many timers may fire before the run is given up as endless. Default: a million. */
   maxTimers?: number | undefined;
-  /** Ends the run at once, with the signal's reason, whatever the body is doing. */
-  signal?: AbortSignal | undefined;
+  /** Real milliseconds after which the run is given up. Default: 3000, well under a test's limit. */
+  realTimeLimit?: number | undefined;
+  /**
+   * Real milliseconds to wait before the clock jumps, for a body that races timers against I/O.
+   * Default: 0.
+   */
+  idle?: number | undefined;
+  /**
+   * What becomes of timers that wait when the body has succeeded: `"drop"` forgets them, `"drain"`
+   * lets them fire until none is left, `"fail"` rejects. Default: `"drop"`.
+   */
+  leftovers?: "drop" | "drain" | "fail" | undefined;
 }
 
 /** What the body of {@link virtualTime} is given. */
 export interface VirtualClock {
-  /** Milliseconds since the body began. `performance.now()` says the same. */
+  /** Milliseconds since the body began, exactly. */
   readonly elapsed: number;
-  /** How many timers wait to fire: 0 proves that a wait has left nothing behind. */
+  /**
+   * How many timers wait to fire: 0 proves that a wait has left nothing behind. Those of
+   * `AbortSignal.timeout` don't count, because nobody can clear them.
+   */
   readonly pending: number;
+  /** Aborted when the run ends before the body has: a deadlock, a limit, an abort from outside. */
+  readonly signal: AbortSignal;
 }
 
-/** Everything waits, and no timer is left that could end it. */
+/** The body waits, and no timer is left to wake it. */
 export class DeadlockError extends Error {
   override readonly name = "DeadlockError";
 }
@@ -46,26 +63,35 @@ export class DeadlockError extends Error {
  * Runs `body` on a clock of its own and returns what it returns.
  *
  * Inside, `setTimeout`, `setInterval`, `setImmediate`, their `clear` functions, `Date`,
- * `performance.now` and `AbortSignal.timeout` belong to the clock. It stands still while anything
- * runs. When all promises have been worked off and only timers are left, it jumps to the one that
- * is due first and fires it; of two that are due together, the one that was set first. A delay
- * keeps its fractions, and one that the platform can't hold (above 2^31-1 ms) fires at once, as it
- * does there.
+ * `performance.now`, `AbortSignal.timeout` and `Temporal.Now` belong to the clock. It stands still
+ * while anything runs. When all promises have been worked off and only timers are left, it jumps to
+ * the one that is due first and fires it; of two that are due together, the one that was set first.
+ * A delay keeps its fractions, and one that the platform can't hold (above 2^31-1 ms) fires at once,
+ * as it does there. After five timers of 0 ms in a row each takes 1 ms, so that a loop of them lets
+ * time pass.
  *
- * However the run ends, all globals are put back, and timers that still wait are dropped.
+ * The clock sees timers and promises, nothing else: no socket, file, worker or `crypto`, and no
+ * timer that goes around the globals (`node:timers/promises`, `Bun.sleep`). When no timer is left it
+ * gives them some 50 ms of real time before it names a deadlock, or `idle` if that is longer. Times
+ * are exact only without them.
  *
- * The clock sees timers and promises, nothing else. It does not wait for a socket, a file or a
- * worker, nor for timers that go around the globals (`node:timers/promises`, `Bun.sleep`). Replace
- * those in the test, or test with real time.
+ * When the run must end before the body has, `clock.signal` is aborted and the timers are dropped.
+ * The body can then clean up, in virtual time, with timers of its own; what it still waits for after
+ * that is abandoned. However the run ends, all globals are put back. A timer or a `setTimeout` kept
+ * from inside is then one of the platform's.
+ *
+ * Await it: otherwise the test ends first, and the next one finds the clock still running.
  *
  * Source of the idea: trio's autojump clock.
  *
  * @param body what to run; it is given the clock
- * @throws {TypeError} `body` is no function, or an option is of the wrong kind
- * @throws {RangeError} `now` is not a valid time, or `maxTimers` not a positive integer
+ * @throws {TypeError} an argument is of the wrong kind
+ * @throws {RangeError} a number is out of range, or `now` is not a valid time
  * @throws {DeadlockError} `body` waits for something that no timer will bring
  * @throws {Error} virtual time runs already: it can be neither nested nor used in concurrent tests
- * @throws {Error} `maxTimers` have fired: an interval runs on while the body waits for something else
+ * @throws {Error} fake timers are active, or a global can't be replaced
+ * @throws {Error} `maxTimers` have fired or `realTimeLimit` has passed, and the body still waits
+ * @throws {Error} timers are left behind, and `leftovers` is `"fail"`
  * @throws what `body` throws, or the callback of a timer
  * @throws the signal's reason, once it is aborted
  *
@@ -80,146 +106,400 @@ export class DeadlockError extends Error {
  * console.assert(elapsed === 3_600_000);
  * ```
  */
+export function virtualTime<T>(
+  body: (clock: VirtualClock) => T | PromiseLike<T>,
+  options?: VirtualTimeOptions,
+): Promise<T>;
+export function virtualTime<R>(
+  body: (clock: VirtualClock) => R,
+  options?: VirtualTimeOptions,
+): Promise<Awaited<R>>;
 export async function virtualTime<T>(
   body: (clock: VirtualClock) => T | PromiseLike<T>,
   options: VirtualTimeOptions = {},
 ): Promise<T> {
-  const { now = Date.UTC(2000), maxTimers = 1_000_000, signal } = options;
-  if (typeof body !== "function") {
-    throw new TypeError(`Cannot start virtual time: body must be a function, received ${body}`);
+  requireFunction(START, "body", body);
+  if (Object(options) !== options) {
+    throw invalid(START, "options", "an object", options, TypeError);
   }
-  const startDate = Number(now);
-  if (Number.isNaN(new Date(startDate).getTime())) throw invalid("now", "a valid time", now);
-  if (!(Number.isInteger(maxTimers) && maxTimers > 0)) {
-    throw invalid("maxTimers", "a positive integer", maxTimers);
-  }
-  if (running) {
-    throw new Error(
-      "Cannot start virtual time: it runs already (it can't be nested or concurrent)",
-    );
-  }
-  signal?.throwIfAborted();
-
-  running = true;
-  const clock = new Clock(startDate);
-  const onNextTurn = turnScheduler();
-  const restoreGlobals = replaceGlobals(clock);
-  try {
-    let settled = false;
-    const settle = () => void (settled = true);
-    // Later, so that the clock goes even while the body blocks, as in bun's `expect().rejects`.
-    const result = Promise.resolve().then(() => body(clock));
-    result.then(settle, settle);
-    for (let fired = 0; ; fired++) {
-      // The event loop turns only when all promises have been worked off: then everything waits.
-      await new Promise<void>(onNextTurn);
-      if (settled) return result;
-      signal?.throwIfAborted();
-      const when = `at ${clock.elapsed} ms of virtual time`;
-      if (clock.pending === 0) {
-        throw new DeadlockError(
-          `Deadlock ${when}: the body waits, and no timer is left to wake it`,
-        );
-      }
-      if (fired === maxTimers) {
-        throw new Error(`Gave up ${when}: ${fired} timers have fired, and the body still waits`);
-      }
-      clock.fireNext();
-    }
-  } finally {
-    restoreGlobals();
-    running = false;
-  }
+  const run = new Run(body, options);
+  options.signal?.throwIfAborted();
+  // The error holds the stack, which says where the run began.
+  return run.start(new Error());
 }
 
-let running = false;
+const START = "start virtual time";
 
-/** The platform's fastest way to the event loop's next turn; ask before globals are replaced. */
-function turnScheduler(): (callback: () => void) => void {
-  const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => void };
-  if (setImmediate) return setImmediate;
-  return (callback) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      callback();
-    };
-    port2.postMessage(null);
-  };
-}
+/** Where a run leaves word that it is under way, so that two copies of this file find each other. */
+const RUNNING = Symbol.for("async-concepts.virtual-time");
 
-/** The timers in the order of their turn. A binary heap, so that a crowd can be set and cleared. */
-class Clock implements VirtualClock {
-  elapsed = 0;
+/** How many turns of a real millisecond are given to what happens outside before a deadlock. */
+const GRACE = 50;
+
+/** How many timers may fire for the cleanup of a body that was ended. */
+const MAX_CLEANUP_TIMERS = 1000;
+
+/** A run of a body: turns the event loop, fires a timer in each turn, and decides when to end. */
+class Run<T> implements VirtualClock {
+  readonly #body: (clock: VirtualClock) => T | PromiseLike<T>;
+  readonly #clock = new Clock(startOfClock());
   readonly #startDate: number;
-  readonly #heap: Timer[] = [];
-  #created = 0;
+  readonly #maxTimers: number;
+  readonly #realTimeLimit: number;
+  readonly #idle: number;
+  readonly #leftovers: "drop" | "drain" | "fail";
+  readonly #signal: AbortSignal | undefined;
+  readonly #platform = new Platform();
+  readonly #ended = Promise.withResolvers<T>();
+  #world: World | undefined;
+  #stopListening = doNothing;
+  #controller: AbortController | undefined;
+  #deadline = Infinity;
+  #begun = false;
+  /** What has come of the body. */
+  #outcome: PromiseSettledResult<T> | undefined;
+  /** Why the run ends before the body has; errors that came later stand behind the first. */
+  #failures: unknown[] | undefined;
+  #aborted = false;
+  #over = false;
+  #fired = 0;
+  #cleanupFired = 0;
+  /** The real timer that is waited for, if it isn't a turn. */
+  #waiting: unknown;
+  #quietTurns = 0;
+  /** What the clock had done when a wait of `idle` began. */
+  #idleSince = -1;
 
-  constructor(startDate: number) {
-    this.#startDate = startDate;
+  constructor(
+    body: (clock: VirtualClock) => T | PromiseLike<T>,
+    {
+      now = Date.UTC(2000),
+      maxTimers = 1_000_000,
+      realTimeLimit = 3000,
+      idle = 0,
+      leftovers = "drop",
+      signal,
+    }: VirtualTimeOptions,
+  ) {
+    this.#startDate = toTime(now);
+    requirePositiveInteger(START, "maxTimers", maxTimers);
+    requireDuration(START, "realTimeLimit", realTimeLimit);
+    requireDuration(START, "idle", idle);
+    if (!["drop", "drain", "fail"].includes(leftovers)) {
+      throw invalid(START, "leftovers", '"drop", "drain" or "fail"', leftovers, TypeError);
+    }
+    requireSignal(START, signal);
+    this.#body = body;
+    this.#maxTimers = maxTimers;
+    this.#realTimeLimit = realTimeLimit;
+    this.#idle = idle;
+    this.#leftovers = leftovers;
+    this.#signal = signal ?? undefined;
+  }
+
+  get elapsed(): number {
+    return this.#clock.elapsed;
   }
 
   get pending(): number {
+    return this.#clock.pending;
+  }
+
+  get signal(): AbortSignal {
+    return (this.#controller ??= new AbortController()).signal;
+  }
+
+  start(began: Error): Promise<T> {
+    refuseAnotherRun();
+    this.#platform.refuseFakeTimers();
+    this.#world = new World(this.#clock, this.#platform, this.#startDate);
+    this.#world.enter(began);
+    this.#deadline = this.#platform.now() + this.#realTimeLimit;
+    this.#stopListening = onAbort(this.#signal, (reason) => {
+      if (this.#outcome && !this.#failures && this.#leftovers !== "drain") return;
+      this.#aborted ||= !this.#failures;
+      this.#stop(reason);
+    });
+    this.#platform.onTestEnd(() => this.#testEnded());
+    this.#platform.nextTurn(this.#turn);
+    return this.#ended.promise;
+  }
+
+  // A callback of the platform's, and not a continuation of a promise: ticks come before promises.
+  readonly #turn = (): void => {
+    if (this.#over) return;
+    this.#waiting = undefined;
+    const clock = this.#clock;
+    if (!this.#begun && !this.#failures) return this.#begin();
+    if (this.#isDone()) return this.#end();
+    if (!this.#failures) {
+      if (this.#platform.now() >= this.#deadline) {
+        return this.#giveUp(`${this.#realTimeLimit} ms of real time have passed`);
+      }
+      if (clock.size === 0) return this.#awaitOutside();
+      if (this.#isToWait()) return;
+      if (this.#fired === this.#maxTimers) return this.#giveUp(`${this.#fired} timers have fired`);
+    }
+    // First of all, because the callback may block and turn the event loop itself, as `expect()
+    // .rejects` does in bun:test.
+    this.#platform.nextTurn(this.#turn);
+    this.#fired++;
+    this.#quietTurns = 0;
+    try {
+      clock.fireNext();
+    } catch (error) {
+      this.#stop(error);
+    }
+  };
+
+  #begin(): void {
+    this.#begun = true;
+    this.#platform.nextTurn(this.#turn);
+    Promise.try(this.#body, this).then(
+      (value) => this.#settle({ status: "fulfilled", value }),
+      (reason) => this.#settle({ status: "rejected", reason }),
+    );
+  }
+
+  #settle(outcome: PromiseSettledResult<T>): void {
+    this.#outcome = outcome;
+    if (this.#over) {
+      if (outcome.status === "fulfilled") releaseHold(outcome.value);
+    } else this.#wake();
+  }
+
+  #isDone(): boolean {
+    if (!this.#failures) {
+      return !!this.#outcome && (this.#leftovers !== "drain" || this.#clock.pending === 0);
+    }
+    return (
+      !this.#begun ||
+      !!this.#outcome ||
+      this.#clock.size === 0 ||
+      this.#cleanupFired++ === MAX_CLEANUP_TIMERS
+    );
+  }
+
+  /** No timer is left: something outside may wake the body, or nothing will. */
+  #awaitOutside(): void {
+    if (this.#quietTurns++ < Math.max(GRACE, this.#idle)) return this.#wait(1);
+    const error = new DeadlockError(
+      `Deadlock ${this.#when()}: the body waits, and no timer is left to wake it. ` +
+        "(The clock can't see sockets, files, workers, crypto, and timers that go around the " +
+        "globals, such as node:timers/promises: the option idle gives them more real time)",
+    );
+    this.#platform.nextTurn(this.#turn);
+    this.#stop(error);
+  }
+
+  /** Whether real time must pass before the clock jumps; any timer set or cleared starts it anew. */
+  #isToWait(): boolean {
+    if (this.#idle === 0 || this.#clock.nextDue === this.#clock.elapsed) return false;
+    const begins = this.#idleSince !== this.#clock.changes;
+    this.#idleSince = begins ? this.#clock.changes : -1;
+    if (begins) this.#wait(Math.min(this.#idle, this.#deadline - this.#platform.now()));
+    return begins;
+  }
+
+  #wait(ms: number): void {
+    this.#waiting = this.#platform.globals["setTimeout"](this.#turn, ms);
+  }
+
+  #wake(): void {
+    if (this.#waiting === undefined) return;
+    this.#platform.globals["clearTimeout"](this.#waiting);
+    this.#waiting = undefined;
+    this.#platform.nextTurn(this.#turn);
+  }
+
+  #giveUp(why: string): void {
+    this.#platform.nextTurn(this.#turn);
+    const still = this.#outcome ? "timers are still left" : "the body still waits";
+    this.#stop(new Error(`Gave up ${this.#when()}: ${why}, and ${still}`));
+  }
+
+  #testEnded(): Promise<unknown> | undefined {
+    if (this.#over) return undefined;
+    this.#stop(
+      new Error(`Stopped ${this.#when()}: the test has ended before it. Was the run awaited?`),
+    );
+    return this.#ended.promise.catch(doNothing);
+  }
+
+  #when(): string {
+    return `at ${this.#clock.elapsed} ms of virtual time`;
+  }
+
+  /** Tells the body to end. Timers that it sets from now on are its cleanup's. */
+  #stop(reason: unknown): void {
+    if (this.#failures) return void this.#failures.push(reason);
+    this.#failures = [reason];
+    this.#clock.drop();
+    (this.#controller ??= new AbortController()).abort(reason);
+    this.#wake();
+  }
+
+  #end(): void {
+    this.#over = true;
+    this.#stopListening();
+    this.#platform.close();
+    const pending = this.#clock.pending;
+    const { resolve, reject } = this.#ended;
+    const notRestored = this.#world!.leave();
+    const outcome = this.#outcome;
+    const failures = this.#failures ?? [];
+    if (notRestored) failures.push(notRestored);
+    if (!this.#failures && outcome?.status === "fulfilled" && this.#leftovers === "fail") {
+      if (pending > 0) {
+        failures.push(new Error(`Timers are left behind ${this.#when()}: ${pending} still wait`));
+      }
+    }
+    if (failures.length === 0 && outcome?.status === "fulfilled") return resolve(outcome.value);
+    if (outcome?.status === "fulfilled") releaseHold(outcome.value);
+    else if (outcome && !failures.includes(outcome.reason)) failures.push(outcome.reason);
+    if (this.#aborted || failures.length === 1) return reject(failures[0]);
+    reject(new AggregateError(failures, "Several errors in virtual time"));
+  }
+}
+
+/**
+ * What `performance.now` says at first: the same in every run, so that fractions are rounded alike,
+ * and later than the platform's, so that it never goes back. Not 0, which some caches take for
+ * "never".
+ */
+function startOfClock(): number {
+  return 2 ** Math.max(20, Math.ceil(Math.log2(performance.now() + 1)));
+}
+
+function refuseAnotherRun(): void {
+  const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
+  if (!other) return;
+  // Below the line of the function itself stands that of its caller.
+  const frames = String(other.stack)
+    .split("\n")
+    .filter((line) => /:\d+:\d+/.test(line));
+  const place = frames[1]?.trim().replace(/^at /, "");
+  throw new Error(
+    `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
+      `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
+  );
+}
+
+function toTime(now: unknown): number {
+  const time = describe(now) === "Date" ? Number(now) : now;
+  if (typeof time !== "number") throw invalid(START, "now", "a valid time", now);
+  if (Number.isNaN(new Date(time).getTime())) throw invalid(START, "now", "a valid time", time);
+  return time;
+}
+
+/**
+ * Timers in the order of their turn, and how much time has passed. A binary heap, so that a crowd
+ * can be set and cleared.
+ */
+class Clock {
+  elapsed = 0;
+  /** What `performance.now` says. */
+  now: number;
+  /** How many timers were set or cleared. */
+  changes = 0;
+  readonly #heap: Timer[] = [];
+  #uncounted = 0;
+  #firing: Timer | undefined;
+
+  constructor(now: number) {
+    this.now = now;
+  }
+
+  get size(): number {
     return this.#heap.length;
   }
 
-  get date(): number {
-    return Math.floor(this.#startDate + this.elapsed);
+  get pending(): number {
+    return this.#heap.length - this.#uncounted;
   }
 
-  set(timer: Timer): Timer {
+  get nextDue(): number | undefined {
+    return this.#heap[0]?.due;
+  }
+
+  set(timer: Timer): void {
     timer.due = this.elapsed + timer.delay;
-    timer.order = this.#created++;
-    this.#place(timer, this.#heap.length);
-    this.#rise(timer);
-    return timer;
+    timer.dueNow = this.now + timer.delay;
+    timer.order = this.changes++;
+    if (timer.delay === 0) this.#delayInLoop(timer);
+    if (!timer.counts) this.#uncounted++;
+    this.#rise(timer, this.#heap.length);
   }
 
   clear(timer: Timer): void {
-    if (timer.index === undefined) return;
-    const last = this.#heap.pop();
-    if (last && last !== timer) {
-      this.#place(last, timer.index);
-      this.#rise(last);
-      this.#sink(last);
-    }
-    timer.index = undefined;
+    const { index } = timer;
+    if (index < 0) return;
+    timer.index = -1;
+    this.changes++;
+    if (!timer.counts) this.#uncounted--;
+    const last = this.#heap.pop()!;
+    if (last === timer) return;
+    this.#rise(last, index);
+    if (last.index === index) this.#sink(last, index);
   }
 
+  /** Jumps to the timer that is due first, and fires it. */
   fireNext(): void {
     const timer = this.#heap[0]!;
     this.clear(timer);
     this.elapsed = timer.due;
-    if (timer.repeats) this.set(timer);
-    timer.callback();
+    this.now = Math.max(this.now, timer.dueNow);
+    this.#firing = timer;
+    timer.fire();
   }
 
-  #rise(timer: Timer): void {
-    for (;;) {
-      const parent = this.#heap[(timer.index! - 1) >> 1];
-      if (!parent || !isBefore(timer, parent)) return;
-      this.#swap(timer, parent);
+  /** Forgets all timers. */
+  drop(): void {
+    for (const timer of this.#heap) timer.index = -1;
+    this.#heap.length = 0;
+    this.#uncounted = 0;
+  }
+
+  /**
+   * Where a timer of 0 ms follows from another, and that from another, time must pass some day, or
+   * a loop of them would never end. Immediates count less, because a turn takes microseconds.
+   */
+  #delayInLoop(timer: Timer): void {
+    const before = this.#firing?.delay === 0 ? this.#firing.chain : 0;
+    timer.chain = before + (timer.kind === "Immediate" ? 1 : 200);
+    if (timer.chain <= 1000) return;
+    timer.chain = timer.kind === "Immediate" ? 0 : 1000;
+    timer.due = this.elapsed + 1;
+    timer.dueNow = this.now + 1;
+  }
+
+  #rise(timer: Timer, index: number): void {
+    const heap = this.#heap;
+    while (index > 0) {
+      const above = (index - 1) >> 1;
+      const parent = heap[above]!;
+      if (!isBefore(timer, parent)) break;
+      heap[index] = parent;
+      parent.index = index;
+      index = above;
     }
+    heap[index] = timer;
+    timer.index = index;
   }
 
-  #sink(timer: Timer): void {
+  #sink(timer: Timer, index: number): void {
+    const heap = this.#heap;
     for (;;) {
-      const left = this.#heap[2 * timer.index! + 1];
-      const right = this.#heap[2 * timer.index! + 2];
-      const child = left && right && isBefore(right, left) ? right : left;
-      if (!child || !isBefore(child, timer)) return;
-      this.#swap(timer, child);
+      let below = 2 * index + 1;
+      if (below >= heap.length) break;
+      if (below + 1 < heap.length && isBefore(heap[below + 1]!, heap[below]!)) below++;
+      const child = heap[below]!;
+      if (!isBefore(child, timer)) break;
+      heap[index] = child;
+      child.index = index;
+      index = below;
     }
-  }
-
-  #swap(a: Timer, b: Timer): void {
-    const index = a.index!;
-    this.#place(a, b.index!);
-    this.#place(b, index);
-  }
-
-  #place(timer: Timer, index: number): void {
-    this.#heap[index] = timer;
+    heap[index] = timer;
     timer.index = index;
   }
 }
@@ -228,118 +508,388 @@ function isBefore(a: Timer, b: Timer): boolean {
   return a.due < b.due || (a.due === b.due && a.order < b.order);
 }
 
-/** What `setTimeout` returns; with the methods of Node's Timeout, for the code that uses them. */
-class Timer {
-  due = 0;
-  order = 0;
-  /** Where in the heap it is; undefined while it is not set. */
-  index: number | undefined;
-  readonly #clock: Clock;
-  readonly callback: () => void;
-  readonly delay: number;
-  readonly repeats: boolean;
+type Callback = (...args: any[]) => unknown;
 
-  constructor(clock: Clock, callback: () => void, delay: number, repeats: boolean) {
-    this.#clock = clock;
-    this.callback = callback;
+interface AsyncResource {
+  runInAsyncScope(callback: Callback, self: unknown, ...args: unknown[]): unknown;
+}
+
+/** What `setTimeout` and its like return, with the methods of Node's Timeout. */
+class Timer {
+  /** When it fires: as `elapsed` has it, and as `performance.now` will say it, exactly. */
+  due = 0;
+  dueNow = 0;
+  order = 0;
+  /** Where in the heap it is; -1 while it is not set. */
+  index = -1;
+  /** See {@link Clock}. */
+  chain = 0;
+  readonly kind: "Timeout" | "Interval" | "Immediate";
+  readonly delay: number;
+  /** Whether it counts as pending. */
+  readonly counts: boolean;
+  readonly #world: World;
+  readonly #callback: Callback;
+  readonly #args: unknown[];
+  /** Keeps the context of AsyncLocalStorage in which the timer was set. */
+  readonly #context: AsyncResource | undefined;
+  #id: number | undefined;
+  #cleared = false;
+  #hasRef = true;
+  /** The platform's timer, if it was refreshed after the run. */
+  #successor: any;
+
+  constructor(
+    world: World,
+    kind: Timer["kind"],
+    delay: number,
+    callback: Callback,
+    args: unknown[] = [],
+    counts = true,
+  ) {
+    this.#world = world;
+    this.kind = kind;
     this.delay = delay;
-    this.repeats = repeats;
+    this.counts = counts;
+    this.#callback = callback;
+    this.#args = args;
+    const { AsyncResource } = world.platform;
+    if (AsyncResource) this.#context = new AsyncResource(kind);
+    world.clock.set(this);
+  }
+
+  fire(): void {
+    if (this.kind !== "Interval") this.#forgetId();
+    try {
+      if (this.#context) this.#context.runInAsyncScope(this.#callback, this, ...this.#args);
+      else Reflect.apply(this.#callback, this, this.#args);
+    } finally {
+      // Only now, as on the platforms: what the callback has set comes before the next round.
+      if (this.kind === "Interval" && !this.#cleared && this.index < 0) this.#world.clock.set(this);
+    }
   }
 
   ref(): this {
+    this.#hasRef = true;
+    this.#successor?.ref();
     return this;
   }
 
   unref(): this {
+    this.#hasRef = false;
+    this.#successor?.unref();
     return this;
   }
 
   hasRef(): boolean {
-    return true;
+    return this.#hasRef;
   }
 
   refresh(): this {
-    this.#clock.clear(this);
-    this.#clock.set(this);
+    if (this.#cleared) return this;
+    const { over, clock, platform } = this.#world;
+    if (!over) {
+      clock.clear(this);
+      clock.set(this);
+    } else if (this.#successor) this.#successor.refresh();
+    else {
+      const set = platform.globals[this.kind === "Interval" ? "setInterval" : "setTimeout"];
+      this.#successor = set(this.#callback, this.delay, ...this.#args);
+      if (!this.#hasRef) this.#successor.unref();
+    }
+    return this;
+  }
+
+  close(): this {
+    this.#cleared = true;
+    this.#forgetId();
+    this.#world.clock.clear(this);
+    if (this.#successor) this.#world.platform.globals["clearTimeout"](this.#successor);
     return this;
   }
 
   [Symbol.dispose](): void {
-    this.#clock.clear(this);
+    this.close();
+  }
+
+  [Symbol.toPrimitive](): number {
+    this.#id ??= ++lastId;
+    this.#world.timers.set(this.#id, this);
+    return this.#id;
+  }
+
+  #forgetId(): void {
+    if (this.#id !== undefined) this.#world.timers.delete(this.#id);
   }
 }
 
-type Callback = (...args: unknown[]) => void;
+/** Above all numbers that a platform gives to its own timers; no two runs share one. */
+let lastId = 2 ** 30;
 
-/** Puts the clock in the place of the platform's timers and dates; returns what puts them back. */
-function replaceGlobals(clock: Clock): () => void {
-  const set = (
-    name: string,
-    callback: Callback,
-    delay: number,
-    args: unknown[],
-    repeats = false,
-  ): Timer => {
-    if (typeof callback !== "function") {
-      throw new TypeError(
-        `Cannot call ${name}: callback must be a function, received ${typeof callback}`,
-      );
+type Process = { getBuiltinModule?: (name: string) => any; versions?: object };
+
+/** What the platform has of its own, as it is before the run. */
+class Platform {
+  readonly globals = pick(globalThis, [
+    "setTimeout",
+    "setInterval",
+    "setImmediate",
+    "clearTimeout",
+    "clearInterval",
+    "clearImmediate",
+  ]);
+  readonly now: () => number = performance.now.bind(performance);
+  readonly AsyncResource: (new (kind: string) => AsyncResource) | undefined;
+  readonly #process = (globalThis as { process?: Process }).process;
+  #channel: MessageChannel | undefined;
+  #givesNumbers: boolean | undefined;
+
+  constructor() {
+    this.AsyncResource = this.#process?.getBuiltinModule?.("node:async_hooks")?.AsyncResource;
+  }
+
+  /** Calls back in the next turn of the event loop, after all promises have been worked off. */
+  nextTurn(callback: () => void): void {
+    const { setImmediate } = this.globals;
+    if (setImmediate) return void setImmediate(callback);
+    if (!this.#channel) {
+      this.#channel = new MessageChannel();
+      this.#channel.port1.onmessage = callback;
     }
-    return clock.set(new Timer(clock, () => callback(...args), delay, repeats));
-  };
-  // A timer from before the run is the platform's own, and can be cleared from inside as well.
-  const clearWith = (platformClear: ((timer: unknown) => void) | undefined) => (timer: unknown) =>
-    timer instanceof Timer ? clock.clear(timer) : platformClear?.(timer);
+    this.#channel.port2.postMessage(null);
+  }
 
-  const platform = globalThis as unknown as Record<string, ((timer: unknown) => void) | undefined>;
-  const undo = [
-    replace(globalThis, {
-      setTimeout: (callback: Callback, ms?: unknown, ...args: unknown[]) =>
-        set("setTimeout", callback, toDelay(ms), args),
-      // A repeated timer of 0 ms would never let the clock go on. Node makes it 1, too.
-      setInterval: (callback: Callback, ms?: unknown, ...args: unknown[]) =>
-        set("setInterval", callback, Math.max(1, toDelay(ms)), args, true),
-      setImmediate: (callback: Callback, ...args: unknown[]) =>
-        set("setImmediate", callback, 0, args),
-      clearTimeout: clearWith(platform["clearTimeout"]),
-      clearInterval: clearWith(platform["clearInterval"]),
-      clearImmediate: clearWith(platform["clearImmediate"]),
-      Date: new Proxy(Date, {
-        apply: (date) => new date(clock.date).toString(),
-        construct: (date, args, newTarget) =>
-          Reflect.construct(date, args.length ? args : [clock.date], newTarget),
-        get: (date, key) => (key === "now" ? () => clock.date : Reflect.get(date, key)),
-      }),
-    }),
-    replace(performance, { now: () => clock.elapsed }),
-    replace(AbortSignal, {
-      timeout: (ms: number) => {
-        const controller = new AbortController();
-        const reason = new DOMException("The operation timed out.", "TimeoutError");
-        clock.set(new Timer(clock, () => controller.abort(reason), toDelay(ms), false));
-        return controller.signal;
-      },
-    }),
-  ];
-  return () => undo.forEach((restore) => restore());
+  close(): void {
+    this.#channel?.port1.close();
+  }
+
+  /** Fake timers would stop the event loop's turns. */
+  refuseFakeTimers(): void {
+    const { setTimeout, setImmediate } = this.globals;
+    const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
+    if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
+    throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
+  }
+
+  /** Bun ends a test at an unhandled rejection and begins the next in the same turn. */
+  onTestEnd(callback: () => unknown): void {
+    try {
+      this.#process?.getBuiltinModule?.("bun:test")?.onTestFinished(callback);
+    } catch {
+      // Not in a test.
+    }
+  }
+
+  /** Whether its timers are plain numbers, as in browsers. */
+  get givesNumbers(): boolean {
+    if (this.#givesNumbers === undefined) {
+      const timer = this.globals["setTimeout"](doNothing);
+      this.globals["clearTimeout"](timer);
+      this.#givesNumbers = typeof timer === "number";
+    }
+    return this.#givesNumbers;
+  }
+
+  /** Node and Deno give a timer to `AbortSignal.timeout`, which can't hold more than any other. */
+  get holdsAnyTimeout(): boolean {
+    return "Bun" in globalThis || !this.#process;
+  }
 }
 
-/** Replaces those properties of `target` that it has; returns what puts them back. */
-function replace(target: object, values: Record<string, unknown>): () => void {
-  const restore = Object.keys(values)
-    .filter((key) => key in target)
-    .map((key) => {
-      const own = Object.getOwnPropertyDescriptor(target, key);
-      Object.defineProperty(target, key, {
-        value: values[key],
-        configurable: true,
-        enumerable: true,
-        writable: true,
-      });
-      return () =>
-        own ? Object.defineProperty(target, key, own) : Reflect.deleteProperty(target, key);
+function pick(target: object, names: string[]): Record<string, any> {
+  const values = target as Record<string, unknown>;
+  return Object.fromEntries(names.map((name) => [name, values[name]]));
+}
+
+/** The globals of a run. When it is over they do what the platform's do. */
+class World {
+  over = false;
+  readonly clock: Clock;
+  readonly platform: Platform;
+  /** Timers whose number was asked for. */
+  readonly timers = new Map<number, Timer>();
+  readonly #startDate: number;
+  readonly #undo: (() => boolean)[] = [];
+
+  constructor(clock: Clock, platform: Platform, startDate: number) {
+    this.clock = clock;
+    this.platform = platform;
+    this.#startDate = startDate;
+  }
+
+  get #date(): number {
+    return Math.floor(this.#startDate + this.clock.elapsed);
+  }
+
+  enter(began: Error): void {
+    try {
+      this.#replace(globalThis, { [RUNNING]: began }, true);
+      this.#replaceTimers();
+      this.#replaceDates();
+    } catch (error) {
+      this.leave();
+      throw error;
+    }
+  }
+
+  /** Puts everything back; returns the error if that fails. */
+  leave(): Error | undefined {
+    this.over = true;
+    const failed = this.#undo.reverse().filter((putBack) => !putBack());
+    return failed.length ? new Error("Cannot put the globals back: they were frozen") : undefined;
+  }
+
+  #replaceTimers(): void {
+    const { globals } = this.platform;
+    const world = this;
+    const set = (
+      name: string,
+      kind: Timer["kind"],
+      delay: number,
+      callback: Callback,
+      args: unknown[],
+    ) => {
+      requireFunction(`call ${name}`, "callback", callback);
+      const timer = new Timer(world, kind, delay, callback, args);
+      return world.platform.givesNumbers ? +timer : timer;
+    };
+    const clear = (name: string) => (timer?: unknown) => {
+      const own = timer instanceof Timer ? timer : world.#timerOf(timer);
+      if (own) own.close();
+      else globals[name]?.(timer);
+    };
+    const functions = {
+      setTimeout(callback: Callback, ms?: unknown, ...args: unknown[]): unknown {
+        if (world.over) return globals["setTimeout"](callback, ms, ...args);
+        return set("setTimeout", "Timeout", toDelay(ms), callback, args);
+      },
+      setInterval(callback: Callback, ms?: unknown, ...args: unknown[]): unknown {
+        if (world.over) return globals["setInterval"](callback, ms, ...args);
+        // One of 0 ms would never let the clock go on. Node makes it 1, too.
+        return set("setInterval", "Interval", Math.max(1, toDelay(ms)), callback, args);
+      },
+      setImmediate(callback: Callback, ...args: unknown[]): unknown {
+        if (world.over) return globals["setImmediate"](callback, ...args);
+        return set("setImmediate", "Immediate", 0, callback, args);
+      },
+      clearTimeout: clear("clearTimeout"),
+      clearInterval: clear("clearInterval"),
+      clearImmediate: clear("clearImmediate"),
+    };
+    this.#replace(globalThis, functions);
+    this.#promisify("setTimeout", (done, ms) => new Timer(world, "Timeout", toDelay(ms), done));
+    this.#promisify("setImmediate", (done) => new Timer(world, "Immediate", 0, done));
+
+    const timeout = AbortSignal.timeout;
+    this.#replace(AbortSignal, {
+      timeout(ms: number): AbortSignal {
+        const held = Number.isInteger(ms) && toDelay(ms) === ms;
+        // The platform refuses what it refuses.
+        if (world.over || !held) {
+          const signal = timeout.call(AbortSignal, ms);
+          if (world.over) return signal;
+        }
+        const whole = Math.trunc(Number(ms));
+        const delay = world.platform.holdsAnyTimeout ? whole : toDelay(whole);
+        const controller = new AbortController();
+        const abort = () =>
+          controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
+        new Timer(world, "Timeout", delay, abort, [], false);
+        return controller.signal;
+      },
     });
-  return () => restore.forEach((put) => put());
+  }
+
+  #timerOf(id: unknown): Timer | undefined {
+    const isId = typeof id === "number" || typeof id === "string";
+    return isId ? this.timers.get(Number(id)) : undefined;
+  }
+
+  /** What `util.promisify` makes of a timer function, where the platform has it. */
+  #promisify(
+    name: "setTimeout" | "setImmediate",
+    set: (done: () => void, ms: unknown) => Timer,
+  ): void {
+    const key = Symbol.for("nodejs.util.promisify.custom");
+    const original = this.platform.globals[name]?.[key];
+    if (!original) return;
+    const promised = (...args: any[]): Promise<unknown> => {
+      if (this.over) return original(...args);
+      const [ms, value, options] = name === "setTimeout" ? args : [0, ...args];
+      const signal: AbortSignal | undefined = options?.signal;
+      return new Promise((resolve, reject) => {
+        const abort = (cause: unknown) => {
+          const error = new Error("The operation was aborted", { cause });
+          reject(Object.assign(error, { name: "AbortError", code: "ABORT_ERR" }));
+        };
+        if (signal?.aborted) return abort(signal.reason);
+        const timer = set(() => {
+          stopListening();
+          resolve(value);
+        }, ms);
+        const stopListening = onAbort(signal, (reason) => {
+          timer.close();
+          abort(reason);
+        });
+      });
+    };
+    Object.defineProperty(globalThis[name], key, { value: promised });
+  }
+
+  #replaceDates(): void {
+    const world = this;
+    const { clock, platform } = this;
+    const Real = Date;
+    // Not a proxy: what is written to it must not reach the platform's.
+    function VirtualDate(...args: unknown[]): unknown {
+      const dated = args.length || world.over ? args : [world.#date];
+      if (new.target) return Reflect.construct(Real, dated, new.target);
+      return world.over ? Real() : new Real(world.#date).toString();
+    }
+    const functions = {
+      now: () => (world.over ? Real.now() : world.#date),
+    };
+    Object.defineProperties(VirtualDate, {
+      ...Object.getOwnPropertyDescriptors(Real),
+      now: { value: functions.now, configurable: true, writable: true },
+    });
+    this.#replace(globalThis, { Date: VirtualDate });
+    this.#replace(Real.prototype, { constructor: VirtualDate });
+    this.#replace(performance, {
+      now: () => (world.over ? platform.now() : clock.now),
+      timeOrigin: this.#startDate - clock.now,
+    });
+
+    const { Temporal } = globalThis as { Temporal?: any };
+    if (!Temporal) return;
+    const real = { instant: Temporal.Now.instant, zone: Temporal.Now.timeZoneId };
+    const instant = () =>
+      world.over ? real.instant() : Temporal.Instant.fromEpochMilliseconds(world.#date);
+    const zoned = (zone: unknown = real.zone()) => instant().toZonedDateTimeISO(zone);
+    this.#replace(Temporal.Now, {
+      instant,
+      zonedDateTimeISO: zoned,
+      plainDateTimeISO: (zone?: unknown) => zoned(zone).toPlainDateTime(),
+      plainDateISO: (zone?: unknown) => zoned(zone).toPlainDate(),
+      plainTimeISO: (zone?: unknown) => zoned(zone).toPlainTime(),
+    });
+  }
+
+  /** Replaces those properties of `target` that it has. */
+  #replace(target: object, values: Record<PropertyKey, unknown>, add = false): void {
+    for (const key of Reflect.ownKeys(values)) {
+      if (!add && !(key in target)) continue;
+      const own = Reflect.getOwnPropertyDescriptor(target, key);
+      const enumerable = own ? own.enumerable! : !add;
+      const property = { value: values[key], configurable: true, enumerable, writable: true };
+      if (!Reflect.defineProperty(target, key, property)) {
+        throw new TypeError(`Cannot ${START}: ${String(key)} can't be replaced, it is frozen`);
+      }
+      this.#undo.push(() =>
+        own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
+      );
+    }
+  }
 }
 
 function toDelay(ms: unknown): number {
@@ -347,9 +897,112 @@ function toDelay(ms: unknown): number {
   return delay > 0 && delay <= 2 ** 31 - 1 ? delay : 0;
 }
 
-function invalid(name: string, expected: string, value: unknown): Error {
-  const Kind = typeof value === "number" || value instanceof Date ? RangeError : TypeError;
-  return new Kind(`Cannot start virtual time: ${name} must be ${expected}, received ${value}`);
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
+ */
+function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
+  if (!signal) return doNothing;
+  let listeners = abortListeners.get(signal);
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
+  listeners.add(listener);
+  return () => {
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
+  };
+}
+
+const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
+
+class AbortListeners extends Set<(reason: unknown) => void> {
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
+  }
+
+  detach(): void {
+    abortListeners.delete(this.#signal);
+    this.#signal.removeEventListener("abort", this);
+  }
+
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
+  }
+}
+
+/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // Nobody is left who could be told of an error.
+  Promise.try(() => {
+    if (Array.isArray(value)) return value.forEach(releaseHold);
+    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
+    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
+  }).catch(doNothing);
+}
+
+function doNothing(): void {}
+
+function requireFunction(action: string, name: string, value: unknown): void {
+  if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
+}
+
+function requireSignal(action: string, signal: AbortSignal | null | undefined): void {
+  if (signal == null || typeof signal.throwIfAborted === "function") return;
+  throw invalid(action, "signal", "an AbortSignal", signal, TypeError);
+}
+
+function requirePositiveInteger(action: string, name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return;
+  throw invalid(action, name, "a positive integer", value);
+}
+
+function requireDuration(action: string, name: string, value: number): void {
+  if (typeof value === "number" && value >= 0) return;
+  throw invalid(action, name, "a number of 0 or more", value);
+}
+
+function invalid(
+  action: string,
+  name: string,
+  expected: string,
+  value: unknown,
+  Kind = typeof value === "number" ? RangeError : TypeError,
+): Error {
+  return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${describe(value)}`);
+}
+
+/** A string in quotes, an object by its kind. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Object(value) !== value) return String(value);
+  try {
+    return Object.prototype.toString.call(value).slice("[object ".length, -1);
+  } catch {
+    return typeof value;
+  }
 }
 
 // ─── Demo: `bun concepts/virtual-time.ts` ────────────────────────────────────────────────────────
@@ -373,4 +1026,4 @@ function print(lane: string, state: string): void {
   console.log(`+${String(ms).padStart(4)} ms  ${lane}  ${state}`);
 }
 
-if ((import.meta as { main?: boolean }).main) await demo();
+if ((import.meta as { main?: boolean }).main) void demo();
