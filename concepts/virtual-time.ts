@@ -67,8 +67,8 @@ export class DeadlockError extends Error {
  * while anything runs. When all promises have been worked off and only timers are left, it jumps to
  * the one that is due first and fires it; of two that are due together, the one that was set first.
  * A delay keeps its fractions, and one that the platform can't hold (above 2^31-1 ms) fires at once,
- * as it does there. After five timers of 0 ms in a row each takes 1 ms, so that a loop of them lets
- * time pass.
+ * as it does there. While other timers wait, a loop of timers of 0 ms takes 1 ms a round after the
+ * fifth, so that time passes.
  *
  * The clock sees timers and promises, nothing else: no socket, file, worker or `crypto`, and no
  * timer that goes around the globals (`node:timers/promises`, `Bun.sleep`). When no timer is left it
@@ -403,6 +403,9 @@ class Clock {
   /** How many timers were set or cleared. */
   changes = 0;
   readonly #heap: Timer[] = [];
+  /** How many have a delay. */
+  #delayed = 0;
+  /** How many don't count as pending. */
   #uncounted = 0;
   #firing: Timer | undefined;
 
@@ -426,7 +429,8 @@ class Clock {
     timer.due = this.elapsed + timer.delay;
     timer.dueNow = this.now + timer.delay;
     timer.order = this.changes++;
-    if (timer.delay === 0) this.#delayInLoop(timer);
+    if (timer.delay > 0) this.#delayed++;
+    else if (this.#delayed > 0) this.#delayInLoop(timer);
     if (!timer.counts) this.#uncounted++;
     this.#rise(timer, this.#heap.length);
   }
@@ -436,6 +440,7 @@ class Clock {
     if (index < 0) return;
     timer.index = -1;
     this.changes++;
+    if (timer.delay > 0) this.#delayed--;
     if (!timer.counts) this.#uncounted--;
     const last = this.#heap.pop()!;
     if (last === timer) return;
@@ -457,12 +462,13 @@ class Clock {
   drop(): void {
     for (const timer of this.#heap) timer.index = -1;
     this.#heap.length = 0;
+    this.#delayed = 0;
     this.#uncounted = 0;
   }
 
   /**
    * Where a timer of 0 ms follows from another, and that from another, time must pass some day, or
-   * a loop of them would never end. Immediates count less, because a turn takes microseconds.
+   * the timers that have a delay would never fire. Immediates count less: a turn takes microseconds.
    */
   #delayInLoop(timer: Timer): void {
     const before = this.#firing?.delay === 0 ? this.#firing.chain : 0;
