@@ -169,6 +169,7 @@ class Run<T> implements VirtualClock {
   #quietTurns = 0;
   /** What the clock had done when a wait of `idle` began. */
   #idleSince = -1;
+  #jumpAt = 0;
 
   constructor(
     body: (clock: VirtualClock) => T | PromiseLike<T>,
@@ -220,7 +221,7 @@ class Run<T> implements VirtualClock {
       this.#aborted ||= !this.#failures;
       this.#stop(reason);
     });
-    this.#platform.onTestEnd(() => this.#testEnded());
+    this.#platform.onTestEnd((done) => this.#testEnded(done));
     this.#platform.nextTurn(this.#turn);
     return this.#ended.promise;
   }
@@ -295,10 +296,14 @@ class Run<T> implements VirtualClock {
   /** Whether real time must pass before the clock jumps; any timer set or cleared starts it anew. */
   #isToWait(): boolean {
     if (this.#idle === 0 || this.#clock.nextDue === this.#clock.elapsed) return false;
-    const begins = this.#idleSince !== this.#clock.changes;
-    this.#idleSince = begins ? this.#clock.changes : -1;
-    if (begins) this.#wait(Math.min(this.#idle, this.#deadline - this.#platform.now()));
-    return begins;
+    const now = this.#platform.now();
+    if (this.#idleSince !== this.#clock.changes) {
+      this.#idleSince = this.#clock.changes;
+      this.#jumpAt = now + this.#idle;
+    }
+    if (now >= this.#jumpAt) return false;
+    this.#wait(Math.min(this.#jumpAt - now, this.#deadline - now, 2 ** 31 - 1));
+    return true;
   }
 
   #wait(ms: number): void {
@@ -318,12 +323,12 @@ class Run<T> implements VirtualClock {
     this.#stop(new Error(`Gave up ${this.#when()}: ${why}, and ${still}`));
   }
 
-  #testEnded(): Promise<unknown> | undefined {
-    if (this.#over) return undefined;
-    this.#stop(
-      new Error(`Stopped ${this.#when()}: the test has ended before it. Was the run awaited?`),
-    );
-    return this.#ended.promise.catch(doNothing);
+  /** Calls `done` once the body has been told. */
+  #testEnded(done: () => void): void {
+    if (this.#over) return done();
+    const error = `Stopped ${this.#when()}: the test has ended before it. Was the run awaited?`;
+    this.#stop(new Error(error));
+    this.#ended.promise.finally(done).catch(doNothing);
   }
 
   #when(): string {
@@ -472,7 +477,7 @@ class Clock {
    */
   #delayInLoop(timer: Timer): void {
     const before = this.#firing?.delay === 0 ? this.#firing.chain : 0;
-    timer.chain = before + (timer.kind === "Immediate" ? 1 : 200);
+    timer.chain = before + (timer.kind === "Immediate" ? 10 : 200);
     if (timer.chain <= 1000) return;
     timer.chain = timer.kind === "Immediate" ? 0 : 1000;
     timer.due = this.elapsed + 1;
@@ -678,7 +683,7 @@ class Platform {
   }
 
   /** Bun ends a test at an unhandled rejection and begins the next in the same turn. */
-  onTestEnd(callback: () => unknown): void {
+  onTestEnd(callback: (done: () => void) => void): void {
     try {
       this.#process?.getBuiltinModule?.("bun:test")?.onTestFinished(callback);
     } catch {

@@ -2,9 +2,79 @@
  * How to test code that waits: on a clock that jumps. Elapsed time is asserted exactly, nothing
  * sleeps, and what never ends is reported as a deadlock instead of a test that hangs.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, expectTypeOf, test, vi } from "bun:test";
 
-import { virtualTime } from "../concepts/virtual-time.ts";
+import {
+  DeadlockError,
+  type VirtualClock,
+  virtualTime,
+  type VirtualTimeOptions,
+} from "../concepts/virtual-time.ts";
+
+const { Bun } = globalThis as { Bun?: any };
+
+describe("Start here", () => {
+  test("an hour passes at once, and exactly", async () => {
+    await virtualTime(async (clock) => {
+      await sleep(3_600_000);
+
+      expect(clock.elapsed).toBe(3_600_000);
+    });
+  });
+
+  test("waits that run together take as long as the longest", async () => {
+    await virtualTime(async (clock) => {
+      await Promise.all([sleep(100), sleep(250)]);
+
+      expect(clock.elapsed).toBe(250);
+    });
+  });
+
+  test("a wait that is cut short leaves no timer behind", async () => {
+    await virtualTime(async (clock) => {
+      clearTimeout(setTimeout(() => {}, 100));
+
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("what never ends is a deadlock, not a test that hangs", async () => {
+    const run = virtualTime(() => new Promise(() => {}));
+
+    await expect(run).rejects.toThrow(DeadlockError);
+  });
+
+  test("trap: a run that isn't awaited is still under way when the next begins", async () => {
+    const forgotten = virtualTime(() => sleep(10));
+
+    await expect(virtualTime(() => {})).rejects.toThrow("was it awaited?");
+    await forgotten;
+  });
+
+  test("trap: Date starts in the year 2000, unless it is told otherwise", async () => {
+    const year = () => new Date().getUTCFullYear();
+
+    expect(await virtualTime(year)).toBe(2000);
+    expect(await virtualTime(year, { now: Date.UTC(2030) })).toBe(2030);
+  });
+
+  test("trap: performance.now() doesn't start at 0; take differences, or clock.elapsed", async () => {
+    await virtualTime(async (clock) => {
+      const start = performance.now();
+      await sleep(100);
+
+      expect(start).toBeGreaterThan(0);
+      expect(performance.now() - start).toBe(100);
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("trap: what happens outside takes real time, of which it is given a little", async () => {
+    const digest = await virtualTime(() => crypto.subtle.digest("SHA-256", new Uint8Array(3)));
+
+    expect(digest.byteLength).toBe(32);
+  });
+});
 
 describe("virtualTime", () => {
   test("returns what the body returns, plain or promised", async () => {
@@ -439,6 +509,814 @@ describe("virtualTime", () => {
       new RangeError("Cannot start virtual time: maxTimers must be a positive integer, received 0"),
     );
   });
+
+  test("infers what the body returns", async () => {
+    const mixed = await virtualTime(() => 5 as number | Promise<string>);
+    expectTypeOf(mixed).toEqualTypeOf<number | string>();
+    expect(mixed).toBe(5);
+    expectTypeOf(await virtualTime<number>(async () => 5)).toEqualTypeOf<number>();
+  });
+});
+
+describe("the house is left as it was found", () => {
+  test("a timer of an earlier run, cleared or refreshed, never touches the next run's clock", async () => {
+    const kept = await virtualTime(() => [
+      setTimeout(() => {}, 10_000),
+      setTimeout(() => {}, 20_000),
+    ]);
+
+    await virtualTime(async (clock) => {
+      setTimeout(() => {}, 1);
+      setTimeout(() => {}, 2);
+      clearTimeout(kept[0]);
+      (kept[1] as unknown as { refresh?(): void }).refresh?.();
+      expect(clock.pending).toBe(2);
+      clearTimeout(kept[1]);
+      expect(clock.pending).toBe(2);
+    });
+    (kept[1] as unknown as { close?(): void }).close?.();
+  });
+
+  test("a setTimeout kept from an earlier run is the platform's, in the next run as well", async () => {
+    const kept = await virtualTime(() => ({
+      setTimeout,
+      setImmediate,
+      setInterval,
+      clearInterval,
+    }));
+
+    await virtualTime(async (clock) => {
+      await new Promise<void>((resolve) => kept.setTimeout(resolve, 1));
+      await new Promise<void>((resolve) => kept.setImmediate(resolve));
+      await new Promise<void>((resolve) => {
+        const interval = kept.setInterval(() => {
+          kept.clearInterval(interval);
+          resolve();
+        }, 1);
+      });
+      expect(clock.elapsed).toBe(0);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("a kept Date, performance.now and AbortSignal.timeout are the platform's", async () => {
+    const { KeptDate, Sub, now, timeout } = await virtualTime(() => ({
+      KeptDate: Date,
+      Sub: class extends Date {},
+      now: performance.now,
+      timeout: AbortSignal.timeout,
+    }));
+    const year = new Date().getFullYear();
+
+    expect(new Date(KeptDate.now()).getFullYear()).toBe(year);
+    expect(new KeptDate().getFullYear()).toBe(year);
+    expect(new Sub().getFullYear()).toBe(year);
+    expect(KeptDate()).toContain(String(year));
+    const before = performance.now();
+    const between = now();
+    const after = performance.now();
+    expect([before, between, after]).toEqual([before, between, after].sort((a, b) => a - b));
+    const signal = timeout(1);
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    expect(signal.reason.name).toBe("TimeoutError");
+  });
+
+  test("a timer that is refreshed after its run fires as the platform's", async () => {
+    let fire = (_: string) => {};
+    const timer = await virtualTime(() => setTimeout((what: string) => fire(what), 1, "fired"));
+    if (typeof timer === "number") return;
+
+    const fired = await new Promise((resolve) => {
+      fire = resolve;
+      timer.unref();
+      timer.refresh();
+      timer.ref();
+    });
+
+    expect(fired).toBe("fired");
+    const again = new Promise((resolve) => (fire = resolve));
+    timer.refresh();
+    expect(await again).toBe("fired");
+    timer.close();
+  });
+
+  test("a timer that is closed after it was refreshed doesn't fire", async () => {
+    let fired = 0;
+    const timer = await virtualTime(() => setTimeout(() => fired++, 1));
+    if (typeof timer === "number") return;
+
+    timer.refresh();
+    timer.close();
+    timer.refresh();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+
+    expect(fired).toBe(0);
+  });
+
+  test.each(["setTimeout", "clearImmediate", "Date"])(
+    "a frozen %s refuses the run, and nothing stays replaced",
+    async (name) => {
+      const own = Object.getOwnPropertyDescriptor(globalThis, name)!;
+      const defineProperty = Reflect.defineProperty;
+      const before = replacedGlobals();
+      // As a frozen property does, which could not be thawed for the tests to come.
+      Reflect.defineProperty = (target, key, property) =>
+        target === globalThis && key === name && property.value !== own.value
+          ? false
+          : defineProperty(target, key, property);
+      try {
+        await expect(virtualTime(() => {})).rejects.toThrow(`${name} can't be replaced`);
+      } finally {
+        Reflect.defineProperty = defineProperty;
+      }
+
+      expect(replacedGlobals()).toEqual(before);
+      expect(await virtualTime(() => "free again")).toBe("free again");
+    },
+  );
+
+  test("a frozen object refuses the run as well", async () => {
+    const { performance } = globalThis;
+    const own = Object.getOwnPropertyDescriptor(globalThis, "performance")!;
+    const frozen = Object.freeze({ now: () => performance.now(), timeOrigin: 0 });
+    Object.defineProperty(globalThis, "performance", { configurable: true, value: frozen });
+    const before = Object.getOwnPropertyDescriptor(globalThis, "Date");
+    try {
+      await expect(virtualTime(() => {})).rejects.toThrow("now can't be replaced");
+      expect(Object.getOwnPropertyDescriptor(globalThis, "Date")).toEqual(before);
+    } finally {
+      Object.defineProperty(globalThis, "performance", own);
+    }
+  });
+
+  test("Date.now patched inside and put back leaves the real one outside", async () => {
+    const real = Date.now;
+    await virtualTime(() => {
+      const inside = Date.now;
+      Date.now = () => 5;
+      expect(Date.now()).toBe(5);
+      Date.now = inside;
+    });
+    expect(Date.now).toBe(real);
+
+    await virtualTime(() => void (Date.now = () => 5));
+    expect(Date.now).toBe(real);
+  });
+
+  test("globals that the body has deleted or replaced come back", async () => {
+    const before = replacedGlobals();
+    await virtualTime(() => {
+      Reflect.deleteProperty(globalThis, "setTimeout");
+      globalThis.setInterval = (() => 5) as unknown as typeof setInterval;
+    });
+
+    expect(replacedGlobals()).toEqual(before);
+  });
+
+  test("leaves no property behind", async () => {
+    const before = Reflect.ownKeys(globalThis);
+    await virtualTime(() => {});
+
+    expect(Reflect.ownKeys(globalThis)).toEqual(before);
+  });
+
+  test("refuses to run under active fake timers", async () => {
+    vi.useFakeTimers();
+    const { setTimeout } = globalThis;
+    try {
+      const error = await virtualTime(() => {}).catch((error) => error);
+
+      expect(error.message).toContain("fake timers are active");
+      expect(globalThis.setTimeout).toBe(setTimeout);
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(await virtualTime(() => "free again")).toBe("free again");
+  });
+
+  test("says where the other run began, and asks whether it was awaited", async () => {
+    const first = virtualTime(() => sleep(10));
+
+    const error = await virtualTime(() => {}).catch((error) => error);
+
+    expect(error.message).toMatch(/began at .*virtual-time\.test\.ts.*was it awaited\?/);
+    await first;
+  });
+
+  test.skipIf(!Bun)("two copies of the file find each other (needs Bun)", async () => {
+    const file = `/tmp/virtual-time-${crypto.randomUUID()}.ts`;
+    await Bun.write(file, Bun.file(new URL("../concepts/virtual-time.ts", import.meta.url)));
+    const copy = (await import(file)) as { virtualTime: typeof virtualTime };
+    await Bun.file(file).delete();
+    expect(copy.virtualTime).not.toBe(virtualTime);
+
+    await expect(virtualTime(() => copy.virtualTime(() => {}))).rejects.toThrow("runs already");
+    await expect(copy.virtualTime(() => virtualTime(() => {}))).rejects.toThrow("runs already");
+  });
+});
+
+describe("limits", () => {
+  test("realTimeLimit ends a run in whose body timers never stop", async () => {
+    const endless = async () => {
+      for (;;) await sleep(100);
+    };
+
+    const run = virtualTime(endless, { realTimeLimit: 20, maxTimers: 1e9 });
+
+    await expect(run).rejects.toThrow(/^Gave up .*: 20 ms of real time have passed, and the body/);
+    expect(await virtualTime(() => "free again")).toBe("free again");
+  });
+
+  test("realTimeLimit ends a run that waits for something outside, or for idle", async () => {
+    const outside = virtualTime(() => new Promise(() => {}), { realTimeLimit: 10 });
+    await expect(outside).rejects.toThrow("10 ms of real time have passed");
+
+    const idle = virtualTime(() => sleep(1), { realTimeLimit: 10, idle: 1e6 });
+    await expect(idle).rejects.toThrow("10 ms of real time have passed");
+  });
+
+  test("idle lets what happens outside come before a timer", async () => {
+    const { setTimeout: realTimeout } = globalThis;
+    const first = (idle: number) =>
+      virtualTime(
+        () =>
+          Promise.race([
+            sleep(60_000).then(() => "timer"),
+            new Promise((resolve) => realTimeout(resolve, 5, "outside")),
+          ]),
+        { idle },
+      );
+
+    expect(await first(0)).toBe("timer");
+    expect(await first(1000)).toBe("outside");
+  });
+
+  test("idle passes before each jump, and only before a jump", async () => {
+    await virtualTime(
+      async (clock) => {
+        await Promise.all([sleep(100), sleep(100), sleep(0)]);
+        await sleep(50);
+        expect(clock.elapsed).toBe(150);
+      },
+      { idle: 1 },
+    );
+  });
+
+  test("a deadlock names what the clock can't see", async () => {
+    const run = virtualTime(() => new Promise(() => {}));
+
+    await expect(run).rejects.toThrow(/socket.*file.*worker.*crypto.*timers\/promises.*idle/);
+  });
+
+  test("what happens outside may set timers later", async () => {
+    const { setTimeout: realTimeout } = globalThis;
+    await virtualTime(async (clock) => {
+      for (let round = 0; round < 3; round++) {
+        await new Promise((resolve) => realTimeout(resolve, 3));
+        await sleep(100);
+      }
+      expect(clock.elapsed).toBe(300);
+    });
+  });
+});
+
+describe("clock.signal", () => {
+  const hangs = (signal: AbortSignal) =>
+    new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+
+  const endings: [string, VirtualTimeOptions, RegExp][] = [
+    ["a deadlock", {}, /^Deadlock at 0 ms/],
+    ["too many timers", { maxTimers: 5 }, /^Gave up at 50 ms.*5 timers have fired/],
+    ["an abort", { signal: AbortSignal.any([]) }, /^stop$/],
+  ];
+  test.each(endings)(
+    "after %s the body can clean up, with timers too",
+    async (name, opts, message) => {
+      const log: unknown[] = [];
+      const controller = new AbortController();
+      const options = name === "an abort" ? { signal: controller.signal } : opts;
+      const run = virtualTime(async (clock) => {
+        const { signal } = clock;
+        if (name !== "a deadlock") setInterval(() => log.push("tick"), 10);
+        if (name === "an abort") setTimeout(() => controller.abort(new Error("stop")), 15);
+        try {
+          await hangs(signal);
+        } finally {
+          log.length = 0;
+          log.push(signal.reason.message);
+          const before = clock.elapsed;
+          await sleep(100);
+          log.push(clock.elapsed - before);
+        }
+      }, options);
+
+      await expect(run).rejects.toThrow(message);
+      expect(log).toEqual([expect.stringMatching(message), 100]);
+    },
+  );
+
+  test("is not aborted when the body ends by itself", async () => {
+    const signal = await virtualTime(({ signal }) => signal);
+
+    expect(signal.aborted).toBe(false);
+  });
+
+  test("is aborted although it is asked for only afterwards", async () => {
+    let clock: VirtualClock | undefined;
+    const run = virtualTime((given) => {
+      clock = given;
+      setTimeout(() => {
+        throw "failed";
+      });
+      return new Promise(() => {});
+    });
+
+    await expect(run).rejects.toBe("failed");
+    expect(clock!.signal.reason).toBe("failed");
+  });
+
+  test("a cleanup that never ends is abandoned", async () => {
+    const run = virtualTime(async ({ signal }) => {
+      await hangs(signal).catch(() => {});
+      for (;;) await sleep(1);
+    });
+
+    await expect(run).rejects.toThrow(DeadlockError);
+  });
+
+  test("a cleanup that fails is not lost", async () => {
+    const callback = new Error("in the callback");
+    const cleanup = new Error("in the cleanup");
+    const run = virtualTime(async ({ signal }) => {
+      setTimeout(() => {
+        throw callback;
+      }, 10);
+      await hangs(signal).catch(() => {});
+      throw cleanup;
+    });
+
+    const error = (await run.catch((error) => error)) as AggregateError;
+    expect(error.errors).toEqual([callback, cleanup]);
+  });
+
+  test("a body that succeeds in spite of the abort has what it holds released", async () => {
+    let released = 0;
+    const hold = { release: () => released++, [Symbol.dispose]: () => {} };
+    const run = virtualTime(async ({ signal }) => {
+      await hangs(signal).catch(() => {});
+      return hold;
+    });
+    await expect(run).rejects.toThrow(DeadlockError);
+    expect(released).toBe(1);
+
+    let deliver = (_: unknown) => {};
+    const late = virtualTime(() => new Promise((resolve) => (deliver = resolve)));
+    await expect(late).rejects.toThrow(DeadlockError);
+    deliver(hold);
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(released).toBe(2);
+  });
+
+  test("an abort from outside ends a real wait at once, and leaves no listener", async () => {
+    const controller = new AbortController();
+    const count = countListeners(controller.signal);
+    const { setTimeout: realTimeout } = globalThis;
+    const run = virtualTime(
+      () => {
+        realTimeout(() => controller.abort("stop"), 2);
+        return sleep(1);
+      },
+      { signal: controller.signal, idle: 60_000, realTimeLimit: Infinity },
+    );
+
+    expect(count()).toBe(1);
+    await expect(run).rejects.toBe("stop");
+    expect(count()).toBe(0);
+  });
+
+  test("an abort in the turn of the start keeps the body from running", async () => {
+    const controller = new AbortController();
+    let called = false;
+    const run = virtualTime(() => void (called = true), { signal: controller.signal });
+    controller.abort("stop");
+
+    await expect(run).rejects.toBe("stop");
+    expect(called).toBe(false);
+  });
+
+  test("a result that came before the abort is delivered", async () => {
+    const controller = new AbortController();
+    const run = virtualTime(
+      async () => {
+        queueMicrotask(() => queueMicrotask(() => queueMicrotask(() => controller.abort("stop"))));
+        return "result";
+      },
+      { signal: controller.signal },
+    );
+
+    expect(await run).toBe("result");
+  });
+});
+
+describe("leftovers", () => {
+  const leave = async (clock: { elapsed: number }, fired: number[]) => {
+    setTimeout(() => {
+      fired.push(clock.elapsed);
+      setTimeout(() => fired.push(clock.elapsed), 50);
+    }, 100);
+    return "result";
+  };
+
+  test.each([
+    ["drop", []],
+    ["drain", [100, 150]],
+  ] as const)("%s", async (leftovers, times) => {
+    const fired: number[] = [];
+
+    const result = await virtualTime((clock) => leave(clock, fired), { leftovers });
+
+    expect(result).toBe("result");
+    expect(fired).toEqual([...times]);
+  });
+
+  test("fail", async () => {
+    const run = virtualTime((clock) => leave(clock, []), { leftovers: "fail" });
+
+    await expect(run).rejects.toThrow("Timers are left behind at 0 ms of virtual time: 1 still");
+    expect(await virtualTime(() => 5, { leftovers: "fail" })).toBe(5);
+    const failing = virtualTime(() => (setTimeout(() => {}), Promise.reject("failed")), {
+      leftovers: "fail",
+    });
+    await expect(failing).rejects.toBe("failed");
+  });
+
+  test("an interval can't be drained, and is given up", async () => {
+    const body = () => void setInterval(() => {}, 10);
+
+    const run = virtualTime(body, { leftovers: "drain", maxTimers: 100 });
+
+    await expect(run).rejects.toThrow("100 timers have fired, and timers are still left");
+  });
+
+  test("an AbortSignal.timeout is no leftover", async () => {
+    for (const leftovers of ["drain", "fail"] as const) {
+      const elapsed = await virtualTime(
+        (clock) => {
+          AbortSignal.timeout(1000);
+          expect(clock.pending).toBe(0);
+          return clock.elapsed;
+        },
+        { leftovers },
+      );
+      expect(elapsed).toBe(0);
+    }
+  });
+});
+
+describe("as on the platforms", () => {
+  test("Date is the constructor of its dates, and can be subclassed", async () => {
+    const before = Date.prototype.constructor;
+    await virtualTime(
+      async () => {
+        class Later extends Date {
+          plus(ms: number) {
+            return this.getTime() + ms;
+          }
+        }
+        expect(new Date().constructor).toBe(Date);
+        expect(Object.getPrototypeOf(new Date())).toBe(Date.prototype);
+        expect(new Later().plus(5)).toBe(1005);
+        expect(new Later()).toBeInstanceOf(Later);
+        expect(Object.keys(new Date())).toEqual([]);
+        expect([Date.name, Date.length]).toEqual(["Date", 7]);
+      },
+      { now: 1000 },
+    );
+    expect(Date.prototype.constructor).toBe(before);
+  });
+
+  test("timers have numbers, by which they can be cleared and kept as keys", async () => {
+    await virtualTime(async (clock) => {
+      const timers = [0, 1, 2].map(() => setTimeout(() => {}, 100) as unknown as number);
+      const [a, b, c] = timers as [number, number, number];
+      expect(Number.isSafeInteger(+a)).toBe(true);
+      expect(new Set(timers.map(Number)).size).toBe(3);
+      expect(+a).toBe(+a);
+
+      clearTimeout(+a);
+      clearTimeout(String(b));
+      expect(clock.pending).toBe(1);
+      const kept: Record<number, boolean> = {};
+      kept[c] = true;
+      for (const key in kept) clearTimeout(key);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test("a number of an earlier run clears nothing in the next", async () => {
+    const ids: number[] = [];
+    for (let round = 0; round < 2; round++) {
+      await virtualTime((clock) => {
+        for (let n = 0; n < 10; n++) ids.push(+(setTimeout(() => {}, 100) as unknown as number));
+        for (const id of ids.slice(0, round * 10)) clearTimeout(id);
+        expect(clock.pending).toBe(10);
+      });
+    }
+  });
+
+  test("timers are plain numbers where the platform's are", async () => {
+    const { setTimeout: platformTimeout } = globalThis;
+    globalThis.setTimeout = ((...args: Parameters<typeof setTimeout>) =>
+      +(platformTimeout(...args) as unknown as number)) as unknown as typeof setTimeout;
+    try {
+      await virtualTime(async (clock) => {
+        const timer = setTimeout(() => {}, 100);
+        expect(typeof timer).toBe("number");
+        clearTimeout(timer);
+        expect(clock.pending).toBe(0);
+      });
+    } finally {
+      globalThis.setTimeout = platformTimeout;
+    }
+  });
+
+  test("hasRef says what ref and unref have done", async () => {
+    await virtualTime(() => {
+      const timer = setTimeout(() => {}, 1);
+      if (typeof timer === "number") return;
+      expect([timer.hasRef(), timer.unref().hasRef(), timer.ref().hasRef()]).toEqual([
+        true,
+        false,
+        true,
+      ]);
+    });
+  });
+
+  test("a cleared timer stays cleared; one that has fired can be refreshed", async () => {
+    await virtualTime(async (clock) => {
+      const times: number[] = [];
+      const fire = () => times.push(clock.elapsed);
+      const cleared = setTimeout(fire, 10);
+      clearTimeout(cleared);
+      cleared.refresh();
+      expect(clock.pending).toBe(0);
+      const timer = setTimeout(fire, 10);
+      await sleep(20);
+      timer.refresh();
+      await sleep(20);
+      const interval = setInterval(() => {
+        fire();
+        clearInterval(interval);
+        interval.refresh();
+      }, 10);
+      await sleep(30);
+
+      expect(times).toEqual([10, 30, 50]);
+    });
+  });
+
+  test("what an interval's callback sets comes before its next round", async () => {
+    await virtualTime(async () => {
+      const log: string[] = [];
+      const interval = setInterval(() => {
+        if (log.push("interval") === 1) setTimeout(() => log.push("timeout"), 100);
+      }, 100);
+
+      await sleep(250);
+      clearInterval(interval);
+
+      expect(log).toEqual(["interval", "timeout", "interval"]);
+    });
+  });
+
+  test("util.promisify finds a promise's setTimeout and setImmediate, where there is one", async () => {
+    const key = Symbol.for("nodejs.util.promisify.custom");
+    if (!(key in setTimeout)) return;
+    await virtualTime(async (clock) => {
+      const wait = (setTimeout as any)[key] as (...args: unknown[]) => Promise<unknown>;
+      expect(await wait(100, "value")).toBe("value");
+      expect(await (setImmediate as any)[key]("now")).toBe("now");
+      expect(clock.elapsed).toBe(100);
+
+      const controller = new AbortController();
+      const aborted = wait(1000, "value", { signal: controller.signal });
+      controller.abort("stop");
+      expect(clock.pending).toBe(0);
+      await expect(aborted).rejects.toMatchObject({ name: "AbortError", cause: "stop" });
+      const before = wait(1000, "value", { signal: controller.signal });
+      await expect(before).rejects.toMatchObject({ name: "AbortError" });
+    });
+  });
+
+  test("nextTick comes before promises, in the body and in callbacks", async () => {
+    const { process } = globalThis as { process?: { nextTick?(callback: () => void): void } };
+    if (!process?.nextTick) return;
+    await virtualTime(async () => {
+      const log: string[] = [];
+      const both = (name: string) => {
+        void Promise.resolve().then(() => log.push(`${name} promise`));
+        process.nextTick!(() => log.push(`${name} tick`));
+      };
+      both("body");
+      setTimeout(both, 10, "timer");
+      await sleep(20);
+
+      expect(log).toEqual(["body tick", "body promise", "timer tick", "timer promise"]);
+    });
+  });
+
+  test("AsyncLocalStorage is kept in callbacks, where there is one", async () => {
+    const { process } = globalThis as { process?: { getBuiltinModule?(name: string): any } };
+    const hooks = process?.getBuiltinModule?.("node:async_hooks");
+    if (!hooks) return;
+    const storage = new hooks.AsyncLocalStorage();
+    const seen: unknown[] = [];
+    const see = () => seen.push(storage.getStore());
+    await storage.run("outer", () =>
+      virtualTime(async () => {
+        see();
+        storage.run("timer", () => setTimeout(see, 20));
+        storage.run("interval", () => {
+          const interval = setInterval(() => (see(), clearInterval(interval)), 10);
+        });
+        storage.run("immediate", () => setImmediate(see));
+        await sleep(100);
+        see();
+      }),
+    );
+
+    expect(seen).toEqual(["outer", "immediate", "interval", "timer", "outer"]);
+  });
+
+  test.each(["setTimeout", "setImmediate"] as const)(
+    "a loop of %s(0) beside a sleep lets time pass",
+    async (name) => {
+      await virtualTime(async (clock) => {
+        let done = false;
+        void sleep(100).then(() => (done = true));
+        while (!done) await new Promise((resolve) => globalThis[name](resolve as () => void, 0));
+
+        expect(clock.elapsed).toBe(100);
+      });
+    },
+  );
+
+  test("a loop of 0 ms takes no time while nothing else waits", async () => {
+    await virtualTime(async (clock) => {
+      for (let round = 0; round < 2000; round++) await sleep(0);
+
+      expect(clock.elapsed).toBe(0);
+    });
+  });
+
+  test("a crowd of 0 ms takes no time, and five in a row neither", async () => {
+    await virtualTime(async (clock) => {
+      const beside = setTimeout(() => {}, 100);
+      await Promise.all(Array.from({ length: 100 }, () => sleep(0)));
+      for (let round = 0; round < 4; round++) await sleep(0);
+      expect(clock.elapsed).toBe(0);
+
+      await sleep(0);
+      expect(clock.elapsed).toBe(1);
+      clearTimeout(beside);
+    });
+  });
+
+  test.each([[-1], [NaN], [Infinity], [2 ** 53], ["x"]])(
+    "AbortSignal.timeout(%s) is refused",
+    async (ms) => {
+      const platform = thrownBy(() => AbortSignal.timeout(ms as number)) as Error;
+      await virtualTime(() => {
+        const error = thrownBy(() => AbortSignal.timeout(ms as number)) as Error;
+        expect([error.name, error.message]).toEqual([platform.name, platform.message]);
+      });
+    },
+  );
+
+  test("AbortSignal.timeout holds what the platform holds", async () => {
+    const { setTimeout: realTimeout } = globalThis;
+    const signal = AbortSignal.timeout(2 ** 31);
+    await new Promise((resolve) => realTimeout(resolve, 20));
+    const held = !signal.aborted;
+    await virtualTime(async (clock) => {
+      const signal = AbortSignal.timeout(2 ** 31);
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      expect(clock.elapsed).toBe(held ? 2 ** 31 : 0);
+    });
+  });
+
+  test("Temporal.Now and performance.timeOrigin agree with Date, where there are such", async () => {
+    const { Temporal } = globalThis as { Temporal?: any };
+    await virtualTime(
+      async () => {
+        await sleep(500);
+        expect(performance.timeOrigin + performance.now()).toBe(Date.now());
+        if (!Temporal) return;
+        const { Now } = Temporal;
+        expect(Now.instant().epochMilliseconds).toBe(1500);
+        expect(Now.zonedDateTimeISO("UTC").epochMilliseconds).toBe(1500);
+        expect(Now.zonedDateTimeISO().timeZoneId).toBe(Now.timeZoneId());
+        expect(String(Now.plainDateTimeISO("UTC"))).toBe("1970-01-01T00:00:01.5");
+        expect(String(Now.plainDateISO("UTC"))).toBe("1970-01-01");
+        expect(String(Now.plainTimeISO("UTC"))).toBe("00:00:01.5");
+      },
+      { now: 1000 },
+    );
+    const year = new Date().getUTCFullYear();
+    if (Temporal) expect(Temporal.Now.plainDateISO("UTC").year).toBe(year);
+  });
+
+  test("performance.now() never goes back when a run begins", async () => {
+    const before = performance.now();
+
+    expect(await virtualTime(() => performance.now())).toBeGreaterThan(before);
+  });
+
+  test("fractions of delays don't make a timer early or late", async () => {
+    await virtualTime(async () => {
+      for (let n = 1; n < 100; n++) {
+        const due = performance.now() + n / 10;
+        await sleep(n / 10);
+        expect(performance.now()).toBe(due);
+      }
+    });
+  });
+
+  test("fetch, files and modules can be waited for", async () => {
+    await virtualTime(async (clock) => {
+      const response = await fetch("data:text/plain,hello");
+      expect(await response.text()).toBe("hello");
+      await import("../concepts/virtual-time.ts");
+      await sleep(100);
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+});
+
+describe("arguments", () => {
+  const refusals: [string, VirtualTimeOptions, unknown][] = [
+    ["now must be a valid time, received null", { now: null as never }, TypeError],
+    ["now must be a valid time, received true", { now: true as never }, TypeError],
+    ['now must be a valid time, received "5"', { now: "5" as never }, TypeError],
+    ["now must be a valid time, received Array", { now: [] as never }, TypeError],
+    ["now must be a valid time, received NaN", { now: new Date(NaN) }, RangeError],
+    ["now must be a valid time, received 9000000000000000", { now: 9e15 }, RangeError],
+    ["maxTimers must be a positive integer, received 1.5", { maxTimers: 1.5 }, RangeError],
+    ['maxTimers must be a positive integer, received "5"', { maxTimers: "5" as never }, TypeError],
+    ["idle must be a number of 0 or more, received -1", { idle: -1 }, RangeError],
+    [
+      "realTimeLimit must be a number of 0 or more, received NaN",
+      { realTimeLimit: NaN },
+      RangeError,
+    ],
+    [
+      'leftovers must be "drop", "drain" or "fail", received "keep"',
+      { leftovers: "keep" as never },
+      TypeError,
+    ],
+    ["signal must be an AbortSignal, received Object", { signal: {} as never }, TypeError],
+    ["options must be an object, received 5", 5 as never, TypeError],
+    ["options must be an object, received null", null as never, TypeError],
+  ];
+  test.each(refusals)("%s", async (message, options, Kind) => {
+    let called = false;
+    const error = await virtualTime(() => (called = true), options).catch((error) => error);
+
+    expect(error.message).toBe(`Cannot start virtual time: ${message}`);
+    expect(error.constructor).toBe(Kind);
+    expect(called).toBe(false);
+  });
+
+  test("a signal of null counts as none", async () => {
+    expect(await virtualTime(() => 5, { signal: null as never })).toBe(5);
+  });
+});
+
+describe("a test runner that ends a test too early", () => {
+  test.skipIf(!Bun)("an unhandled rejection doesn't poison later runs (needs Bun)", async () => {
+    const concept = new URL("../concepts/virtual-time.ts", import.meta.url).pathname;
+    const file = `/tmp/virtual-time-${crypto.randomUUID()}.test.ts`;
+    await Bun.write(
+      file,
+      `import { expect, test } from "bun:test";
+      import { virtualTime } from "${concept}";
+      const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+      test("unhandled", () => virtualTime(async () => {
+        setTimeout(() => Promise.reject(new Error("lost")), 5);
+        for (;;) await sleep(100);
+      }));
+      test("next", async () => {
+        expect(new Date().getUTCFullYear()).not.toBe(2000);
+        expect(await virtualTime(() => 5)).toBe(5);
+      });`,
+    );
+    const child = Bun.spawn([process.execPath, "test", file], { stdout: "pipe", stderr: "pipe" });
+    const output = await new Response(child.stderr).text();
+    await Bun.file(file).delete();
+
+    expect(output).toContain("(fail) unhandled");
+    expect(output).toContain("(pass) next");
+  });
 });
 
 /** What a function throws. (`toThrow` compares the messages of errors, but not their classes.) */
@@ -470,4 +1348,19 @@ function replacedGlobals(): unknown[] {
       [AbortSignal, "timeout"],
     ] as const
   ).map(([target, key]) => Object.getOwnPropertyDescriptor(target, key));
+}
+
+/** Counts the listeners that a signal has. */
+function countListeners(signal: AbortSignal): () => number {
+  const listeners = new Set<unknown>();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: [string, unknown]) => {
+    listeners.add(args[1]);
+    return Reflect.apply(addEventListener, signal, args);
+  };
+  signal.removeEventListener = (...args: [string, unknown]) => {
+    listeners.delete(args[1]);
+    return Reflect.apply(removeEventListener, signal, args);
+  };
+  return () => listeners.size;
 }
