@@ -906,9 +906,13 @@ describe("clock.signal", () => {
 
   test("a result that came before the abort is delivered", async () => {
     const controller = new AbortController();
+    const abortLater = async () => {
+      for (let step = 0; step < 100; step++) await null;
+      controller.abort("stop");
+    };
     const run = virtualTime(
-      async () => {
-        queueMicrotask(() => queueMicrotask(() => queueMicrotask(() => controller.abort("stop"))));
+      () => {
+        void abortLater();
         return "result";
       },
       { signal: controller.signal },
