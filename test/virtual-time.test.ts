@@ -894,6 +894,16 @@ describe("clock.signal", () => {
     expect(count()).toBe(0);
   });
 
+  test("a run that ends by itself leaves no listener on the signal", async () => {
+    const { signal } = new AbortController();
+    const count = countListeners(signal);
+
+    await virtualTime(() => expect(count()).toBe(1), { signal });
+    await Promise.allSettled([virtualTime(() => Promise.reject("failed"), { signal })]);
+
+    expect(count()).toBe(0);
+  });
+
   test("an abort in the turn of the start keeps the body from running", async () => {
     const controller = new AbortController();
     let called = false;
