@@ -869,7 +869,8 @@ class World {
         });
       });
     };
-    Object.defineProperty(globalThis[name], key, { value: promised });
+    const replaced = (globalThis as unknown as Record<string, object>)[name]!;
+    Object.defineProperty(replaced, key, { value: promised });
   }
 
   #replaceDates(): void {
