@@ -296,6 +296,7 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
  * let fired = false;
  * setTimeout(() => (fired = true), 5);
  * while (!fired) await yieldNow(); // with `await null` here it would never end
+ * console.assert(fired);
  * ```
  */
 export function yieldNow(options: WaitOptions = {}): Promise<void> {
