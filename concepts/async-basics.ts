@@ -6,14 +6,16 @@
  * Sleep, set a time limit, wait until a condition holds, initialize once, and end a program cleanly.
  *
  * Reach for it wherever something may take too long or has to stop when asked to. Every wait takes
- * an `AbortSignal`, and one that has ended leaves no timer and no listener behind.
+ * an `AbortSignal`, and leaves no timer and no listener behind. Arguments are checked before anything
+ * starts.
  *
  * Without it, a `Promise.race` against a timer reports a timeout while the work goes on and the
  * timer keeps the process alive; a `setTimeout` of a month fires at once; a cached promise that
  * failed fails for ever; and Ctrl-C ends a program in the middle of a write.
  *
- * Known elsewhere as: `asyncio.run`, `sleep`, `timeout` and `wait_for`; Go's `context.WithTimeout`,
- * `signal.NotifyContext` and `sync.OnceValue`; delay, p-timeout and p-memoize on npm.
+ * Known elsewhere as: `asyncio.run`, `sleep`, `timeout`, `shield` (`abortable`) and `sleep(0)`
+ * (`yieldNow`); Go's `context.WithTimeout`, `signal.NotifyContext` (`run`) and `sync.OnceValue`
+ * (`lazy`); `eventually` and `waitFor` of testing libraries (`poll`); p-timeout and p-memoize on npm.
  *
  * @module
  */
@@ -30,30 +32,25 @@ export interface PollOptions extends WaitOptions {
  * Waits at least `ms` milliseconds. `Infinity` waits for the signal alone: it sets no timer, and so
  * does not keep a process alive.
  *
- * Source of the idea: `asyncio.sleep`.
- *
- * @param ms milliseconds: 0 or more. Above 2^31-1, where a bare `setTimeout` fires at once, it works
- * @throws {TypeError} `ms` is not a number, or `signal` not an AbortSignal
- * @throws {RangeError} `ms` is negative or NaN
+ * @param ms 0 or more. Above 2^31-1, where a bare `setTimeout` fires at once, it works
+ * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws the signal's reason, once it is aborted
  *
  * @example
  * ```ts
  * import { sleep } from "./async-basics.ts";
  *
- * const start = performance.now();
  * await sleep(20);
- * console.assert(performance.now() - start >= 20);
  *
  * const month = sleep(30 * 24 * 3_600_000, { signal: AbortSignal.timeout(10) });
  * const error = await month.catch((error) => error);
  * console.assert(error.name === "TimeoutError");
  * ```
  */
-export function sleep(ms: number, options: WaitOptions = {}): Promise<void> {
+export function sleep(ms: number, options?: WaitOptions): Promise<void> {
   return new Promise((resolve, reject) => {
     requireDuration("sleep", "ms", ms);
-    const signal = requireOptions("sleep", options);
+    const signal = signalOf("sleep", options);
     if (signal?.aborted) return reject(signal.reason);
     const stopTimer = startTimer(ms, () => {
       stopListening();
@@ -74,12 +71,9 @@ export function sleep(ms: number, options: WaitOptions = {}): Promise<void> {
  * returns or throws after the abort is dropped; a hold (a permit, a lease) is released. Own other
  * resources inside the task with `using`.
  *
- * Source of the idea: `asyncio.timeout`. The error is the one of `AbortSignal.timeout`.
- *
- * @param task is called at once. It takes a function, because a running promise can't be stopped
+ * @param task is called at once. It is a function, because a running promise can't be stopped
  * @param ms milliseconds: 0 or more. `Infinity` sets no limit
- * @throws {TypeError} `task` is not a function, `ms` not a number or `signal` not an AbortSignal
- * @throws {RangeError} `ms` is negative or NaN
+ * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws {DOMException} named TimeoutError, when the time is up
  * @throws whatever the task throws, or the signal's reason, once it is aborted
  *
@@ -87,8 +81,7 @@ export function sleep(ms: number, options: WaitOptions = {}): Promise<void> {
  * ```ts
  * import { timeout } from "./async-basics.ts";
  *
- * const answer = await timeout(async () => 42, 1000);
- * console.assert(answer === 42);
+ * console.assert((await timeout(async () => 42, 1000)) === 42);
  *
  * const hanging = timeout(() => new Promise<void>(() => {}), 10);
  * const error = await hanging.catch((error) => error);
@@ -101,37 +94,32 @@ export function timeout<R>(
   ms: number,
   options?: WaitOptions,
 ): Promise<Awaited<R>>;
-export function timeout<T>(task: Task<T>, ms: number, options: WaitOptions = {}): Promise<T> {
+export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Promise<T> {
   return new Promise((resolve, reject) => {
     requireFunction("time out", "task", task);
     requireDuration("time out", "ms", ms);
-    const signal = requireOptions("time out", options);
-    if (signal?.aborted) return reject(signal.reason);
+    const outer = signalOf("time out", options);
+    if (outer?.aborted) return reject(outer.reason);
     const controller = new AbortController();
-    let isOver = false;
-    const end = () => {
-      isOver = true;
+    const { signal } = controller;
+    const fail = (error: unknown) => {
       stopTimer();
       stopListening();
+      reject(error);
     };
     const abort = (reason: unknown) => {
-      end();
+      fail(reason);
       controller.abort(reason);
-      reject(reason);
-    };
-    const fail = (error: unknown) => {
-      if (isOver) return;
-      end();
-      reject(error);
     };
     const stopTimer = startTimer(ms, () =>
       abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
     );
-    const stopListening = onAbort(signal, abort);
+    const stopListening = onAbort(outer, abort);
     try {
-      Promise.resolve(task(controller.signal)).then((value) => {
-        if (isOver) return releaseHold(value);
-        end();
+      Promise.resolve(task(signal)).then((value) => {
+        if (signal.aborted) return releaseHold(value);
+        stopTimer();
+        stopListening();
         resolve(value);
       }, fail);
     } catch (error) {
@@ -141,13 +129,9 @@ export function timeout<T>(task: Task<T>, ms: number, options: WaitOptions = {})
 }
 
 /**
- * Waits for a promise until the signal is aborted. The work behind the promise goes on. If it fails
- * later, that is handled; if it brings a hold later (a permit, a lease) and no other `abortable`
- * waits for the same promise, the hold is released.
- *
- * Any number of callers may wait for one promise and leave again: they leave nothing behind.
- *
- * Source of the idea: `asyncio.shield`, from the side of the waiter.
+ * Waits for a promise until the signal is aborted. The work behind the promise goes on. A later
+ * failure is handled; a later hold (a permit, a lease) is released, unless another `abortable` waits
+ * for the same promise. Any number of callers may wait for one promise; who leaves leaves no trace.
  *
  * @param signal may be undefined, to pass on an optional one
  * @throws {TypeError} `promise` is not a promise, or `signal` not an AbortSignal
@@ -170,10 +154,12 @@ export function abortable<T>(promise: PromiseLike<T>, signal: AbortSignal | unde
       throw invalid("wait", "promise", "a promise", promise, TypeError);
     }
     requireSignal("wait", signal);
-    if (!signal?.aborted) return waitersOf(promise).add(resolve, reject, signal);
+    if (!signal?.aborted) return waitersOf(promise).add({ resolve, reject }, signal);
     reject(signal.reason);
-    // Other thenables may not even have begun, as a query of Knex or Prisma.
-    if (describe(promise) === "Promise") waitersOf(promise);
+    const { then } = Promise.prototype;
+    if (promise.then === then) waitersOf(promise);
+    // Another `then` may begin the work, as that of a query. (What this throws is ignored.)
+    else then.call(promise as Promise<T>, doNothing, doNothing);
   });
 }
 
@@ -185,10 +171,7 @@ type Falsy = false | 0 | 0n | "" | null | undefined;
  *
  * A call that hangs is given up as in {@link timeout}, and learns of it by its signal.
  *
- * Source of the idea: `eventually` and `waitFor` of the testing libraries.
- *
- * @throws {TypeError} `fn` is not a function, a time not a number or `signal` not an AbortSignal
- * @throws {RangeError} a time is negative or NaN
+ * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws {DOMException} named TimeoutError, when the time is up
  * @throws whatever `fn` throws, or the signal's reason, once it is aborted
  *
@@ -209,8 +192,8 @@ export function poll<R>(
 ): Promise<Exclude<Awaited<R>, Falsy>>;
 export async function poll<T>(fn: Task<T>, options: PollOptions): Promise<T> {
   requireFunction("poll", "fn", fn);
-  const outer = requireOptions("poll", options);
-  const { interval, timeout: ms = Infinity } = options;
+  const outer = signalOf("poll", options);
+  const { interval, timeout: ms = Infinity } = options ?? {};
   requireDuration("poll", "interval", interval);
   requireDuration("poll", "timeout", ms);
   const calls = async (signal: AbortSignal) => {
@@ -229,10 +212,8 @@ export async function poll<T>(fn: Task<T>, options: PollOptions): Promise<T> {
  * Returns a function that runs `init` at its first call and from then on returns the same result.
  * Concurrent callers share the run and its failure; the next call after a failure tries again.
  *
- * An abort ends the wait of one caller only. `init` goes on for the others and for later ones; any
- * number of callers may leave, they leave nothing behind. `init` must not wait for its own result.
- *
- * Source of the idea: Go's `sync.OnceValue`, which remembers failures as well.
+ * An abort ends the wait of one caller only, and `init` goes on for the others and for later ones.
+ * `init` must not wait for its own result.
  *
  * @throws {TypeError} `init` is not a function
  *
@@ -253,26 +234,25 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
   requireFunction("create lazy", "init", init);
   let waiters: Waiters<T> | undefined;
   let ready: Promise<T> | undefined;
-  const succeed = (value: T) => {
-    ready = Promise.resolve(value);
-    waiters?.resolve(value);
-    waiters = undefined;
-  };
-  const fail = (error: unknown) => {
-    const failed = waiters;
-    waiters = undefined;
-    failed?.reject(error);
-  };
   return (options) => {
     if (ready && !options) return ready;
     return new Promise((resolve, reject) => {
-      const signal = requireOptions("wait for lazy", options ?? {});
+      const signal = signalOf("wait for lazy", options);
       if (signal?.aborted) return reject(signal.reason);
       if (ready) return resolve(ready);
-      const isRunning = waiters !== undefined;
-      waiters ??= new Waiters();
-      waiters.add(resolve, reject, signal);
-      if (!isRunning) Promise.try(init).then(succeed, fail);
+      if (waiters) return waiters.add({ resolve, reject }, signal);
+      const first = (waiters = new Waiters<T>());
+      first.add({ resolve, reject }, signal);
+      Promise.try(init).then(
+        (value) => {
+          ready = Promise.resolve(value);
+          first.settle("resolve", value);
+        },
+        (error) => {
+          waiters = undefined;
+          first.settle("reject", error);
+        },
+      );
     });
   };
 }
@@ -283,8 +263,6 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
  *
  * It sets no timer, which would take a millisecond or more: it is a turn of `setImmediate`, or of a
  * `MessageChannel` in browsers.
- *
- * Source of the idea: `await asyncio.sleep(0)`; `scheduler.yield()` in browsers.
  *
  * @throws {TypeError} `signal` is not an AbortSignal
  * @throws the signal's reason, once it is aborted
@@ -299,11 +277,10 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
  * console.assert(fired);
  * ```
  */
-export function yieldNow(options: WaitOptions = {}): Promise<void> {
+export function yieldNow(options?: WaitOptions): Promise<void> {
   return new Promise((resolve, reject) => {
-    const signal = requireOptions("yield", options);
-    if (!signal) return void onNextTurn(resolve);
-    if (signal.aborted) return reject(signal.reason);
+    const signal = signalOf("yield", options);
+    if (signal?.aborted) return reject(signal.reason);
     const cancel = onNextTurn(() => {
       stopListening();
       resolve();
@@ -320,15 +297,12 @@ export function yieldNow(options: WaitOptions = {}): Promise<void> {
  * Runs a program. SIGINT (Ctrl-C) and SIGTERM abort the signal that `main` is given, and `main` has
  * all the time it needs to clean up; a second one exits at once.
  *
- * The exit code is left alone when `main` returns, and is 1 when it throws: the error is printed to
- * stderr, and the promise is fulfilled all the same. When `main` throws the reason of its signal, or
- * an AbortError with that cause, after SIGINT it is 130 and after SIGTERM 143, as shells expect.
- * Every other error, one of the cleanup for instance, is a failure.
+ * The exit code is left alone when `main` returns. It is 1 when `main` throws: the error is printed
+ * to stderr, and the promise is fulfilled all the same. It is 130 after SIGINT and 143 after SIGTERM,
+ * as shells expect, when `main` throws the reason of its signal, or an AbortError with that cause.
  *
  * The process ends when nothing is left to do, so that all output gets out. Where there is no
  * `process`, as in browsers, only errors are reported.
- *
- * Source of the idea: `asyncio.run`; Go's `signal.NotifyContext`.
  *
  * @param options its signal aborts `main` too; the reason is then an error like any other
  * @throws {TypeError} `main` is not a function, or `signal` not an AbortSignal
@@ -345,20 +319,21 @@ export function yieldNow(options: WaitOptions = {}): Promise<void> {
  * console.assert(cleanedUp);
  * ```
  */
-export async function run(main: Task<unknown>, options: WaitOptions = {}): Promise<void> {
+export async function run(main: Task<unknown>, options?: WaitOptions): Promise<void> {
   requireFunction("run", "main", main);
-  const signal = requireOptions("run", options);
-  const process = findProcess();
+  const signal = signalOf("run", options);
+  const { process } = globalThis as { process?: HostProcess };
   const controller = new AbortController();
   let interruption: { reason: unknown; exitCode: number } | undefined;
   const interrupt = (name: StopSignal) => {
-    const exitCode = name === "SIGINT" ? 130 : 143;
-    if (interruption) process?.exit(exitCode);
+    const exitCode = exitCodes[name];
+    if (interruption) return process?.exit?.(exitCode);
     const reason = new DOMException(`Interrupted by ${name}`, "AbortError");
     interruption = { reason, exitCode };
     controller.abort(reason);
   };
-  for (const name of stopSignals) process?.on(name, interrupt);
+  process?.on?.("SIGINT", interrupt);
+  process?.on?.("SIGTERM", interrupt);
   const stopListening = onAbort(signal, (reason) => controller.abort(reason));
   try {
     signal?.throwIfAborted();
@@ -369,81 +344,65 @@ export async function run(main: Task<unknown>, options: WaitOptions = {}): Promi
     if (!isEcho) printError(error);
   } finally {
     stopListening();
-    for (const name of stopSignals) process?.off(name, interrupt);
+    process?.off?.("SIGINT", interrupt);
+    process?.off?.("SIGTERM", interrupt);
   }
 }
 
-/** Those who wait for a promise of {@link abortable} that is pending. */
+/** Those who wait for a pending promise of {@link abortable}. */
 const waitersByPromise = new WeakMap<PromiseLike<unknown>, Waiters<unknown>>();
 
-function waitersOf<T>(promise: PromiseLike<T>): Waiters<T> {
+function waitersOf(promise: PromiseLike<unknown>): Waiters<any> {
   const known = waitersByPromise.get(promise);
-  if (known) return known as Waiters<T>;
-  const waiters = new Waiters<T>();
-  waitersByPromise.set(promise, waiters as Waiters<unknown>);
-  const forget = () => waitersByPromise.delete(promise);
-  Promise.resolve(promise).then(
-    (value) => {
-      forget();
-      if (!waiters.resolve(value)) releaseHold(value);
-    },
-    (error) => {
-      forget();
-      waiters.reject(error);
-    },
+  if (known) return known;
+  const waiters = new Waiters<unknown>();
+  waitersByPromise.set(promise, waiters);
+  const settle = (outcome: "resolve" | "reject", value: unknown) => {
+    waitersByPromise.delete(promise);
+    if (!waiters.settle(outcome, value) && outcome === "resolve") releaseHold(value);
+  };
+  // Calls `then` now: in a later microtask the caller might have left.
+  new Promise((resolve, reject) => promise.then(resolve, reject)).then(
+    (value) => settle("resolve", value),
+    (error) => settle("reject", error),
   );
   return waiters;
 }
 
 /**
- * Several callers wait for one promise. A promise can't forget its reactions, so it gets one for all
- * of them, and a list from which a caller can be removed.
+ * Callers who wait for one result, and may leave. If each had a reaction of its own at a promise, a
+ * promise that never settles would keep them all.
  */
 class Waiters<T> {
-  readonly #waiting = new Set<Waiter<T>>();
+  /** Each with what stops its listening. */
+  readonly #waiting = new Map<Settlers<T>, () => void>();
 
-  add(
-    resolve: (value: T) => void,
-    reject: (reason: unknown) => void,
-    signal: AbortSignal | undefined,
-  ): void {
-    const waiter: Waiter<T> = {
-      resolve,
-      reject,
-      stopListening: onAbort(signal, (reason) => {
-        this.#waiting.delete(waiter);
-        reject(reason);
-      }),
-    };
-    this.#waiting.add(waiter);
+  add(waiter: Settlers<T>, signal: AbortSignal | undefined): void {
+    const stopListening = onAbort(signal, (reason) => {
+      this.#waiting.delete(waiter);
+      waiter.reject(reason);
+    });
+    this.#waiting.set(waiter, stopListening);
   }
 
-  /** Returns whether anybody has received the value. */
-  resolve(value: T): boolean {
-    for (const waiter of this.#waiting) {
-      waiter.stopListening();
-      waiter.resolve(value);
+  /** Returns whether anybody was waiting. */
+  settle(outcome: "resolve" | "reject", value: T): boolean {
+    for (const [waiter, stopListening] of this.#waiting) {
+      stopListening();
+      waiter[outcome](value);
     }
     return this.#waiting.size > 0;
   }
-
-  reject(reason: unknown): void {
-    for (const waiter of this.#waiting) {
-      waiter.stopListening();
-      waiter.reject(reason);
-    }
-  }
 }
 
-interface Waiter<T> {
-  resolve: (value: T) => void;
-  reject: (reason: unknown) => void;
-  stopListening: () => void;
-}
+type Settlers<T> = Omit<PromiseWithResolvers<T>, "promise">;
 
 /** Calls back in the event loop's next turn. Returns what cancels it. */
 function onNextTurn(callback: () => void): () => void {
-  const { setImmediate, clearImmediate } = globalThis as Partial<Immediates>;
+  const { setImmediate, clearImmediate } = globalThis as {
+    setImmediate?: (callback: () => void) => unknown;
+    clearImmediate?: (immediate: unknown) => void;
+  };
   if (setImmediate) {
     const immediate = setImmediate(callback);
     return () => clearImmediate?.(immediate);
@@ -457,35 +416,23 @@ function onNextTurn(callback: () => void): () => void {
   return () => port1.close();
 }
 
-interface Immediates {
-  setImmediate: (callback: () => void) => unknown;
-  clearImmediate: (immediate: unknown) => void;
-}
+const exitCodes = { SIGINT: 130, SIGTERM: 143 };
 
-const stopSignals = ["SIGINT", "SIGTERM"] as const;
+type StopSignal = keyof typeof exitCodes;
 
-type StopSignal = (typeof stopSignals)[number];
-
-/** What {@link run} uses of the `process` that Bun, Node and Deno share. */
-interface Process {
+/** What {@link run} uses of `process`. Bundlers for browsers define one that has nothing but `env`. */
+interface HostProcess {
   exitCode?: unknown;
-  exit(code: number): void;
-  on(name: StopSignal, listener: (name: StopSignal) => void): unknown;
-  off(name: StopSignal, listener: (name: StopSignal) => void): unknown;
-}
-
-/** Bundlers for browsers define a `process` that has nothing but `env`. */
-function findProcess(): Process | undefined {
-  const { process } = globalThis as { process?: Process };
-  return typeof process?.on === "function" ? process : undefined;
+  exit?(code: number): void;
+  on?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
+  off?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
 }
 
 /** Whether the error is the reason, or an AbortError around it, as Node's own functions make it. */
 function echoes(error: unknown, reason: unknown): boolean {
-  if (error === reason) return true;
   try {
-    const { name, cause } = error as Error;
-    return name === "AbortError" && cause === reason;
+    const { name, cause } = Object(error) as Error;
+    return error === reason || (name === "AbortError" && cause === reason);
   } catch {
     return false;
   }
@@ -499,12 +446,9 @@ function printError(error: unknown): void {
   }
 }
 
-/** Returns the signal. A signal in the place of the options would silently never be heard. */
-function requireOptions(action: string, options: WaitOptions): AbortSignal | undefined {
-  if (Object(options) !== options || options instanceof AbortSignal) {
-    throw invalid(action, "options", "an object", options, TypeError);
-  }
-  const { signal } = options;
+function signalOf(action: string, options: WaitOptions | undefined): AbortSignal | undefined {
+  requireOptions(action, options);
+  const signal = options?.signal;
   requireSignal(action, signal);
   return signal;
 }
@@ -576,10 +520,13 @@ class AbortListeners extends Set<(reason: unknown) => void> {
     this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
-    for (const listeners of aborting) {
-      for (const listener of listeners) listener(listeners.#signal.reason);
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
     }
-    aborting.length = 0;
   }
 }
 
@@ -591,7 +538,7 @@ function releaseHold(value: unknown): void {
   for (const item of values) {
     if (Object(item) !== item) continue;
     try {
-      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
       if (it.status === "fulfilled") values.add(it.value);
       if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
@@ -604,6 +551,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
@@ -642,29 +596,23 @@ function describe(value: unknown): string {
 
 // ─── Demo: `bun concepts/async-basics.ts` ────────────────────────────────────────────────────────
 
-/** Work within its time, too late, called off, waited for by polling, and set up once for two. */
+/** Work in time, too late, called off, waited for by polling, and done once for two. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
   const calledOff = new AbortController();
+  const { signal } = calledOff;
   let isReady = false;
-  const setUp = lazy(async () => {
-    log("setup", "running");
-    await sleep(150);
-    isReady = true;
-    log("setup", "done");
-  });
+  const setUp = lazy(() => sleep(150).then(() => (isReady = true)));
   const lane = async (name: string, work: () => Promise<unknown>) => {
     log(name, "waiting");
-    try {
-      await work();
-      log(name, "done");
-    } catch (error) {
-      log(name, error === calledOff.signal.reason ? "cancelled" : `failed: ${error}`);
-    }
+    await work().then(
+      () => log(name, "done"),
+      (error) => log(name, error === signal.reason ? "cancelled" : `failed: ${error}`),
+    );
   };
   await Promise.all([
     lane("100 ms of work, given 200", () => timeout((signal) => sleep(100, { signal }), 200)),
     lane("300 ms of work, given 200", () => timeout((signal) => sleep(300, { signal }), 200)),
-    lane("a sleep without end", () => sleep(Infinity, { signal: calledOff.signal })),
+    lane("a sleep without end", () => sleep(Infinity, { signal })),
     lane("user 1 of the setup", setUp),
     lane("user 2 of the setup", setUp),
     lane("polling for the setup", () => poll(() => isReady, { interval: 20 })),

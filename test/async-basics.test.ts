@@ -969,7 +969,7 @@ describe("poll", () => {
     const signal = 5 as unknown as AbortSignal;
 
     expect(await rejection(poll(() => 1, none))).toEqual(
-      new TypeError("Cannot poll: options must be an object, received undefined"),
+      new TypeError("Cannot poll: interval must be a number of 0 or more, received undefined"),
     );
     expect(await rejection(poll(() => 1, { interval: 1, signal }))).toEqual(
       new TypeError("Cannot poll: signal must be an AbortSignal, received 5"),
