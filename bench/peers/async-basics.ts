@@ -26,14 +26,6 @@ export const jobs: Job[] = [
         givesUp: "telling the task",
         run: repeat(() => pTimeout(task(), { milliseconds: 1000 })),
       },
-      {
-        name: "p-timeout with a signal",
-        givesUp: "a signal for the task that tells of both",
-        run: repeat(() => {
-          const controller = new AbortController();
-          return pTimeout(task(), { milliseconds: 1000, signal: controller.signal });
-        }),
-      },
     ],
     reach: { fastest: 0.8, floor: 2 },
   },
