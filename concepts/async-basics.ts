@@ -154,12 +154,22 @@ export function abortable<T>(promise: PromiseLike<T>, signal: AbortSignal | unde
       throw invalid("wait", "promise", "a promise", promise, TypeError);
     }
     requireSignal("wait", signal);
-    if (!signal?.aborted) return waitersOf(promise).add({ resolve, reject }, signal);
-    reject(signal.reason);
-    const { then } = Promise.prototype;
-    if (promise.then === then) waitersOf(promise);
-    // Another `then` may begin the work, as that of a query. (What this throws is ignored.)
-    else then.call(promise as Promise<T>, doNothing, doNothing);
+    const known = waitersByPromise.get(promise);
+    const waiters = known ?? new Map<Settlers, () => void>();
+    if (signal?.aborted) {
+      reject(signal.reason);
+      const { then } = Promise.prototype;
+      // Another `then` may begin the work, as that of a query. (What this throws is ignored.)
+      if (promise.then !== then) return void then.call(promise as Promise<T>, null, doNothing);
+    } else {
+      const waiter = { resolve, reject };
+      const stopListening = onAbort(signal, (reason) => {
+        waiters.delete(waiter);
+        reject(reason);
+      });
+      waiters.set(waiter, stopListening);
+    }
+    if (!known) settleTogether(waiters, promise);
   });
 }
 
@@ -232,28 +242,26 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
 export function lazy<R>(init: () => R): (options?: WaitOptions) => Promise<Awaited<R>>;
 export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions) => Promise<T> {
   requireFunction("create lazy", "init", init);
-  let waiters: Waiters<T> | undefined;
-  let ready: Promise<T> | undefined;
-  return (options) => {
-    if (ready && !options) return ready;
-    return new Promise((resolve, reject) => {
-      const signal = signalOf("wait for lazy", options);
-      if (signal?.aborted) return reject(signal.reason);
-      if (ready) return resolve(ready);
-      if (waiters) return waiters.add({ resolve, reject }, signal);
-      const first = (waiters = new Waiters<T>());
-      first.add({ resolve, reject }, signal);
-      Promise.try(init).then(
-        (value) => {
-          ready = Promise.resolve(value);
-          first.settle("resolve", value);
-        },
-        (error) => {
-          waiters = undefined;
-          first.settle("reject", error);
-        },
-      );
-    });
+  let running: Promise<{ value: T }> | undefined;
+  let ready: { value: T } | undefined;
+  return async (options) => {
+    const signal = signalOf("wait for lazy", options);
+    signal?.throwIfAborted();
+    if (ready) return ready.value;
+    if (running) return (await abortable(running, signal)).value;
+    const { promise, resolve } = Promise.withResolvers<{ value: T }>();
+    running = promise;
+    const first = abortable(promise, signal);
+    // In an object, because a hold that comes when all have left is kept for those to come.
+    const result = Promise.try(init).then(
+      (value) => (ready = { value }),
+      (error) => {
+        running = undefined;
+        throw error;
+      },
+    );
+    resolve(result);
+    return (await first).value;
   };
 }
 
@@ -349,53 +357,30 @@ export async function run(main: Task<unknown>, options?: WaitOptions): Promise<v
   }
 }
 
-/** Those who wait for a pending promise of {@link abortable}. */
-const waitersByPromise = new WeakMap<PromiseLike<unknown>, Waiters<unknown>>();
+/**
+ * Those who wait for a pending promise of {@link abortable}, each with what stops its listening. If
+ * each had a reaction of its own, a promise that never settles would keep those who have left.
+ */
+const waitersByPromise = new WeakMap<PromiseLike<any>, Map<Settlers, () => void>>();
 
-function waitersOf(promise: PromiseLike<unknown>): Waiters<any> {
-  const known = waitersByPromise.get(promise);
-  if (known) return known;
-  const waiters = new Waiters<unknown>();
+type Settlers = Omit<PromiseWithResolvers<any>, "promise">;
+
+function settleTogether(waiters: Map<Settlers, () => void>, promise: PromiseLike<any>): void {
   waitersByPromise.set(promise, waiters);
-  const settle = (outcome: "resolve" | "reject", value: unknown) => {
+  const settle = (outcome: keyof Settlers, value: unknown) => {
     waitersByPromise.delete(promise);
-    if (!waiters.settle(outcome, value) && outcome === "resolve") releaseHold(value);
+    for (const [waiter, stopListening] of waiters) {
+      stopListening();
+      waiter[outcome](value);
+    }
+    if (outcome === "resolve" && waiters.size === 0) releaseHold(value);
   };
   // Calls `then` now: in a later microtask the caller might have left.
   new Promise((resolve, reject) => promise.then(resolve, reject)).then(
     (value) => settle("resolve", value),
     (error) => settle("reject", error),
   );
-  return waiters;
 }
-
-/**
- * Callers who wait for one result, and may leave. If each had a reaction of its own at a promise, a
- * promise that never settles would keep them all.
- */
-class Waiters<T> {
-  /** Each with what stops its listening. */
-  readonly #waiting = new Map<Settlers<T>, () => void>();
-
-  add(waiter: Settlers<T>, signal: AbortSignal | undefined): void {
-    const stopListening = onAbort(signal, (reason) => {
-      this.#waiting.delete(waiter);
-      waiter.reject(reason);
-    });
-    this.#waiting.set(waiter, stopListening);
-  }
-
-  /** Returns whether anybody was waiting. */
-  settle(outcome: "resolve" | "reject", value: T): boolean {
-    for (const [waiter, stopListening] of this.#waiting) {
-      stopListening();
-      waiter[outcome](value);
-    }
-    return this.#waiting.size > 0;
-  }
-}
-
-type Settlers<T> = Omit<PromiseWithResolvers<T>, "promise">;
 
 /** Calls back in the event loop's next turn. Returns what cancels it. */
 function onNextTurn(callback: () => void): () => void {

@@ -677,6 +677,15 @@ describe("abortable", () => {
     expect(abortedAtCall).toEqual([false]);
   });
 
+  test("listens before it calls `then`, which may abort from inside the call", async () => {
+    const { controller, listeners } = watchedController();
+    // oxlint-disable-next-line no-thenable
+    const query = { then: () => controller.abort("stop") } as unknown as Promise<void>;
+
+    expect(await rejection(abortable(query, controller.signal))).toBe("stop");
+    expect(listeners()).toBe(0);
+  });
+
   test("passes on what a `then` throws, and waits for a thenable within a thenable", async () => {
     const error = new Error("failed");
     // oxlint-disable-next-line no-thenable
