@@ -11,13 +11,13 @@ await checkThresholds([
     name: "a wait that can be aborted",
     subject: ["abortable", () => abortable(settled, signal)],
     baseline: ["await", async () => await settled],
-    atMost: 20,
+    atMost: 14,
   },
   {
     name: "a task that is done at once",
     subject: ["timeout", () => timeout(task, 1000)],
     baseline: ["a race with a timer", () => raceWithTimer(task(), 1000)],
-    atMost: 2.1,
+    atMost: 3,
   },
   {
     name: "a turn of the event loop",
@@ -29,13 +29,13 @@ await checkThresholds([
     name: "a value that is there",
     subject: ["lazy", () => get()],
     baseline: ["await", async () => await settled],
-    atMost: 2,
+    atMost: 1.2,
   },
   {
     name: "sleeping costs the same in a crowd",
     subject: ["10,000 sleep and are aborted with one signal", () => sleepTogether(10_000)],
     baseline: ["100, 100 times", () => repeat(100, () => sleepTogether(100))],
-    atMost: 3,
+    atMost: 1.5,
   },
 ]);
 

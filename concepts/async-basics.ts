@@ -131,7 +131,7 @@ export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Pr
 /**
  * Waits for a promise until the signal is aborted. The work behind the promise goes on. A later
  * failure is handled; a later hold (a permit, a lease) is released, unless another `abortable` waits
- * for the same promise. Any number of callers may wait for one promise; who leaves leaves no trace.
+ * for the same promise. Any number of callers may wait for one promise, and leave without a trace.
  *
  * @param signal may be undefined, to pass on an optional one
  * @throws {TypeError} `promise` is not a promise, or `signal` not an AbortSignal
@@ -249,18 +249,17 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
     signal?.throwIfAborted();
     if (ready) return ready.value;
     if (running) return (await abortable(running, signal)).value;
-    const { promise, resolve } = Promise.withResolvers<{ value: T }>();
+    const { promise, resolve, reject } = Promise.withResolvers<{ value: T }>();
     running = promise;
     const first = abortable(promise, signal);
-    // In an object, because a hold that comes when all have left is kept for those to come.
-    const result = Promise.try(init).then(
-      (value) => (ready = { value }),
+    // In an object, so that a hold is not released when all callers have left: others may come.
+    Promise.try(init).then(
+      (value) => resolve((ready = { value })),
       (error) => {
         running = undefined;
-        throw error;
+        reject(error);
       },
     );
-    resolve(result);
     return (await first).value;
   };
 }

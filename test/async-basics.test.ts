@@ -1,7 +1,7 @@
 /**
  * How to test code that waits: assert to the millisecond when it ends, that an abort ends it at once
  * with the given reason, and that no timer, listener or unhandled rejection is left. Time is virtual.
- * A program's entry and its signals are tested with real processes; the test waits for their output.
+ * A program's entry is tested with a substitute for `process`, and with a few real processes.
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
@@ -23,7 +23,7 @@ import { DeadlockError, virtualTime } from "../concepts/virtual-time.ts";
 const { Bun } = globalThis as { Bun?: typeof import("bun") };
 
 describe("Start here", () => {
-  test("time is virtual: a test that waits for an hour is done at once, and exact", async () => {
+  test("time is virtual: a test that waits for an hour ends at once, and is exact", async () => {
     await virtualTime(async (clock) => {
       await sleep(3_600_000);
 
@@ -31,7 +31,7 @@ describe("Start here", () => {
     });
   });
 
-  test("begin a wait, then act, then await it: the rejection is a value like any other", async () => {
+  test("start a wait, then act, then await it: `rejection` makes the reason a plain value", async () => {
     const controller = new AbortController();
     const sleeping = rejection(sleep(100, { signal: controller.signal }));
 
@@ -53,7 +53,7 @@ describe("Start here", () => {
     });
   });
 
-  test("a time limit has two sides: just in time, and exactly too late", async () => {
+  test("a time limit has two sides: test one millisecond before it, and exactly at it", async () => {
     await virtualTime(async () => {
       expect(await timeout(() => sleep(99).then(() => "done"), 100)).toBe("done");
       expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
@@ -76,7 +76,7 @@ describe("Start here", () => {
     });
   });
 
-  test("trap: a lock that comes too late must not stay locked", async () => {
+  test("trap: a lock that is granted too late must not stay locked", async () => {
     await virtualTime(async () => {
       const lock = new Lock();
       const held = await lock.lock();
@@ -115,7 +115,7 @@ describe("sleep", () => {
     });
   });
 
-  test("many sleep at once, and wake in the order of their times", async () => {
+  test("concurrent sleepers wake in the order of their times", async () => {
     await virtualTime(async (clock) => {
       const woken: string[] = [];
       const sleeper = async (ms: number) => {
@@ -129,7 +129,7 @@ describe("sleep", () => {
     });
   });
 
-  test("is not early when the platform's timer is", async () => {
+  test("is not early, even if the platform's timer is", async () => {
     await virtualTime(async (clock) => {
       const exactTimeout = setTimeout;
       const hastyTimeout = (callback: () => void, ms: number) =>
@@ -142,7 +142,7 @@ describe("sleep", () => {
     });
   });
 
-  test("without end it sets no timer, and waits for the signal", async () => {
+  test("of Infinity sets no timer, and waits for the signal", async () => {
     await virtualTime(async (clock) => {
       const { controller, listeners } = watchedController();
 
@@ -155,7 +155,7 @@ describe("sleep", () => {
     });
   });
 
-  test("without end and signal it never ends", async () => {
+  test("of Infinity without a signal never ends", async () => {
     expect(await rejection(virtualTime(() => sleep(Infinity)))).toBeInstanceOf(DeadlockError);
   });
 
@@ -196,7 +196,7 @@ describe("sleep", () => {
     });
   });
 
-  test("listens no more once it is over, and a later abort changes nothing", async () => {
+  test("stops listening when it is over, and a later abort changes nothing", async () => {
     await virtualTime(async () => {
       const { controller, listeners } = watchedController();
       const sleeping = sleep(100, { signal: controller.signal });
@@ -210,7 +210,7 @@ describe("sleep", () => {
     });
   });
 
-  test("a crowd on one signal needs one listener, and is woken together", async () => {
+  test("a crowd on one signal shares one listener, and is aborted together", async () => {
     await virtualTime(async (clock) => {
       const { controller, listeners } = watchedController();
       const { signal } = controller;
@@ -236,7 +236,7 @@ describe("sleep", () => {
     );
   });
 
-  test.each(["100", null, undefined, 100n])("refuses %s, which is no number", async (ms) => {
+  test.each(["100", null, undefined, 100n])("refuses %s, which is not a number", async (ms) => {
     expect(await rejection(sleep(ms as unknown as number))).toEqual(
       new TypeError(
         `Cannot sleep: ms must be a number of 0 or more, received ${typeof ms === "string" ? `"${ms}"` : ms}`,
@@ -244,7 +244,7 @@ describe("sleep", () => {
     );
   });
 
-  test("a clock that is replaced while it waits does not make it wait for hours", async () => {
+  test("does not wait for hours when the clock is replaced meanwhile", async () => {
     await virtualTime(async (clock) => {
       const now = performance.now;
       const sleeping = sleep(100);
@@ -331,7 +331,7 @@ describe("timeout", () => {
     },
   );
 
-  test("a task that takes exactly the time is too late", async () => {
+  test("a task that takes exactly the limit is too late", async () => {
     await virtualTime(async () => {
       expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
     });
@@ -345,7 +345,7 @@ describe("timeout", () => {
     });
   });
 
-  test("a task that fails after its time leaves nothing unhandled", async () => {
+  test("a task that fails after the timeout leaves nothing unhandled", async () => {
     await withoutUnhandled(() =>
       virtualTime(async () => {
         const task = () => sleep(200).then(() => raise(new Error("late")));
@@ -402,7 +402,7 @@ describe("timeout", () => {
     });
   });
 
-  test("a task that is done is not aborted any more", async () => {
+  test("does not abort the signal of a task that is done", async () => {
     await virtualTime(async () => {
       const controller = new AbortController();
       const { signal } = controller;
@@ -430,7 +430,7 @@ describe("timeout", () => {
     });
   });
 
-  test("without limit it sets no timer, and waits for the task or the signal", async () => {
+  test("of Infinity sets no timer, and waits for the task or the signal", async () => {
     await virtualTime(async (clock) => {
       const controller = new AbortController();
       const { signal } = controller;
@@ -444,7 +444,7 @@ describe("timeout", () => {
     });
   });
 
-  test("of two around one task the shorter wins", async () => {
+  test("of two nested limits the shorter one wins", async () => {
     await virtualTime(async (clock) => {
       const nested = (outer: number, inner: number) =>
         timeout((signal) => timeout(() => sleep(1000), inner, { signal }), outer);
@@ -456,7 +456,7 @@ describe("timeout", () => {
     });
   });
 
-  test("refuses a promise, because what runs already cannot be stopped", async () => {
+  test("refuses a promise, because work that runs already cannot be stopped", async () => {
     const promise = Promise.resolve() as unknown as Task<void>;
 
     expect(await rejection(timeout(promise, 100))).toEqual(
@@ -485,7 +485,7 @@ describe("timeout", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("a success that came before the abort is delivered", async () => {
+  test("delivers a result that came before the abort", async () => {
     const controller = new AbortController();
     const result = timeout(async () => "done", 100, { signal: controller.signal });
 
@@ -547,7 +547,7 @@ describe("timeout", () => {
     });
   });
 
-  test("leaves other disposables alone, and holds that it delivers", async () => {
+  test("leaves alone other disposables, and holds that it delivers", async () => {
     await virtualTime(async () => {
       let disposals = 0;
       const shared = { [Symbol.dispose]: () => void disposals++ };
@@ -574,7 +574,7 @@ describe("abortable", () => {
   test.each([
     ["no signal", undefined],
     ["a signal", new AbortController().signal],
-  ])("with %s passes on what the promise brings", async (_, signal) => {
+  ])("with %s, settles as the promise does", async (_, signal) => {
     const thenable: PromiseLike<string> = {
       then: (...args) => Promise.resolve("odd").then(...args),
     };
@@ -584,7 +584,7 @@ describe("abortable", () => {
     expect(await rejection(abortable(Promise.reject("failed"), signal))).toBe("failed");
   });
 
-  test("listens no more once the promise has settled", async () => {
+  test("stops listening when the promise has settled", async () => {
     const { controller, listeners } = watchedController();
 
     await abortable(Promise.resolve(), controller.signal);
@@ -686,7 +686,7 @@ describe("abortable", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("passes on what a `then` throws, and waits for a thenable within a thenable", async () => {
+  test("rejects with what `then` throws, and unwraps a thenable within a thenable", async () => {
     const error = new Error("failed");
     // oxlint-disable-next-line no-thenable
     const broken = { then: () => raise(error) } as PromiseLike<never>;
@@ -712,7 +712,7 @@ describe("abortable", () => {
     });
   });
 
-  test("however many wait and leave, the promise has one reaction", async () => {
+  test("however many callers wait and leave, the promise has one reaction", async () => {
     const promise = new Promise<void>(() => {});
     let reactions = 0;
     const then = promise.then.bind(promise) as (...args: unknown[]) => Promise<void>;
@@ -762,22 +762,25 @@ describe("abortable", () => {
 });
 
 describe("poll", () => {
-  test.each([0, 1, 5])("returns the first truthy answer, here after %d others", async (others) => {
-    await virtualTime(async (clock) => {
-      const answers = [...Array<undefined>(others), "yes"];
-      const later = [...answers];
+  test.each([0, 1, 5])(
+    "returns the first truthy answer, here after %d falsy ones",
+    async (others) => {
+      await virtualTime(async (clock) => {
+        const answers = [...Array<undefined>(others), "yes"];
+        const later = [...answers];
 
-      const answer: string = await poll(() => answers.shift(), { interval: 10 });
-      expect(answer).toBe("yes");
-      expect(clock.elapsed).toBe(others * 10);
-      expect(await poll(async () => later.shift(), { interval: 10 })).toBe("yes");
+        const answer: string = await poll(() => answers.shift(), { interval: 10 });
+        expect(answer).toBe("yes");
+        expect(clock.elapsed).toBe(others * 10);
+        expect(await poll(async () => later.shift(), { interval: 10 })).toBe("yes");
 
-      expect(clock.elapsed).toBe(others * 20);
-      expect(clock.pending).toBe(0);
-    });
-  });
+        expect(clock.elapsed).toBe(others * 20);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
 
-  test("asks at once, and again after everything falsy", async () => {
+  test("calls at once, and again after each falsy answer", async () => {
     await virtualTime(async () => {
       const answers = [false, 0, 0n, "", null, undefined, NaN, "yes"];
 
@@ -825,7 +828,7 @@ describe("poll", () => {
     });
   });
 
-  test("gives up with a TimeoutError, and asks no more", async () => {
+  test("gives up with a TimeoutError, and stops calling", async () => {
     await virtualTime(async (clock) => {
       let calls = 0;
 
@@ -838,7 +841,7 @@ describe("poll", () => {
     });
   });
 
-  test("gives up a call that hangs, and tells it so", async () => {
+  test("gives up a call that hangs, and aborts its signal", async () => {
     await virtualTime(async (clock) => {
       let given: AbortSignal | undefined;
       const hang: Task<boolean> = (signal) => new Promise(() => (given = signal));
@@ -852,7 +855,7 @@ describe("poll", () => {
     });
   });
 
-  test("asks no more when a call that was given up answers after all", async () => {
+  test("does not call again when a call that was given up answers after all", async () => {
     await virtualTime(async (clock) => {
       let calls = 0;
       const slow = async () => {
@@ -889,7 +892,7 @@ describe("poll", () => {
     });
   });
 
-  test("aborted before, it does not ask", async () => {
+  test("aborted before, it does not call", async () => {
     let calls = 0;
     const signal = AbortSignal.abort("stop");
 
@@ -904,7 +907,7 @@ describe("poll", () => {
     ["interval", undefined, TypeError],
     ["timeout", -1, RangeError],
     ["timeout", "10", TypeError],
-  ])("refuses the %s %s, and does not ask", async (name, value, Kind) => {
+  ])("refuses the %s %s, and does not call", async (name, value, Kind) => {
     let calls = 0;
     const options = { interval: 10, [name]: value };
 
@@ -917,7 +920,7 @@ describe("poll", () => {
     expect(calls).toBe(0);
   });
 
-  test("refuses what is no function", async () => {
+  test("refuses a value that is not a function", async () => {
     const value = 1 as unknown as Task<boolean>;
 
     expect(await rejection(poll(value, { interval: 10 }))).toEqual(
@@ -925,7 +928,7 @@ describe("poll", () => {
     );
   });
 
-  test("does not ask again when the abort falls between the timer and the call", async () => {
+  test("does not call again when the abort falls between the timer and the call", async () => {
     await virtualTime(async () => {
       const controller = new AbortController();
       let calls = 0;
@@ -939,7 +942,7 @@ describe("poll", () => {
   });
 
   test.each([0, 1, 2, 3, 4, 5])(
-    "asks nothing more when the abort comes %s microtasks after the timer",
+    "does not call after an abort that comes %s microtasks after the timer",
     async (microtasks) => {
       await virtualTime(async () => {
         const controller = new AbortController();
@@ -957,7 +960,7 @@ describe("poll", () => {
     },
   );
 
-  test("releases a hold that a call brings too late", async () => {
+  test("releases a hold that a call returns too late", async () => {
     await virtualTime(async () => {
       const hold = new Hold();
       const fn = () => sleep(200).then(() => hold);
@@ -971,7 +974,7 @@ describe("poll", () => {
     });
   });
 
-  test("infers what is truthy of a value or a promise", () => {
+  test("infers the truthy part of a value or a promise", () => {
     const mixed = () => poll((): 0 | Promise<string | null> => 0, { interval: 1 });
 
     expectTypeOf(mixed).returns.toEqualTypeOf<Promise<string>>();
@@ -979,7 +982,7 @@ describe("poll", () => {
 });
 
 describe("lazy", () => {
-  test("runs at the first call, and once for all", async () => {
+  test("runs at the first call, and only once", async () => {
     await virtualTime(async (clock) => {
       let runs = 0;
       const get = lazy(async () => {
@@ -999,23 +1002,20 @@ describe("lazy", () => {
     });
   });
 
-  test.each([undefined, 0, "value"])(
-    "remembers %s, of which a plain function is enough",
-    async (value) => {
-      let runs = 0;
-      const get = lazy(() => (runs++, value));
+  test.each([undefined, 0, "value"])("remembers %s from a plain function", async (value) => {
+    let runs = 0;
+    const get = lazy(() => (runs++, value));
 
-      expect([await get(), await get()]).toEqual([value, value]);
+    expect([await get(), await get()]).toEqual([value, value]);
 
-      expect(runs).toBe(1);
-    },
-  );
+    expect(runs).toBe(1);
+  });
 
   test.each<[string, (error: Error) => never | Promise<never>]>([
     ["throws", raise],
     ["rejects", (error) => Promise.reject(error)],
   ])(
-    "when it %s, those who wait share the error, and the next call tries again",
+    "when it %s, all waiting callers get the error, and the next call tries again",
     async (_, fail) => {
       let runs = 0;
       const get = lazy(() => (++runs === 1 ? fail(new Error("failed")) : runs));
@@ -1029,7 +1029,7 @@ describe("lazy", () => {
     },
   );
 
-  test("has forgotten a failure when the caller sees it", async () => {
+  test("has forgotten a failure by the time a caller sees it", async () => {
     let runs = 0;
     const get = lazy(() => (++runs === 1 ? raise(new Error("failed")) : "recovered"));
 
@@ -1056,7 +1056,7 @@ describe("lazy", () => {
     });
   });
 
-  test("when all have left, it goes on for those to come", async () => {
+  test("when all callers have left, it goes on for later ones", async () => {
     await virtualTime(async (clock) => {
       const controller = new AbortController();
       const get = lazy(() => sleep(100).then(() => "ready"));
@@ -1071,7 +1071,7 @@ describe("lazy", () => {
     });
   });
 
-  test("when all have left, a failure is not unhandled, and is forgotten", async () => {
+  test("when all callers have left, a failure is handled, and forgotten", async () => {
     const failing = Promise.withResolvers<string>();
     const runs = [failing.promise, Promise.resolve("recovered")];
     const get = lazy(() => runs.shift()!);
@@ -1087,7 +1087,7 @@ describe("lazy", () => {
     expect(await get()).toBe("recovered");
   });
 
-  test("called by somebody who is aborted already, it does not run", async () => {
+  test("does not run for a caller whose signal is aborted already", async () => {
     let runs = 0;
     const get = lazy(() => ++runs);
     const signal = AbortSignal.abort("stop");
@@ -1099,7 +1099,7 @@ describe("lazy", () => {
     expect(await rejection(get({ signal }))).toBe("stop");
   });
 
-  test("refuses what is no function", () => {
+  test("refuses a value that is not a function", () => {
     const promise = Promise.resolve() as unknown as () => void;
 
     expect(thrownBy(() => lazy(promise))).toEqual(
@@ -1107,7 +1107,7 @@ describe("lazy", () => {
     );
   });
 
-  test("called again from inside of init, it does not run init again", async () => {
+  test("does not run init again when called from inside init", async () => {
     let runs = 0;
     let inner: Promise<number> | undefined;
     const get: () => Promise<number> = lazy(() => {
@@ -1121,7 +1121,7 @@ describe("lazy", () => {
     expect(runs).toBe(1);
   });
 
-  test("hears an abort from inside of init", async () => {
+  test("hears an abort from inside init", async () => {
     const { controller, listeners } = watchedController();
     const get = lazy(() => {
       controller.abort("stop");
@@ -1132,7 +1132,7 @@ describe("lazy", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("keeps a hold for those to come when all callers have left", async () => {
+  test("when all callers have left, it keeps a hold for later ones", async () => {
     const { promise, resolve } = Promise.withResolvers<Hold>();
     const get = lazy(() => promise);
     const controller = new AbortController();
@@ -1146,7 +1146,7 @@ describe("lazy", () => {
     expect((await get()).releases).toBe(0);
   });
 
-  test("listens no more once the value is there", async () => {
+  test("stops listening when the value is there", async () => {
     const { controller, listeners } = watchedController();
     const get = lazy(async () => "value");
 
@@ -1181,7 +1181,7 @@ describe("lazy", () => {
 });
 
 describe("yieldNow", () => {
-  test("lets promises and timers that are due go first, and takes no time", async () => {
+  test("lets promises and due timers go first, and takes no time", async () => {
     await virtualTime(async (clock) => {
       const order: string[] = [];
       setTimeout(() => order.push("due"), 0);
@@ -1211,7 +1211,7 @@ describe("yieldNow", () => {
     });
   });
 
-  test("lets timers come to their turn in a loop that never sleeps", async () => {
+  test("lets timers fire during a loop that never sleeps", async () => {
     const fired: string[] = [];
     setTimeout(() => fired.push("timer"), 1);
 
@@ -1246,7 +1246,7 @@ describe("yieldNow", () => {
     }
   });
 
-  test("listens no more once it is over", async () => {
+  test("stops listening when it is over", async () => {
     const { controller, listeners } = watchedController();
 
     await yieldNow({ signal: controller.signal });
@@ -1274,7 +1274,7 @@ describe("run", () => {
     ["rejects with null", () => Promise.reject(null), null],
     ["rejects with undefined", () => Promise.reject(), undefined],
     ["rejects with an AbortError", () => Promise.reject(abortError()), abortError()],
-  ])("when main %s, prints it, sets the exit code 1, and fulfils", async (_, main, printed) => {
+  ])("when main %s, prints the error, sets exit code 1, and fulfills", async (_, main, printed) => {
     using process = fakeProcess();
 
     expect(await run(main)).toBeUndefined();
@@ -1322,7 +1322,7 @@ describe("run", () => {
     await running;
   });
 
-  test("leaves the exit code alone when main returns in spite of a signal", async () => {
+  test("leaves the exit code alone when main returns after a signal", async () => {
     using process = fakeProcess();
     const running = run((signal) => sleep(Infinity, { signal }).catch(() => {}));
 
@@ -1332,7 +1332,7 @@ describe("run", () => {
     expect(process).toMatchObject({ exitCode: undefined, printed: [] });
   });
 
-  test("takes an AbortError around the reason for an interruption as well", async () => {
+  test("takes an AbortError caused by the reason for an interruption", async () => {
     using process = fakeProcess();
     const running = run(async (signal) => {
       await sleep(Infinity, { signal }).catch(() => {});
@@ -1350,25 +1350,31 @@ describe("run", () => {
     ["undefined", () => undefined],
     ["an AbortError with another cause", () => abortError({ cause: "another" })],
     ["an error with the reason as its cause", (cause) => new Error("not saved", { cause })],
-    ["an error of a cleanup", (reason) => new SuppressedError(new Error("not saved"), reason)],
+    [
+      "a SuppressedError of a cleanup",
+      (reason) => new SuppressedError(new Error("not saved"), reason),
+    ],
     ["throwing getters", hostileError],
     ["a revoked proxy", revokedProxy],
-  ])("interrupted, it still tells %s, with the exit code 1", async (_, errorAfter) => {
-    using process = fakeProcess();
-    let error: unknown;
-    const running = run(async (signal) => {
-      await sleep(Infinity, { signal }).catch(() => {});
-      throw (error = errorAfter(signal.reason));
-    });
+  ])(
+    "when main throws %s after a signal, prints it and sets exit code 1",
+    async (_, errorAfter) => {
+      using process = fakeProcess();
+      let error: unknown;
+      const running = run(async (signal) => {
+        await sleep(Infinity, { signal }).catch(() => {});
+        throw (error = errorAfter(signal.reason));
+      });
 
-    process.emit("SIGINT");
-    await running;
+      process.emit("SIGINT");
+      await running;
 
-    expect(process.exitCode).toBe(1);
-    expect(process.printed.map((printed) => printed === error)).toEqual([true]);
-  });
+      expect(process.exitCode).toBe(1);
+      expect(process.printed.map((printed) => printed === error)).toEqual([true]);
+    },
+  );
 
-  test("an error that cannot be printed is told by its kind", async () => {
+  test("prints the kind of an error that cannot be printed", async () => {
     using process = fakeProcess();
     process.print = (printed) => void (typeof printed === "string" || raise(new Error("hostile")));
 
@@ -1383,7 +1389,7 @@ describe("run", () => {
   test.each<[string, Task<void>]>([
     ["returns", () => {}],
     ["throws", () => raise(error)],
-  ])("listens while main runs, and no longer once it %s", async (_, main) => {
+  ])("listens while main runs, and stops when it %s", async (_, main) => {
     using process = fakeProcess();
     const { controller, listeners } = watchedController();
     const counts = () => [process.listeners("SIGINT"), process.listeners("SIGTERM"), listeners()];
@@ -1445,7 +1451,7 @@ describe("run", () => {
     expect(hold.releases).toBe(1);
   });
 
-  test("refuses what is no function", async () => {
+  test("refuses a value that is not a function", async () => {
     const promise = Promise.resolve() as unknown as Task<void>;
 
     expect(await rejection(run(promise))).toEqual(
@@ -1454,7 +1460,7 @@ describe("run", () => {
   });
 
   describe("in a process of its own", () => {
-    test.skipIf(!Bun)("lets the program go on after a failure (needs Bun)", async () => {
+    test.skipIf(!Bun)("does not end the program after a failure (needs Bun)", async () => {
       await using program = start(`
         setTimeout(() => console.log("timers go on"), 0);
         await run(() => { throw new Error("broken"); });
@@ -1467,7 +1473,7 @@ describe("run", () => {
       expect(stderr).toContain("broken");
     });
 
-    test.skipIf(!Bun)("ends after its cleanup with the signal's code (needs Bun)", async () => {
+    test.skipIf(!Bun)("exits after the cleanup, with the signal's code (needs Bun)", async () => {
       await using program = start(`
         await run(async (signal) => {
           console.log("ready");
@@ -1482,29 +1488,26 @@ describe("run", () => {
       expect(await program.end()).toEqual({ exitCode: 130, stdout, stderr: "" });
     });
 
-    test.skipIf(!Bun)(
-      "ends in the middle of its cleanup on a second signal (needs Bun)",
-      async () => {
-        await using program = start(`
+    test.skipIf(!Bun)("exits during the cleanup on a second signal (needs Bun)", async () => {
+      await using program = start(`
         await run(async (signal) => {
           console.log("ready");
           await sleep(60_000, { signal }).catch(() => console.log("cleaning up"));
           await sleep(60_000);
         });
       `);
-        await program.printed("ready");
-        program.kill("SIGINT");
-        await program.printed("cleaning up");
+      await program.printed("ready");
+      program.kill("SIGINT");
+      await program.printed("cleaning up");
 
-        program.kill("SIGTERM");
+      program.kill("SIGTERM");
 
-        expect((await program.end()).exitCode).toBe(143);
-      },
-    );
+      expect((await program.end()).exitCode).toBe(143);
+    });
   });
 });
 
-describe("whatever takes options", () => {
+describe("every function with options", () => {
   let calls = 0;
   const count = () => ++calls;
   test.each<[string, (options: WaitOptions) => Promise<unknown>]>([
@@ -1514,7 +1517,7 @@ describe("whatever takes options", () => {
     ["wait for lazy", (options) => lazy(count)(options)],
     ["yield", (options) => yieldNow(options)],
     ["run", (options) => run(count, options)],
-  ])("refuses those of the wrong kind: cannot %s", async (action, call) => {
+  ])("refuses options of the wrong kind: cannot %s", async (action, call) => {
     const message = async (options: unknown) => {
       const error = await rejection(call(options as WaitOptions));
       expect(error).toBeInstanceOf(TypeError);
