@@ -29,7 +29,7 @@ await checkThresholds([
     name: "a value that is there",
     subject: ["lazy", () => get()],
     baseline: ["await", async () => await settled],
-    atMost: 1.2,
+    atMost: 0.95,
   },
   {
     name: "sleeping costs the same in a crowd",

@@ -32,7 +32,7 @@ export interface PollOptions extends WaitOptions {
  * Waits at least `ms` milliseconds. `Infinity` waits for the signal alone: it sets no timer, and so
  * does not keep a process alive.
  *
- * @param ms 0 or more. Above 2^31-1, where a bare `setTimeout` fires at once, it works
+ * @param ms 0 or more, also above 2^31-1, where a bare `setTimeout` fires at once
  * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws the signal's reason, once it is aborted
  *
@@ -293,9 +293,8 @@ export function yieldNow(options?: WaitOptions): Promise<void> {
       resolve();
     });
     const stopListening = onAbort(signal, (reason) => {
-      reject(reason);
-      // Last, because Deno delivers a message when its port is closed.
       cancel();
+      reject(reason);
     });
   });
 }
@@ -334,7 +333,7 @@ export async function run(main: Task<unknown>, options?: WaitOptions): Promise<v
   let interruption: { reason: unknown; exitCode: number } | undefined;
   const interrupt = (name: StopSignal) => {
     const exitCode = exitCodes[name];
-    if (interruption) return process?.exit?.(exitCode);
+    if (interruption) return process!.exit(exitCode);
     const reason = new DOMException(`Interrupted by ${name}`, "AbortError");
     interruption = { reason, exitCode };
     controller.abort(reason);
@@ -372,24 +371,26 @@ function settleTogether(waiters: Map<Settlers, () => void>, promise: PromiseLike
       stopListening();
       waiter[outcome](value);
     }
-    if (outcome === "resolve" && waiters.size === 0) releaseHold(value);
   };
   // Calls `then` now: in a later microtask the caller might have left.
   new Promise((resolve, reject) => promise.then(resolve, reject)).then(
-    (value) => settle("resolve", value),
+    (value) => {
+      settle("resolve", value);
+      if (waiters.size === 0) releaseHold(value);
+    },
     (error) => settle("reject", error),
   );
 }
 
-/** Calls back in the event loop's next turn. Returns what cancels it. */
+/** Calls back in the event loop's next turn. Returns what cancels it, unless it is a message. */
 function onNextTurn(callback: () => void): () => void {
   const { setImmediate, clearImmediate } = globalThis as {
     setImmediate?: (callback: () => void) => unknown;
-    clearImmediate?: (immediate: unknown) => void;
+    clearImmediate: (immediate: unknown) => void;
   };
   if (setImmediate) {
     const immediate = setImmediate(callback);
-    return () => clearImmediate?.(immediate);
+    return () => clearImmediate(immediate);
   }
   const { port1, port2 } = new MessageChannel();
   port1.onmessage = () => {
@@ -397,7 +398,7 @@ function onNextTurn(callback: () => void): () => void {
     callback();
   };
   port2.postMessage(undefined);
-  return () => port1.close();
+  return doNothing;
 }
 
 const exitCodes = { SIGINT: 130, SIGTERM: 143 };
@@ -407,7 +408,7 @@ type StopSignal = keyof typeof exitCodes;
 /** What {@link run} uses of `process`. Bundlers for browsers define one that has nothing but `env`. */
 interface HostProcess {
   exitCode?: unknown;
-  exit?(code: number): void;
+  exit(code: number): void;
   on?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
   off?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
 }

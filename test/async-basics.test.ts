@@ -1146,6 +1146,17 @@ describe("lazy", () => {
     expect((await get()).releases).toBe(0);
   });
 
+  test("delivers a value that is there, even if the abort comes right after the call", async () => {
+    const controller = new AbortController();
+    const get = lazy(() => "value");
+    await get();
+
+    const waiting = get({ signal: controller.signal });
+    controller.abort("stop");
+
+    expect(await waiting).toBe("value");
+  });
+
   test("stops listening when the value is there", async () => {
     const { controller, listeners } = watchedController();
     const get = lazy(async () => "value");
