@@ -6,8 +6,7 @@
  * Sleep, set a time limit, wait until a condition holds, initialize once, and end a program cleanly.
  *
  * Reach for it wherever something may take too long or has to stop when asked to. Every wait takes
- * an `AbortSignal`, and leaves no timer and no listener behind. Arguments are checked before anything
- * starts.
+ * an `AbortSignal`, and leaves no timer and no listener behind.
  *
  * Without it, a `Promise.race` against a timer reports a timeout while the work goes on and the
  * timer keeps the process alive; a `setTimeout` of a month fires at once; a cached promise that
@@ -141,9 +140,8 @@ export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Pr
  * ```ts
  * import { abortable } from "./async-basics.ts";
  *
- * const silent = new Promise<void>(() => {});
  * const controller = new AbortController();
- * const waiting = abortable(silent, controller.signal);
+ * const waiting = abortable(new Promise<void>(() => {}), controller.signal);
  * controller.abort("enough");
  * console.assert((await waiting.catch((reason) => reason)) === "enough");
  * ```
@@ -177,9 +175,8 @@ type Falsy = false | 0 | 0n | "" | null | undefined;
 
 /**
  * Calls a function until it returns something truthy, and returns that. The first call comes at
- * once. An error ends it: catch inside the function what may fail for a while.
- *
- * A call that hangs is given up as in {@link timeout}, and learns of it by its signal.
+ * once. An error ends it: catch inside the function what may fail for a while. When the time is up,
+ * a pending call is given up as in {@link timeout}.
  *
  * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws {DOMException} named TimeoutError, when the time is up
@@ -266,10 +263,8 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
 
 /**
  * Gives the event loop a turn, so that I/O and timers come to theirs. For loops that compute for
- * long: awaiting a settled promise lets only other promises run.
- *
- * It sets no timer, which would take a millisecond or more: it is a turn of `setImmediate`, or of a
- * `MessageChannel` in browsers.
+ * long: awaiting a settled promise lets only other promises run. It sets no timer, which would take
+ * a millisecond or more, but uses `setImmediate`, or a `MessageChannel` in browsers.
  *
  * @throws {TypeError} `signal` is not an AbortSignal
  * @throws the signal's reason, once it is aborted
@@ -306,9 +301,8 @@ export function yieldNow(options?: WaitOptions): Promise<void> {
  * The exit code is left alone when `main` returns. It is 1 when `main` throws: the error is printed
  * to stderr, and the promise is fulfilled all the same. It is 130 after SIGINT and 143 after SIGTERM,
  * as shells expect, when `main` throws the reason of its signal, or an AbortError with that cause.
- *
  * The process ends when nothing is left to do, so that all output gets out. Where there is no
- * `process`, as in browsers, only errors are reported.
+ * `process`, as in browsers, errors are printed, and that is all.
  *
  * @param options its signal aborts `main` too; the reason is then an error like any other
  * @throws {TypeError} `main` is not a function, or `signal` not an AbortSignal
@@ -331,8 +325,8 @@ export async function run(main: Task<unknown>, options?: WaitOptions): Promise<v
   const { process } = globalThis as { process?: HostProcess };
   const controller = new AbortController();
   let interruption: { reason: unknown; exitCode: number } | undefined;
-  const interrupt = (name: StopSignal) => {
-    const exitCode = exitCodes[name];
+  const interrupt = (name: string) => {
+    const exitCode = exitCodes[name]!;
     if (interruption) return process!.exit(exitCode);
     const reason = new DOMException(`Interrupted by ${name}`, "AbortError");
     interruption = { reason, exitCode };
@@ -401,16 +395,14 @@ function onNextTurn(callback: () => void): () => void {
   return doNothing;
 }
 
-const exitCodes = { SIGINT: 130, SIGTERM: 143 };
-
-type StopSignal = keyof typeof exitCodes;
+const exitCodes: Record<string, number> = { SIGINT: 130, SIGTERM: 143 };
 
 /** What {@link run} uses of `process`. Bundlers for browsers define one that has nothing but `env`. */
 interface HostProcess {
   exitCode?: unknown;
   exit(code: number): void;
-  on?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
-  off?(name: StopSignal, listener: (name: StopSignal) => void): unknown;
+  on?(name: string, listener: (name: string) => void): unknown;
+  off?(name: string, listener: (name: string) => void): unknown;
 }
 
 /** Whether the error is the reason, or an AbortError around it, as Node's own functions make it. */
