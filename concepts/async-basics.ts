@@ -380,11 +380,11 @@ function settleTogether(waiters: Map<Settlers, () => void>, promise: PromiseLike
 function onNextTurn(callback: () => void): () => void {
   const { setImmediate, clearImmediate } = globalThis as {
     setImmediate?: (callback: () => void) => unknown;
-    clearImmediate: (immediate: unknown) => void;
+    clearImmediate?: (immediate: unknown) => void;
   };
   if (setImmediate) {
     const immediate = setImmediate(callback);
-    return () => clearImmediate(immediate);
+    return () => clearImmediate!(immediate);
   }
   const { port1, port2 } = new MessageChannel();
   port1.onmessage = () => {
