@@ -326,7 +326,7 @@ export async function run(main: Task<unknown>, options?: WaitOptions): Promise<v
   const controller = new AbortController();
   let interruption: { reason: unknown; exitCode: number } | undefined;
   const interrupt = (name: string) => {
-    const exitCode = exitCodes[name]!;
+    const exitCode = name === "SIGINT" ? 130 : 143;
     if (interruption) return process!.exit(exitCode);
     const reason = new DOMException(`Interrupted by ${name}`, "AbortError");
     interruption = { reason, exitCode };
@@ -394,8 +394,6 @@ function onNextTurn(callback: () => void): () => void {
   port2.postMessage(undefined);
   return doNothing;
 }
-
-const exitCodes: Record<string, number> = { SIGINT: 130, SIGTERM: 143 };
 
 /** What {@link run} uses of `process`. Bundlers for browsers define one that has nothing but `env`. */
 interface HostProcess {
