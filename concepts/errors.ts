@@ -321,7 +321,12 @@ export class CircuitBreaker {
   constructor(options: CircuitBreakerOptions) {
     const action = "create CircuitBreaker";
     requireOptions(action, options);
-    const { failureThreshold, resetAfter, halfOpenCalls = 1, isFailure = () => true } = options;
+    const {
+      failureThreshold,
+      resetAfter,
+      halfOpenCalls = 1,
+      isFailure = () => true,
+    } = options ?? {};
     requirePositiveInteger(action, "failureThreshold", failureThreshold);
     requireFinite(action, "resetAfter", resetAfter);
     requirePositiveInteger(action, "halfOpenCalls", halfOpenCalls);
@@ -351,7 +356,7 @@ export class CircuitBreaker {
   async call(task: Task<unknown>, options?: WaitOptions): Promise<unknown> {
     const action = "call through CircuitBreaker";
     requireFunction(action, "task", task);
-    if (options !== undefined) requireOptions(action, options);
+    requireOptions(action, options);
     const signal = options?.signal;
     requireSignal(action, signal);
     signal?.throwIfAborted();
@@ -691,11 +696,6 @@ function neverAborted(task: Task<unknown>): AbortSignal {
 
 let sharedSignal: AbortSignal | undefined;
 
-function requireOptions(action: string, options: unknown): void {
-  if (Object(options) === options) return;
-  throw invalid(action, "options", "an object", options, TypeError);
-}
-
 function requireFinite(action: string, name: string, value: number, min = 0): void {
   if (Number.isFinite(value) && value >= min) return;
   throw invalid(action, name, `a finite number of at least ${min}`, value);
@@ -731,14 +731,20 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
-  const due = performance.now() + ms;
-  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
-  const check = () => {
-    const left = due - performance.now();
-    if (left > 0) timer = set(left);
-    else callback();
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  let timer = set(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
@@ -769,8 +775,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
@@ -789,6 +794,13 @@ class AbortListeners extends Set<(reason: unknown) => void> {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

@@ -1486,7 +1486,9 @@ describe("CircuitBreaker, at its edges", () => {
 
   test("refuses to be made without options", () => {
     expect(thrownBy(() => new CircuitBreaker(undefined as never))).toEqual(
-      new TypeError("Cannot create CircuitBreaker: options must be an object, received undefined"),
+      new TypeError(
+        "Cannot create CircuitBreaker: failureThreshold must be a positive integer, received undefined",
+      ),
     );
   });
 });
