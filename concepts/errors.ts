@@ -22,10 +22,7 @@
 export type Attempt<T> =
   { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: unknown };
 
-/**
- * What {@link attempt} returns for a function that returns `R`: an {@link Attempt}, a promise of
- * one, or either. `any` and `unknown` count as no promise.
- */
+/** The {@link Attempt} of a function that returns `R`, or a promise of it if `R` is a promise. */
 export type Attempted<R, All = R> = unknown extends R
   ? Attempt<R>
   : [R] extends [never]
@@ -38,10 +35,7 @@ export type Attempted<R, All = R> = unknown extends R
 export interface RetryContext {
   /** The number of this attempt, counting from 1. */
   readonly attempt: number;
-  /**
-   * The signal that was given to `retry`. Without one it is a signal that is never aborted, made
-   * when this property is first read; a copy by `{ ...context }` lacks it.
-   */
+  /** That of the options, or one that is never aborted; then a copy `{ ...context }` lacks it. */
   readonly signal: AbortSignal;
 }
 
@@ -55,10 +49,7 @@ export interface RetryEvent {
   readonly delay: number;
 }
 
-/**
- * How often, when and after which errors {@link retry} tries again. The functions may be async:
- * `retry` awaits them.
- */
+/** How often, when and after which errors {@link retry} tries again. Its functions may be async. */
 export interface RetryOptions extends WaitOptions {
   /** The number of attempts in all: a positive integer or Infinity. Default: 3. */
   attempts?: number | undefined;
@@ -73,15 +64,11 @@ export interface RetryOptions extends WaitOptions {
    * don't retry together; `"none"` waits exactly the delay. Default: `"full"`.
    */
   jitter?: "full" | "none" | undefined;
-  /**
-   * Whether to try again after this error. Default: after all but AbortErrors, which say that the
-   * work is no longer wanted.
-   */
+  /** Whether to try again after this error. Default: after all but AbortErrors. */
   retryIf?: ((error: unknown) => boolean | PromiseLike<boolean>) | undefined;
   /**
-   * Milliseconds to wait after this attempt, for example those of a Retry-After header. `jitter`
-   * and `maxDelay` don't change them; Infinity waits until the signal is aborted. Undefined leaves
-   * the delay to the other options.
+   * Milliseconds to wait after this attempt, such as those of a Retry-After header: exactly these,
+   * Infinity until the signal is aborted. Undefined leaves the delay to the other options.
    */
   delay?:
     | ((attempt: number, error: unknown) => number | undefined | PromiseLike<number | undefined>)
@@ -89,6 +76,24 @@ export interface RetryOptions extends WaitOptions {
   /** Called before each wait. */
   onRetry?: ((event: RetryEvent) => unknown) | undefined;
 }
+
+/** When a {@link CircuitBreaker} opens, and when it closes again. */
+export interface CircuitBreakerOptions {
+  /** The number of failures in a row that opens it: a positive integer. */
+  failureThreshold: number;
+  /** Milliseconds for which it stays open before it lets probes through. */
+  resetAfter: number;
+  /** The number of probes, all of which must succeed: a positive integer. Default: 1. */
+  halfOpenCalls?: number | undefined;
+  /**
+   * Whether the error says that the service is down. An error that doesn't (a 404, say) counts as a
+   * success, because the service has answered. Default: every error does.
+   */
+  isFailure?: ((error: unknown) => boolean) | undefined;
+}
+
+/** Closed: all calls go through. Open: none does. Half-open: only probes do. */
+export type CircuitState = "closed" | "open" | "half-open";
 
 /** All attempts failed: `errors` has the error of each in order, `cause` the last. */
 export class RetryError extends AggregateError {
@@ -107,37 +112,27 @@ export class RetryError extends AggregateError {
  * Calls `fn` until it succeeds, waiting longer after each failure, and returns its result.
  *
  * An abort ends a wait at once. A running attempt is waited for: its result is still returned, its
- * error is replaced by the signal's reason. A running `retryIf`, `delay` or `onRetry` is waited
- * for, too. An attempt has no time limit unless `fn` sets one.
- *
- * With infinitely many attempts errors are not kept, because nobody could ever read them; see
- * `onRetry`.
+ * error is replaced by the signal's reason. An attempt has no time limit unless `fn` sets one. With
+ * infinitely many attempts errors are not kept: only `onRetry` is told of them.
  *
  * Source of the idea: exponential backoff with full jitter, as measured by AWS's architects.
  *
  * @throws {RetryError} all attempts failed
  * @throws the error itself, if `retryIf` refuses it; `onRetry` has been told of those before it
  * @throws what `retryIf`, `delay` or `onRetry` throws
- * @throws {TypeError} an argument is of the wrong kind, or what `delay` returns
- * @throws {RangeError} a number is out of range, be it an option or what `delay` returns
+ * @throws {TypeError | RangeError} an argument, or what `delay` returns, is not what it must be
  * @throws the signal's reason, once it is aborted
  *
  * @example Do what the server asks for, and back off otherwise
  * ```ts
- * import { retry } from "./errors.ts";
+ * import { retry, type RetryContext } from "./errors.ts";
  *
- * class Busy extends Error {
- *   retryAfter = 5;
- * }
- *
- * const answer = await retry(
- *   async ({ attempt }) => {
- *     if (attempt < 3) throw new Busy();
- *     return `came with attempt ${attempt}`;
- *   },
- *   { delay: (_, error) => (error instanceof Busy ? error.retryAfter : undefined) },
- * );
- * console.assert(answer === "came with attempt 3");
+ * const request = async ({ attempt }: RetryContext) => {
+ *   if (attempt === 1) throw new Error("busy", { cause: { retryAfter: 5 } });
+ *   return "ready";
+ * };
+ * const delay = (_: number, error: any) => error.cause?.retryAfter;
+ * console.assert((await retry(request, { delay })) === "ready");
  * ```
  */
 export function retry<T>(
@@ -148,84 +143,81 @@ export function retry<R>(
   fn: (context: RetryContext) => R,
   options?: RetryOptions,
 ): Promise<Awaited<R>>;
-export async function retry(
+export function retry(
   fn: (context: RetryContext) => unknown,
   options?: RetryOptions,
 ): Promise<unknown> {
-  requireFunction("retry", "fn", fn);
-  let backoff = options === undefined ? undefined : new Backoff(options);
-  const signal = backoff?.signal;
-  for (let attempt = 1; ; attempt++) {
-    signal?.throwIfAborted();
-    try {
-      return await fn(signal ? { attempt, signal } : new SignallessContext(attempt));
-    } catch (error) {
-      await (backoff ??= new Backoff({})).wait(attempt, error);
-    }
+  let settings = DEFAULTS;
+  try {
+    requireFunction("retry", "fn", fn);
+    if (options !== undefined) settings = withDefaults(options);
+    settings.signal?.throwIfAborted();
+  } catch (error) {
+    return Promise.reject(error);
   }
+  const first = begin(fn, contextOf(1, settings.signal));
+  return first.then(undefined, (error) => retryAfter(error, fn, settings));
 }
 
-/** What happens between two attempts. Without options none is needed until one has failed. */
-class Backoff {
-  readonly signal: AbortSignal | undefined;
-  readonly #attempts: number;
-  readonly #factor: number;
-  readonly #maxDelay: number;
-  readonly #jitter: RetryOptions["jitter"];
-  readonly #retryIf: RetryOptions["retryIf"];
-  readonly #delay: RetryOptions["delay"];
-  readonly #onRetry: RetryOptions["onRetry"];
-  readonly #errors: unknown[] = [];
-  #next: number;
-
-  constructor(options: RetryOptions) {
-    requireOptions("retry", options);
-    const { attempts = 3, baseDelay = 100, factor = 2, maxDelay = 30_000 } = options;
-    const { jitter = "full", retryIf, delay, onRetry, signal } = options;
-    requireCount("retry", "attempts", attempts);
-    requireFinite("retry", "baseDelay", baseDelay);
-    requireFinite("retry", "factor", factor, 1);
-    requireDuration("retry", "maxDelay", maxDelay);
-    if (jitter !== "full" && jitter !== "none") {
-      throw invalid("retry", "jitter", '"full" or "none"', jitter);
-    }
-    if (retryIf !== undefined) requireFunction("retry", "retryIf", retryIf);
-    if (delay !== undefined) requireFunction("retry", "delay", delay);
-    if (onRetry !== undefined) requireFunction("retry", "onRetry", onRetry);
-    requireSignal("retry", signal);
-    this.signal = signal ?? undefined;
-    this.#attempts = attempts;
-    this.#factor = factor;
-    // Never Infinity, which times 0 would be NaN.
-    this.#maxDelay = Math.min(maxDelay, Number.MAX_VALUE);
-    this.#jitter = jitter;
-    this.#retryIf = retryIf;
-    this.#delay = delay;
-    this.#onRetry = onRetry;
-    this.#next = baseDelay;
-  }
-
-  /** Waits for the next attempt, or throws if there is to be none. */
-  async wait(attempt: number, error: unknown): Promise<void> {
-    const { signal } = this;
-    const [retryIf, delay, onRetry] = [this.#retryIf, this.#delay, this.#onRetry];
+/** All that comes after the first failure. Without one, an async function would be a waste. */
+async function retryAfter(
+  error: unknown,
+  fn: (context: RetryContext) => unknown,
+  settings: typeof DEFAULTS,
+): Promise<unknown> {
+  const { attempts, baseDelay, factor, maxDelay, jitter, retryIf, delay, onRetry, signal } =
+    settings;
+  const errors: unknown[] = [];
+  for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted();
     const again = retryIf ? await retryIf(error) : !isAbortError(error);
     signal?.throwIfAborted();
     if (!again) throw error;
-    if (this.#attempts !== Infinity) this.#errors.push(error);
-    if (attempt === this.#attempts) throw new RetryError(this.#errors);
-    const backoff = Math.min(this.#next, this.#maxDelay);
-    this.#next = backoff * this.#factor;
-    const asked = delay && (await delay(attempt, error));
-    const ms = asked ?? (this.#jitter === "none" ? 1 : Math.random()) * backoff;
+    if (attempts !== Infinity) errors.push(error);
+    if (attempt === attempts) throw new RetryError(errors);
+    // Never Infinity, which times 0 would be NaN.
+    const growth = Math.min(factor ** (attempt - 1), Number.MAX_VALUE);
+    const backoff = Math.min(baseDelay * growth, maxDelay, Number.MAX_VALUE);
+    const jittered = (jitter === "full" ? Math.random() : 1) * backoff;
+    const ms = (delay && (await delay(attempt, error))) ?? jittered;
     if (!(typeof ms === "number" && ms >= 0)) {
-      throw Object.assign(invalid("retry", "delay", "a number of 0 or more", ms), { cause: error });
+      const wrong = invalid("retry", "delay", "a number of 0 or more", ms);
+      throw Object.assign(wrong, { cause: error });
     }
     signal?.throwIfAborted();
     if (onRetry) await onRetry({ attempt, error, delay: ms });
     await sleep(ms, signal);
+    signal?.throwIfAborted();
+    try {
+      return await fn(contextOf(attempt + 1, signal));
+    } catch (next) {
+      error = next;
+    }
   }
+}
+
+function withDefaults(options: RetryOptions) {
+  requireOptions("retry", options);
+  const { attempts = 3, baseDelay = 100, factor = 2, maxDelay = 30_000, jitter = "full" } = options;
+  const { retryIf, delay, onRetry, signal } = options;
+  requireCount("retry", "attempts", attempts);
+  requireFinite("retry", "baseDelay", baseDelay);
+  requireFinite("retry", "factor", factor, 1);
+  requireDuration("retry", "maxDelay", maxDelay);
+  if (jitter !== "full" && jitter !== "none") {
+    throw invalid("retry", "jitter", '"full" or "none"', jitter);
+  }
+  for (const [name, value] of Object.entries({ retryIf, delay, onRetry })) {
+    if (value !== undefined) requireFunction("retry", name, value);
+  }
+  requireSignal("retry", signal);
+  return { attempts, baseDelay, factor, maxDelay, jitter, retryIf, delay, onRetry, signal };
+}
+
+const DEFAULTS = withDefaults({});
+
+function contextOf(attempt: number, signal: AbortSignal | undefined): RetryContext {
+  return signal ? { attempt, signal } : new SignallessContext(attempt);
 }
 
 /** Makes its signal when it is first read, because few read it and a controller is expensive. */
@@ -242,23 +234,14 @@ class SignallessContext implements RetryContext {
   }
 }
 
-/** When a {@link CircuitBreaker} opens, and when it closes again. */
-export interface CircuitBreakerOptions {
-  /** The number of failures in a row that opens it: a positive integer. */
-  failureThreshold: number;
-  /** Milliseconds for which it stays open before it lets probes through. */
-  resetAfter: number;
-  /** The number of probes, all of which must succeed: a positive integer. Default: 1. */
-  halfOpenCalls?: number | undefined;
-  /**
-   * Whether the error says that the service is down. An error that doesn't (a 404, say) counts as a
-   * success, because the service has answered. Default: every error does.
-   */
-  isFailure?: ((error: unknown) => boolean) | undefined;
+/** Calls `fn`, also returning as a promise what it throws. `Promise.try` is slower. */
+function begin<A>(fn: (argument: A) => unknown, argument: A): Promise<unknown> {
+  try {
+    return Promise.resolve(fn(argument));
+  } catch (error) {
+    return Promise.reject(error);
+  }
 }
-
-/** Whether all calls go through, none, or only probes. */
-export type CircuitState = "closed" | "open" | "half-open";
 
 /** The circuit breaker has refused the call. */
 export class CircuitOpenError extends Error {
@@ -294,50 +277,36 @@ export class CircuitOpenError extends Error {
  * import { CircuitBreaker, CircuitOpenError } from "./errors.ts";
  *
  * const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 10_000 });
- * let calls = 0;
- * const ask = () => {
- *   calls++;
- *   throw new Error("down");
- * };
+ * const ask = () => breaker.call(() => Promise.reject("down")).catch((error: unknown) => error);
  *
- * for (let i = 0; i < 5; i++) await breaker.call(ask).catch(() => "a cached answer");
- * console.assert(calls === 2 && breaker.state === "open");
- *
- * const refused: unknown = await breaker.call(ask).catch((error) => error);
- * console.assert(refused instanceof CircuitOpenError && refused.retryAfter! <= 10_000);
+ * const [, second, third] = [await ask(), await ask(), await ask()];
+ * console.assert(second === "down" && breaker.state === "open");
+ * console.assert(third instanceof CircuitOpenError && third.retryAfter! <= 10_000);
  * ```
  */
 export class CircuitBreaker {
   readonly #failureThreshold: number;
   readonly #resetAfter: number;
   readonly #halfOpenCalls: number;
-  readonly #isFailure: (error: unknown) => boolean;
-  #era = new Era();
+  readonly #isFailure: ((error: unknown) => boolean) | undefined;
+  #era = newEra();
 
-  /**
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} a number is out of range
-   */
+  /** @throws {TypeError | RangeError} an option is of the wrong kind or out of range */
   constructor(options: CircuitBreakerOptions) {
     const action = "create CircuitBreaker";
     requireOptions(action, options);
-    const {
-      failureThreshold,
-      resetAfter,
-      halfOpenCalls = 1,
-      isFailure = () => true,
-    } = options ?? {};
+    const { failureThreshold, resetAfter, halfOpenCalls = 1, isFailure } = options ?? {};
     requirePositiveInteger(action, "failureThreshold", failureThreshold);
     requireFinite(action, "resetAfter", resetAfter);
     requirePositiveInteger(action, "halfOpenCalls", halfOpenCalls);
-    requireFunction(action, "isFailure", isFailure);
+    if (isFailure !== undefined) requireFunction(action, "isFailure", isFailure);
     this.#failureThreshold = failureThreshold;
     this.#resetAfter = resetAfter;
     this.#halfOpenCalls = halfOpenCalls;
     this.#isFailure = isFailure;
   }
 
-  /** Whether the next calls go through, none of them, or only probes. */
+  /** What the next call will meet. */
   get state(): CircuitState {
     if (this.#era.openedAt === undefined) return "closed";
     return this.#timeLeft() > 0 ? "open" : "half-open";
@@ -353,33 +322,36 @@ export class CircuitBreaker {
    */
   call<T>(task: Task<T>, options?: WaitOptions): Promise<T>;
   call<R>(task: (signal: AbortSignal) => R, options?: WaitOptions): Promise<Awaited<R>>;
-  async call(task: Task<unknown>, options?: WaitOptions): Promise<unknown> {
-    const action = "call through CircuitBreaker";
-    requireFunction(action, "task", task);
-    requireOptions(action, options);
-    const signal = options?.signal;
-    requireSignal(action, signal);
-    signal?.throwIfAborted();
+  call(task: Task<unknown>, options?: WaitOptions): Promise<unknown> {
     const era = this.#era;
-    if (era.openedAt !== undefined) this.#admit(era);
-    era.running++;
     try {
-      const value = await task(signal ?? neverAborted(task));
-      this.#succeeded(era);
-      return value;
+      const action = "call through CircuitBreaker";
+      requireFunction(action, "task", task);
+      requireOptions(action, options);
+      requireSignal(action, options?.signal);
+      options?.signal?.throwIfAborted();
+      if (era.openedAt !== undefined) this.#requireRoom(era);
     } catch (error) {
-      const aborted = signal?.aborted && error === signal.reason && !isTimeoutError(error);
-      if (!aborted && !isAbortError(error)) {
-        if (this.#isFailure(error)) this.#failed(era);
-        else this.#succeeded(era);
-      }
-      throw error;
-    } finally {
-      era.running--;
+      return Promise.reject(error);
     }
+    const signal = options?.signal;
+    era.running++;
+    return begin(task, signal ?? neverAborted(task)).then(
+      (value) => {
+        era.running--;
+        this.#count(era, false);
+        return value;
+      },
+      (error) => {
+        era.running--;
+        const aborted = signal?.aborted && error === signal.reason && !isTimeoutError(error);
+        if (!aborted && !isAbortError(error)) this.#count(era, this.#isFailure?.(error) ?? true);
+        throw error;
+      },
+    );
   }
 
-  #admit({ running, successes }: Era): void {
+  #requireRoom({ running, successes }: Era): void {
     const ms = this.#timeLeft();
     if (ms > 0) throw new CircuitOpenError(Math.ceil(ms));
     if (running + successes >= this.#halfOpenCalls) throw new CircuitOpenError(undefined);
@@ -390,44 +362,42 @@ export class CircuitBreaker {
     const now = performance.now();
     // A clock that has gone back is another clock, for example after virtual time: start anew.
     if (now < this.#era.openedAt!) this.#era.openedAt = now;
-    return this.#resetAfter - (now - this.#era.openedAt!) - ROUNDING;
+    const rounding = 0.001;
+    return this.#resetAfter - (now - this.#era.openedAt!) - rounding;
   }
 
-  #succeeded(era: Era): void {
-    era.failures = 0;
-    if (era.openedAt === undefined) return;
-    if (++era.successes === this.#halfOpenCalls) this.#era = new Era();
-  }
-
-  #failed(era: Era): void {
+  /** Counts the outcome of a call that began in this era. */
+  #count(era: Era, isFailure: boolean): void {
     if (era !== this.#era) return;
-    if (era.openedAt === undefined && ++era.failures < this.#failureThreshold) return;
-    this.#era = new Era(performance.now());
+    const { openedAt } = era;
+    if (isFailure) {
+      if (openedAt === undefined && ++era.failures < this.#failureThreshold) return;
+      this.#era = newEra(performance.now());
+    } else {
+      era.failures = 0;
+      if (openedAt !== undefined && ++era.successes === this.#halfOpenCalls) this.#era = newEra();
+    }
   }
 }
 
-/** Milliseconds that sums of times may be wrong by. */
-const ROUNDING = 0.001;
+type Era = ReturnType<typeof newEra>;
 
-/** The time between two changes of the circuit: a call reports to the era in which it began. */
-class Era {
-  running = 0;
-  failures = 0;
-  successes = 0;
-  /** Undefined while the circuit is closed. */
-  openedAt: number | undefined;
-
-  constructor(openedAt?: number) {
-    this.openedAt = openedAt;
-  }
+/** The time between two changes of the circuit, which is closed if `openedAt` is undefined. */
+function newEra(openedAt?: number) {
+  return { openedAt, running: 0, failures: 0, successes: 0 };
 }
+
+/** A signal that is never aborted: a shared one if the task declares no parameter. */
+function neverAborted(task: Task<unknown>): AbortSignal {
+  if (task.length > 0) return new AbortController().signal;
+  return (sharedSignal ??= new AbortController().signal);
+}
+
+let sharedSignal: AbortSignal | undefined;
 
 /**
  * Calls `fn` and returns its outcome instead of throwing: at once, or as a promise if `fn` returns
- * a promise (anything with a `then` method).
- *
- * Await the outcome of a function that is not `async` but returns a promise: if it throws before it
- * returns, the outcome comes at once.
+ * one (anything with a `then` method). Await it if `fn` may throw before it returns its promise.
  *
  * Source of the idea: Rust's `Result`.
  *
@@ -446,6 +416,8 @@ class Era {
  */
 export function attempt<R>(fn: () => R): Attempted<R> {
   requireFunction("attempt", "fn", fn);
+  const succeeded = (value: unknown) => ({ ok: true, value });
+  const failed = (error: unknown) => ({ ok: false, error });
   let outcome: unknown;
   try {
     const result: unknown = fn();
@@ -457,21 +429,11 @@ export function attempt<R>(fn: () => R): Attempted<R> {
   return outcome as Attempted<R>;
 }
 
-function succeeded<T>(value: T): Attempt<T> {
-  return { ok: true, value };
-}
-
-function failed(error: unknown): Attempt<never> {
-  return { ok: false, error };
-}
-
 /**
  * The single errors inside nested AggregateErrors and SuppressedErrors, in order (`error` before
- * `suppressed`); `[error]` if it is neither. An empty group counts as a single error, and the
- * errors of a group that occurs twice are listed once.
- *
- * Groups are recognized by name, so those of other realms are looked into as well; a group that
- * can't be looked into, because a getter throws or a proxy is revoked, counts as a single error.
+ * `suppressed`); `[error]` if it is neither. The errors of a group that occurs twice are listed
+ * once. Groups are recognized by name, also those of other realms. One that is empty, or can't be
+ * looked into because a getter throws or a proxy is revoked, counts as a single error.
  *
  * Source of the idea: Go's `errors.Join`, backwards.
  *
@@ -506,9 +468,8 @@ export function flattenErrors(error: unknown): unknown[] {
  * without errors is undefined.
  *
  * A group is matched before its errors: if it matches, it matches as a whole. A group that loses
- * nothing is kept, not copied. An empty group, or one that can't be looked into, counts as a single
- * error; a group inside itself is left out. Groups are recognized by name, those of other realms
- * included.
+ * nothing is kept, not copied; one inside itself is left out. What counts as a group is said at
+ * {@link flattenErrors}.
  *
  * Source of the idea: Python's `ExceptionGroup.split`, on which `except*` rests.
  *
@@ -534,75 +495,72 @@ export function splitErrors(
   match: ((error: unknown) => boolean) | (abstract new (...args: never[]) => Error),
 ): [matched: unknown, rest: unknown] {
   requireFunction("split errors", "match", match);
-  const matches = isErrorClass(match) ? (error: unknown) => isInstance(error, match) : match;
-  const splits = new Map<unknown, Split>();
-  // A loop, because deeply nested groups would overflow the stack.
-  let split = new Split(undefined, [error], undefined);
-  while (true) {
-    if (split.next < split.inner.length) {
-      const error = split.inner[split.next++];
-      const inner = matches(error) ? undefined : innerErrors(error);
-      if (!inner) split.add([error], []);
-      else if (inner.length === 0) split.add([], [error]);
-      else if (splits.has(error)) split.add(...splits.get(error)!.halves);
-      else splits.set(error, (split = new Split(error, inner, split)));
-    } else if (split.parent) {
-      const { group, inner, matched, rest, parent } = split;
-      split.halves = [regroup(group, inner, matched), regroup(group, inner, rest)];
-      parent.add(...split.halves);
-      split = parent;
-    } else return [split.matched[0], split.rest[0]];
+  const matches = hasName(match.prototype, "Error")
+    ? instanceOf(match)
+    : (match as (error: unknown) => boolean);
+  // What is left of each error in each half. Maps, because undefined may have been thrown.
+  const [matched, rest] = [new Map<unknown, unknown>(), new Map<unknown, unknown>()];
+  const seen = new Set<unknown>();
+  // A group comes up twice: to be opened, and with its errors when these have been split.
+  const todo: [error: unknown, inner?: unknown[]][] = [[error]];
+  for (let next = todo.pop(); next; next = todo.pop()) {
+    const [error, inner] = next;
+    if (inner) {
+      for (const half of [matched, rest]) {
+        const left = inner.filter((error) => half.has(error)).map((error) => half.get(error));
+        if (left.length > 0) half.set(error, regroup(error, inner, left));
+      }
+    } else if (!seen.has(error)) {
+      seen.add(error);
+      const isMatch = matches(error);
+      const inner = isMatch ? [] : innerErrors(error);
+      if (inner.length === 0) (isMatch ? matched : rest).set(error, error);
+      else {
+        todo.push([error, inner]);
+        for (const error of inner.toReversed()) todo.push([error]);
+      }
+    }
   }
+  return [matched.get(error), rest.get(error)];
 }
 
-/** A group that is being split or has been. */
-class Split {
-  readonly group: unknown;
-  readonly inner: unknown[];
-  readonly parent: Split | undefined;
-  /** The index of the inner error whose turn it is. */
-  next = 0;
-  readonly matched: unknown[] = [];
-  readonly rest: unknown[] = [];
-  /**
-   * What is left of the group on either side: a list of one or none, because `undefined` may have
-   * been thrown. Both are empty until the group has been split, so a group inside itself is left
-   * out.
-   */
-  halves: [matched: unknown[], rest: unknown[]] = [[], []];
-
-  constructor(group: unknown, inner: unknown[], parent: Split | undefined) {
-    this.group = group;
-    this.inner = inner;
-    this.parent = parent;
-  }
-
-  add(matched: unknown[], rest: unknown[]): void {
-    this.matched.push(...matched);
-    this.rest.push(...rest);
-  }
+/** Whether an error is an instance of a class, or of the same built-in class of another realm. */
+function instanceOf(Class: Function): (error: unknown) => boolean {
+  const isBuiltIn = Reflect.get(globalThis, Class.name) === Class;
+  return (error) => {
+    try {
+      if (error instanceof Class) return true;
+      return isBuiltIn && hasName(Object.getPrototypeOf(error), Class.name);
+    } catch {
+      return false;
+    }
+  };
 }
 
-function regroup(group: unknown, inner: unknown[], part: unknown[]): unknown[] {
-  if (part.length === 0) return [];
-  if (part.length === inner.length && part.every((e, i) => Object.is(e, inner[i]))) return [group];
+/** The group with only those of its errors that are left. */
+function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
+  if (left.length === inner.length && left.every((e, i) => Object.is(e, inner[i]))) return group;
   const isPair = hasName(group, "SuppressedError");
-  if (isPair && part.length === 1) return part;
-  const copy = isPair ? new SuppressedError(part[0], part[1]) : new AggregateError(part);
-  for (const key of ["message", "cause", "stack"]) {
+  if (isPair && left.length === 1) return left[0];
+  const copy = isPair ? new SuppressedError(left[0], left[1]) : new AggregateError(left);
+  for (const key of ["message", "cause"]) {
     const value = read(group, key);
     if (value === undefined) continue;
     Object.defineProperty(copy, key, { value, writable: true, configurable: true });
   }
-  return [copy];
+  // Read when it is asked for, because an engine makes the text of a stack only then.
+  let stack: unknown;
+  const get = () => (stack ??= read(group, "stack"));
+  const set = (value: unknown) => (stack = value);
+  return Object.defineProperty(copy, "stack", { get, set, configurable: true });
 }
 
 /** The errors directly inside a group; none if it is a single error or can't be looked into. */
 function innerErrors(error: unknown): unknown[] {
-  const group = error as AggregateError & SuppressedError;
   try {
-    if (hasName(group, "SuppressedError")) {
-      return "suppressed" in group ? [group.error, group.suppressed] : [];
+    const group = error as AggregateError & SuppressedError;
+    if (hasName(group, "SuppressedError") && "suppressed" in group) {
+      return [group.error, group.suppressed];
     }
     const errors: unknown = hasName(group, "AggregateError") && group.errors;
     return Array.isArray(errors) ? [...errors] : [];
@@ -611,15 +569,12 @@ function innerErrors(error: unknown): unknown[] {
   }
 }
 
-/**
- * Whether the value or one of its prototypes has this name of its own. So a class is known by the
- * name of its prototype, in whatever realm it was made.
- */
+/** Whether the value or one of its prototypes has this name, as those of its classes have. */
 function hasName(value: unknown, name: string): boolean {
   try {
     // A proxy can be its own prototype.
     for (let links = 0; Object(value) === value && links < 100; links++) {
-      if (ownName(value) === name) return true;
+      if (Object.getOwnPropertyDescriptor(value, "name")?.value === name) return true;
       value = Object.getPrototypeOf(value);
     }
   } catch {
@@ -628,27 +583,9 @@ function hasName(value: unknown, name: string): boolean {
   return false;
 }
 
-function ownName(value: unknown): unknown {
-  return Object.getOwnPropertyDescriptor(value, "name")?.value;
-}
-
-function isErrorClass(fn: Function): fn is abstract new (...args: never[]) => Error {
-  return hasName(fn.prototype, "Error");
-}
-
-function isInstance(error: unknown, Class: abstract new (...args: never[]) => Error): boolean {
-  try {
-    if (error instanceof Class) return true;
-    const isBuiltIn = Reflect.get(globalThis, Class.name) === Class;
-    return isBuiltIn && hasName(Object.getPrototypeOf(error), Class.name);
-  } catch {
-    return false;
-  }
-}
-
 /**
  * Whether the error says that the work is no longer wanted. It goes by the name, so it recognizes
- * the errors of other realms and libraries, which `instanceof DOMException` does not.
+ * the errors of other realms and libraries, which `instanceof DOMException` doesn't.
  *
  * @example
  * ```ts
@@ -662,8 +599,8 @@ export function isAbortError(error: unknown): error is Error & { name: "AbortErr
 }
 
 /**
- * Whether the error says that time has run out, as that of `AbortSignal.timeout` does. It goes by
- * the name, so it recognizes the errors of other realms and libraries.
+ * Whether the error says that time has run out, as that of `AbortSignal.timeout` does; by name, as
+ * {@link isAbortError}.
  *
  * @example
  * ```ts
@@ -684,17 +621,6 @@ function read(error: unknown, key: string): unknown {
     return undefined;
   }
 }
-
-/**
- * A signal that is never aborted. A task that declares no parameter is given one that is shared,
- * because a controller is expensive.
- */
-function neverAborted(task: Task<unknown>): AbortSignal {
-  if (task.length > 0) return new AbortController().signal;
-  return (sharedSignal ??= new AbortController().signal);
-}
-
-let sharedSignal: AbortSignal | undefined;
 
 function requireFinite(action: string, name: string, value: number, min = 0): void {
   if (Number.isFinite(value) && value >= min) return;
