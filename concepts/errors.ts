@@ -207,9 +207,9 @@ function withDefaults(options: RetryOptions) {
   if (jitter !== "full" && jitter !== "none") {
     throw invalid("retry", "jitter", '"full" or "none"', jitter);
   }
-  for (const [name, value] of Object.entries({ retryIf, delay, onRetry })) {
-    if (value !== undefined) requireFunction("retry", name, value);
-  }
+  if (retryIf !== undefined) requireFunction("retry", "retryIf", retryIf);
+  if (delay !== undefined) requireFunction("retry", "delay", delay);
+  if (onRetry !== undefined) requireFunction("retry", "onRetry", onRetry);
   requireSignal("retry", signal);
   return { attempts, baseDelay, factor, maxDelay, jitter, retryIf, delay, onRetry, signal };
 }
