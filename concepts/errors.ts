@@ -495,7 +495,7 @@ export function splitErrors(
   match: ((error: unknown) => boolean) | (abstract new (...args: never[]) => Error),
 ): [matched: unknown, rest: unknown] {
   requireFunction("split errors", "match", match);
-  const matches = hasName(match.prototype, "Error")
+  const matches = nameIn(["Error"], match.prototype)
     ? instanceOf(match)
     : (match as (error: unknown) => boolean);
   // What is left of each error in each half. Maps, because undefined may have been thrown.
@@ -530,7 +530,7 @@ function instanceOf(Class: Function): (error: unknown) => boolean {
   return (error) => {
     try {
       if (error instanceof Class) return true;
-      return isBuiltIn && hasName(Object.getPrototypeOf(error), Class.name);
+      return isBuiltIn && nameIn([Class.name], Object.getPrototypeOf(error)) !== undefined;
     } catch {
       return false;
     }
@@ -540,7 +540,7 @@ function instanceOf(Class: Function): (error: unknown) => boolean {
 /** The group with only those of its errors that are left. */
 function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
   if (left.length === inner.length && left.every((e, i) => Object.is(e, inner[i]))) return group;
-  const isPair = hasName(group, "SuppressedError");
+  const isPair = nameIn(GROUPS, group) === "SuppressedError";
   if (isPair && left.length === 1) return left[0];
   const copy = isPair ? new SuppressedError(left[0], left[1]) : new AggregateError(left);
   for (const key of ["message", "cause"]) {
@@ -557,30 +557,32 @@ function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
 
 /** The errors directly inside a group; none if it is a single error or can't be looked into. */
 function innerErrors(error: unknown): unknown[] {
+  const kind = nameIn(GROUPS, error);
+  if (kind === undefined) return [];
   try {
     const group = error as AggregateError & SuppressedError;
-    if (hasName(group, "SuppressedError") && "suppressed" in group) {
-      return [group.error, group.suppressed];
-    }
-    const errors: unknown = hasName(group, "AggregateError") && group.errors;
-    return Array.isArray(errors) ? [...errors] : [];
+    if (kind === "AggregateError") return Array.isArray(group.errors) ? [...group.errors] : [];
+    return "suppressed" in group ? [group.error, group.suppressed] : [];
   } catch {
     return [];
   }
 }
 
-/** Whether the value or one of its prototypes has this name, as those of its classes have. */
-function hasName(value: unknown, name: string): boolean {
+const GROUPS = ["AggregateError", "SuppressedError"];
+
+/** The first of the names that the value or one of its prototypes has, as those of classes do. */
+function nameIn(names: readonly string[], value: unknown): string | undefined {
   try {
     // A proxy can be its own prototype.
     for (let links = 0; Object(value) === value && links < 100; links++) {
-      if (Object.getOwnPropertyDescriptor(value, "name")?.value === name) return true;
+      const name: unknown = Object.getOwnPropertyDescriptor(value, "name")?.value;
+      if (names.includes(name as string)) return name as string;
       value = Object.getPrototypeOf(value);
     }
   } catch {
     // A revoked proxy, for example, has no name.
   }
-  return false;
+  return undefined;
 }
 
 /**
