@@ -12,8 +12,8 @@
  * Without it all clients retry in step after an outage and bring the recovering service down again;
  * a retry loop goes on after its caller has left; and of ten errors nine are lost.
  *
- * Known elsewhere as: Python's `ExceptionGroup` and `except*`; Go's `errors.Join`; tenacity,
- * resilience4j and Polly; p-retry and opossum on npm.
+ * Known elsewhere as: Python's `ExceptionGroup`, its `split` and `except*`; Go's `errors.Join`;
+ * Rust's `Result`; tenacity, resilience4j and Polly; p-retry and opossum on npm.
  *
  * @module
  */
@@ -159,7 +159,7 @@ export function retry(
   return first.then(undefined, (error) => retryAfter(error, fn, settings));
 }
 
-/** All that comes after the first failure. Without one, an async function would be a waste. */
+/** All that comes after the first failure; apart, because an async function costs more. */
 async function retryAfter(
   error: unknown,
   fn: (context: RetryContext) => unknown,
@@ -234,7 +234,7 @@ class SignallessContext implements RetryContext {
   }
 }
 
-/** Calls `fn`, also returning as a promise what it throws. `Promise.try` is slower. */
+/** Calls `fn`, and rejects with what it throws. `Promise.try` would take longer. */
 function begin<A>(fn: (argument: A) => unknown, argument: A): Promise<unknown> {
   try {
     return Promise.resolve(fn(argument));
@@ -345,7 +345,8 @@ export class CircuitBreaker {
       (error) => {
         era.running--;
         const aborted = signal?.aborted && error === signal.reason && !isTimeoutError(error);
-        if (!aborted && !isAbortError(error)) this.#count(era, this.#isFailure?.(error) ?? true);
+        if (!aborted && !isAbortError(error))
+          this.#count(era, !this.#isFailure || this.#isFailure(error));
         throw error;
       },
     );
@@ -382,7 +383,7 @@ export class CircuitBreaker {
 
 type Era = ReturnType<typeof newEra>;
 
-/** The time between two changes of the circuit, which is closed if `openedAt` is undefined. */
+/** What is counted between two changes of the circuit. It is closed if `openedAt` is undefined. */
 function newEra(openedAt?: number) {
   return { openedAt, running: 0, failures: 0, successes: 0 };
 }
@@ -398,8 +399,6 @@ let sharedSignal: AbortSignal | undefined;
 /**
  * Calls `fn` and returns its outcome instead of throwing: at once, or as a promise if `fn` returns
  * one (anything with a `then` method). Await it if `fn` may throw before it returns its promise.
- *
- * Source of the idea: Rust's `Result`.
  *
  * @throws {TypeError} `fn` is not a function
  *
@@ -435,8 +434,6 @@ export function attempt<R>(fn: () => R): Attempted<R> {
  * once. Groups are recognized by name, also those of other realms. One that is empty, or can't be
  * looked into because a getter throws or a proxy is revoked, counts as a single error.
  *
- * Source of the idea: Go's `errors.Join`, backwards.
- *
  * @example
  * ```ts
  * import { flattenErrors } from "./errors.ts";
@@ -471,8 +468,6 @@ export function flattenErrors(error: unknown): unknown[] {
  * nothing is kept, not copied; one inside itself is left out. What counts as a group is said at
  * {@link flattenErrors}.
  *
- * Source of the idea: Python's `ExceptionGroup.split`, on which `except*` rests.
- *
  * @param match a predicate, or an error class, which matches its instances (a built-in class those
  *   of other realms, too)
  * @throws {TypeError} `match` is not a function
@@ -501,7 +496,7 @@ export function splitErrors(
   // What is left of each error in each half. Maps, because undefined may have been thrown.
   const [matched, rest] = [new Map<unknown, unknown>(), new Map<unknown, unknown>()];
   const seen = new Set<unknown>();
-  // A group comes up twice: to be opened, and with its errors when these have been split.
+  // A group comes up twice: by itself, and after its errors, together with them.
   const todo: [error: unknown, inner?: unknown[]][] = [[error]];
   for (let next = todo.pop(); next; next = todo.pop()) {
     const [error, inner] = next;

@@ -945,6 +945,18 @@ describe("CircuitBreaker", () => {
     });
   });
 
+  test("an isFailure that returns nothing excuses the error", async () => {
+    const breaker = new CircuitBreaker({
+      failureThreshold: 1,
+      resetAfter: 100,
+      isFailure: (() => {}) as never,
+    });
+
+    await rejection(breaker.call(down));
+
+    expect(breaker.state).toBe("closed");
+  });
+
   test("a probe whose isFailure throws gives back its place", async () => {
     await virtualTime(async () => {
       const breaker = await opened({
