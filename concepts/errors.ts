@@ -553,14 +553,14 @@ function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
 /** The errors directly inside a group; none if it is a single error or can't be looked into. */
 function innerErrors(error: unknown): unknown[] {
   const kind = nameIn(GROUPS, error);
-  if (kind === undefined) return [];
   try {
     const group = error as AggregateError & SuppressedError;
-    if (kind === "AggregateError") return Array.isArray(group.errors) ? [...group.errors] : [];
-    return "suppressed" in group ? [group.error, group.suppressed] : [];
+    if (kind === "AggregateError" && Array.isArray(group.errors)) return [...group.errors];
+    if (kind === "SuppressedError" && "suppressed" in group) return [group.error, group.suppressed];
   } catch {
-    return [];
+    // What can't be looked into is a single error.
   }
+  return [];
 }
 
 const GROUPS = ["AggregateError", "SuppressedError"];

@@ -1460,10 +1460,19 @@ describe("flattenErrors and splitErrors", () => {
       expect(splitErrors(range, Own)).toEqual([undefined, range]);
     });
 
-    test("an Error that merely has a list called errors is not a group", () => {
-      const invalid = Object.assign(new Error("invalid"), { errors: ["name", "age"] });
+    test("an Error that merely has the name of a built-in class is not an instance", () => {
+      const named = Object.assign(new Error("1"), { name: "RangeError" });
 
-      expect(flattenErrors(invalid)).toEqual([invalid]);
+      expect(splitErrors(named, RangeError)).toEqual([undefined, named]);
+    });
+
+    test.each<[string, object]>([
+      ["an Error with a list called errors", Object.assign(new Error(), { errors: [1, 2] })],
+      ["an Error with a pair", Object.assign(new Error(), { error: 1, suppressed: 2 })],
+      ["a group with text as its list", Object.assign(new AggregateError([]), { errors: "ab" })],
+      ["an object that merely has the name of a pair", { name: "SuppressedError" }],
+    ])("%s counts as single", (_, error) => {
+      expect(flattenErrors(error)).toEqual([error]);
     });
   });
 
