@@ -867,7 +867,7 @@ class Comparison {
   equal(received: unknown, expected: unknown): boolean {
     if (Object.is(received, expected)) return true;
     const matcher = expected as { asymmetricMatch: (received: unknown) => unknown };
-    if (typeof attempt(() => matcher.asymmetricMatch) === "function") {
+    if (typeof tryTo(() => matcher.asymmetricMatch) === "function") {
       return Boolean(matcher.asymmetricMatch(received));
     }
     const [a, b] = [contentOf(received), contentOf(expected)];
@@ -922,7 +922,7 @@ interface Content {
 
 /** Undefined for what has no content that others could read: primitives, functions, instances. */
 function contentOf(value: unknown): Content | undefined {
-  return attempt(() => {
+  return tryTo(() => {
     const kind = kindOf(value);
     const content = readContent(kind, value);
     return content === undefined ? undefined : { kind, content };
@@ -982,11 +982,11 @@ function ownEntries(value: Record<PropertyKey, unknown>): Map<unknown, unknown> 
 }
 
 function isError(value: unknown): boolean {
-  return describe(value) === "Error" || attempt(() => value instanceof Error) === true;
+  return describe(value) === "Error" || tryTo(() => value instanceof Error) === true;
 }
 
 /** Undefined if it throws: what a test hands to a mock may do so whenever it is looked at. */
-function attempt<T>(read: () => T): T | undefined {
+function tryTo<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch {
@@ -999,7 +999,7 @@ function showArgs(args: readonly unknown[]): string {
 }
 
 function show(value: unknown, parents: readonly unknown[] = []): string {
-  return attempt(() => showUnguarded(value, parents)) ?? `[${describe(value)}]`;
+  return tryTo(() => showUnguarded(value, parents)) ?? `[${describe(value)}]`;
 }
 
 function showUnguarded(value: unknown, parents: readonly unknown[]): string {
@@ -1032,11 +1032,6 @@ function shorten(text: string): string {
   return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
 }
 
-function requireOptions(action: string, options: unknown): void {
-  if (options == null || typeof options === "object") return;
-  throw invalid(action, "options", "an object", options, TypeError);
-}
-
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
 // These stand in several concepts, the same to the letter, because a concept imports nothing.
 
@@ -1049,14 +1044,20 @@ export interface WaitOptions {
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
-  const due = performance.now() + ms;
-  const set = (left: number) => setTimeout(check, Math.min(left, 2 ** 31 - 1));
-  const check = () => {
-    const left = due - performance.now();
-    if (left > 0) timer = set(left);
-    else callback();
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
   };
-  let timer = set(ms);
+  wait(ms);
   return () => clearTimeout(timer);
 }
 
@@ -1087,8 +1088,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
@@ -1106,18 +1106,34 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 }
 
-/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
-  // Nobody is left who could be told of an error.
-  Promise.try(() => {
-    if (Array.isArray(value)) return value.forEach(releaseHold);
-    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
-  }).catch(doNothing);
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    if (Object(item) !== item) continue;
+    try {
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

@@ -1190,13 +1190,19 @@ describe("asyncMock", () => {
     test.each<[string, unknown, message: string]>([
       ["a signal that is none", { signal: {} }, "signal must be an AbortSignal, received Object"],
       ["options that are none", 1000, "options must be an object, received 1000"],
+      ["null for options", null, "options must be an object, received null"],
+      [
+        "a signal for options",
+        new AbortController().signal,
+        "options must be an object, received AbortSignal",
+      ],
     ])("refuses %s", async (_what, options, message) => {
       const error = await reasonOf(controlled().nthCall(1, options as never));
 
       expect(error).toEqual(new TypeError(`Cannot wait for a call: ${message}`));
     });
 
-    test.each([{ options: null }, { options: {} }, { options: { signal: null } }])(
+    test.each([{ options: undefined }, { options: {} }, { options: { signal: null } }])(
       "takes %j for no signal",
       async ({ options }) => {
         const load = controlled<Load>();
@@ -1298,7 +1304,7 @@ describe("asyncMock", () => {
       [["a", "b", "a"], "assertHasAwaits", [[["a"], ["a"]], { anyOrder: true }]],
       [[], "assertHasAwaits", [[], { anyOrder: true }]],
       [["a", "b"], "assertHasAwaits", [[["a"], ["b"]], { anyOrder: false }]],
-      [["a", "b"], "assertHasAwaits", [[["a"]], null]],
+      [["a", "b"], "assertHasAwaits", [[["a"]], undefined]],
       [[], "assertNotAwaited", []],
       [[], "assertAllAwaited", []],
       [["a", "b"], "assertAllAwaited", []],
