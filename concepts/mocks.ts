@@ -12,35 +12,22 @@
  * Without it a forgotten `await` goes unnoticed, because an ordinary mock records the call and not
  * whether anything waits for it; and a race is tested by sleeping and hoping.
  *
- * Known elsewhere as: `unittest.mock.AsyncMock` in Python, whose names the assertions follow;
- * `jest.fn().mockResolvedValue`; Kotlin's `CompletableDeferred` in a test.
+ * Known elsewhere as:
  *
- * | Jest, Vitest, bun:test                        | here                                  |
- * | --------------------------------------------- | ------------------------------------- |
- * | `fn(impl)`, `mockImplementation(impl)`        | `asyncMock(impl)`, `runs(impl)`       |
- * | `mockResolvedValue(value)`                    | `resolves(value)`                     |
- * | `mockRejectedValue(reason)`                   | `rejects(reason)`                     |
- * | `mockResolvedValueOnce`, `…RejectedValueOnce` | `resolvesOnce`, `rejectsOnce`         |
- * | `mockImplementationOnce(impl)`                | `runsOnce(impl)`                      |
- * | `mock.calls[0]`, `mock.contexts[0]`           | `calls[0].args`, `calls[0].thisValue` |
- * | `mock.settledResults[0]`                      | `calls[0].result`                     |
- * | `toHaveBeenCalledTimes(1)`                    | `assertAwaitedOnce()`                 |
- * | `toHaveBeenCalledWith(…)`                     | `assertAnyAwait(…)`                   |
- * | `toHaveBeenLastCalledWith(…)`                 | `assertAwaitedWith(…)`                |
- * | `mockName(name)`                              | `asyncMock(impl, { name })`           |
- * | `mockClear()`                                 | `reset()`                             |
- * | `mockReset()`                                 | none: make a new mock for each test   |
- * | `spyOn(object, "method")`, `mockRestore()`    | `using spy = spyOn(object, "method")` |
- *
- * | Python's AsyncMock                            | here                                  |
- * | --------------------------------------------- | ------------------------------------- |
- * | `side_effect=function`, `wraps=function`      | `asyncMock(impl)`                     |
- * | `side_effect=[…]`                             | `sequence(…)`                         |
- * | `return_value=value`                          | `resolves(value)`                     |
- * | `await_count`, `await_args_list`              | `awaits.length`, `awaits`             |
- * | `assert_awaited…`, `assert_has_awaits`        | `assertAwaited…`, `assertHasAwaits`   |
- * | `reset_mock()`                                | `reset()`                             |
- * | `with patch.object(object, "method")`         | `using spy = spyOn(object, "method")` |
+ * | here                                  | Jest, Vitest, bun:test           | Python's AsyncMock       |
+ * | ------------------------------------- | -------------------------------- | ------------------------ |
+ * | `asyncMock(impl)`, `runs(impl)`       | `fn(impl)`, `mockImplementation` | `side_effect=function`   |
+ * | `resolves(value)`, `rejects(reason)`  | `mockResolvedValue`, …           | `return_value=value`     |
+ * | `resolvesOnce`, `rejectsOnce`, …      | `mockResolvedValueOnce`, …       |                          |
+ * | `sequence(…)`                         |                                  | `side_effect=[…]`        |
+ * | `calls[0].args`, `.thisValue`         | `mock.calls[0]`, `contexts[0]`   | `call_args_list[0]`      |
+ * | `calls[0].result`                     | `mock.settledResults[0]`         |                          |
+ * | `awaits`                              |                                  | `await_args_list`        |
+ * | `assertAwaitedOnce()`                 | `toHaveBeenCalledTimes(1)`       | `assert_awaited_once()`  |
+ * | `assertAwaitedWith(…)`                | `toHaveBeenLastCalledWith(…)`    | `assert_awaited_with(…)` |
+ * | `assertAnyAwait(…)`                   | `toHaveBeenCalledWith(…)`        | `assert_any_await(…)`    |
+ * | `reset()`                             | `mockClear()`                    | `reset_mock()`           |
+ * | `using spy = spyOn(object, "method")` | `spyOn`, `mockRestore()`         | `with patch.object(…)`   |
  *
  * @module
  */
@@ -71,8 +58,8 @@ export interface MockOptions {
   /** The mock's `name`, which its messages contain. Default: the name of what it mocks. */
   name?: string | undefined;
   /**
-   * Decides whether two values are equal that the assertions would otherwise compare with
-   * `Object.is`: instances of classes, functions, primitives. It is not asked if they are the same.
+   * Decides about two values that have no content to compare: instances of classes, functions,
+   * primitives. It is not asked if they are the same.
    */
   equals?: ((received: any, expected: any) => boolean) | undefined;
 }
@@ -89,134 +76,24 @@ export interface MockCall<F extends AnyFunction> {
   readonly settled: boolean;
   /** The outcome; undefined until it is settled. */
   readonly result: PromiseSettledResult<Result<F>> | undefined;
-  /**
-   * Resolves it by hand; with a promise, as soon as that is resolved.
-   *
-   * @throws {Error} it is settled already
-   */
+  /** Resolves an open call; with a promise, once that has settled. Throws if it is settled. */
   resolve(value: Result<F>): void;
-  /**
-   * Rejects it by hand.
-   *
-   * @throws {Error} it is settled already
-   */
+  /** Rejects an open call. Throws if it is settled. */
   reject(reason: unknown): void;
 }
 
-/**
- * A function of type `F` that does what it is told, and records it.
- *
- * @see {@link MockControls} for what it can be told and asked
- */
+/** A function of type `F` that does what it is told, and records it. */
 export type AsyncMock<F extends AnyFunction> = F & MockControls<F>;
 
-/**
- * What a mock can be told and asked.
- *
- * What it is told replaces what it was told before, and holds for all later calls. The methods that
- * end in `Once` tell it what to do in one call each, in that order, before all others.
- *
- * The assertions throw an AssertionError that lists all calls. They compare arrays, plain objects,
- * Map, Set, Date, RegExp, URL, URLSearchParams, Headers, FormData, bytes and Error by content, and
- * everything else by `Object.is` or the mock's own `equals`. An expected value with a method
- * `asymmetricMatch`, such as Vitest's `expect.any(String)`, decides for itself; those of bun:test
- * don't have that method and are equal to nothing. There are no assertions about mere calls: they
- * would let a forgotten `await` pass.
- */
-export interface MockControls<F extends AnyFunction> {
-  /** All calls, in the order in which they were made. */
-  readonly calls: readonly MockCall<F>[];
-  /** The calls that were awaited, in the order in which they first were. */
-  readonly awaits: readonly MockCall<F>[];
-  /** How many calls are not settled. */
-  readonly open: number;
-  /**
-   * Waits until the `n`th call has been made, and returns it.
-   *
-   * @param n counts from 1
-   * @throws {TypeError} `n` is not a number
-   * @throws {RangeError} `n` is not a positive integer
-   * @throws the signal's reason, once it is aborted
-   */
-  nthCall(n: number, options?: WaitOptions): Promise<MockCall<F>>;
-  /** Forgets all calls and awaits. Behaviour stays, and so do calls that are open. */
-  reset(): this;
+/** What a mock can be told and asked. */
+export type MockControls<F extends AnyFunction> = Mock<F>;
 
-  /** Every call resolves to the value. */
-  resolves(value: Result<F>): this;
-  /** Every call rejects with the reason. */
-  rejects(reason: unknown): this;
-  /**
-   * Every call calls `impl`.
-   *
-   * @throws {TypeError} `impl` is not a function
-   */
-  runs(impl: Implementation<F>): this;
-  /**
-   * One outcome for each call: an Error rejects, anything else resolves. When the outcomes have run
-   * out, calls reject with an Error that says so.
-   */
-  sequence(...outcomes: (Result<F> | Error)[]): this;
-  /** Every call stays open until it is settled by hand, or its {@link asyncMock signal} aborts. */
-  hangs(): this;
-  /**
-   * Every call waits before it does what it was told, unless its {@link asyncMock signal} aborts.
-   * It goes with any behaviour; `delays(0)` ends it.
-   *
-   * @param ms milliseconds, as many as you like; with Infinity only the signal ends the wait
-   * @throws {TypeError} `ms` is not a number
-   * @throws {RangeError} `ms` is negative or NaN
-   */
-  delays(ms: number): this;
-
-  /** One call resolves to the value. */
-  resolvesOnce(value: Result<F>): this;
-  /** One call rejects with the reason. */
-  rejectsOnce(reason: unknown): this;
-  /**
-   * One call calls `impl`.
-   *
-   * @throws {TypeError} `impl` is not a function
-   */
-  runsOnce(impl: Implementation<F>): this;
-  /** One call stays open, as with {@link MockControls.hangs hangs}. */
-  hangsOnce(): this;
-  /**
-   * One call waits so long, and then does what every call does.
-   *
-   * @param ms milliseconds, as for {@link MockControls.delays delays}
-   * @throws {TypeError} `ms` is not a number
-   * @throws {RangeError} `ms` is negative or NaN
-   */
-  delaysOnce(ms: number): this;
-
-  /** At least one call was awaited. */
-  assertAwaited(): void;
-  /** Exactly one call was awaited. */
-  assertAwaitedOnce(): void;
-  /** The last await was of a call with these arguments. */
-  assertAwaitedWith(...args: Parameters<F>): void;
-  /** Exactly one call was awaited, and had these arguments. */
-  assertAwaitedOnceWith(...args: Parameters<F>): void;
-  /** Some await was of a call with these arguments. */
-  assertAnyAwait(...args: Parameters<F>): void;
-  /**
-   * There were awaits of calls with these arguments, one directly after the other. With `anyOrder`
-   * they may have come in any order, and others between them.
-   *
-   * @throws {TypeError} `expected` is not an array of arrays
-   */
-  assertHasAwaits(expected: Parameters<F>[], options?: { anyOrder?: boolean | undefined }): void;
-  /** No call was awaited. There may have been calls. */
-  assertNotAwaited(): void;
-  /** Each call was awaited: none was forgotten. */
-  assertAllAwaited(): void;
-}
+/** A mock that puts the method back when it is disposed. */
+export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
 
 /**
  * A mock that calls `impl`, or resolves to undefined, until it is told otherwise. It always returns
- * a promise. The `this` of the call reaches `impl`. Properties of `impl` (as Bun's `fetch` has
- * `preconnect`) are copied to the mock.
+ * a promise. The `this` of the call reaches `impl`, whose properties are copied to the mock.
  *
  * A call counts as awaited, once, from the moment something asks its promise for the outcome:
  * `await`, `then`, `catch`, `finally`, `Promise.all`, `return` from an async function, the
@@ -244,12 +121,9 @@ export interface MockControls<F extends AnyFunction> {
  *
  * const save = asyncMock<(name: string) => Promise<void>>().rejectsOnce(new Error("busy"));
  *
- * async function saveTwice(name: string): Promise<void> {
- *   await save(name).catch(() => {});
- *   save(name); // forgot to await
- * }
+ * await save("ada").catch(() => {});
+ * save("ada"); // forgot to await
  *
- * await saveTwice("ada");
  * save.assertAwaitedOnceWith("ada");
  * let message = "";
  * try {
@@ -309,9 +183,6 @@ export function spyOn<T extends object, K extends AsyncMethod<T>>(
   return new SpyMock(object, method, options) as unknown as Spy<any>;
 }
 
-/** A {@link spyOn spy}: a mock that puts the method back when it is disposed. */
-export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
-
 /**
  * A mock whose every call stays open until the test settles it, in any order: the answers to
  * overlapping calls come in exactly the order that the test is about.
@@ -344,37 +215,48 @@ export function controlled<F extends AnyFunction = AsyncFunction>(
   return mock.hangs() as unknown as AsyncMock<F>;
 }
 
-/** What a call does after its delay; undefined: it hangs. */
-type Action = ((...args: any[]) => unknown) | undefined;
-
-/** A function with the methods of a class. */
+/** A function with the methods and the private fields of a class. */
 class Callable {
+  static {
+    Object.setPrototypeOf(this.prototype, Function.prototype);
+  }
+
   constructor(fn: AnyFunction) {
     return Object.setPrototypeOf(fn, new.target.prototype);
   }
-
-  static {
-    Object.setPrototypeOf(Callable.prototype, Function.prototype);
-  }
 }
 
-class Mock extends Callable {
+/** What a call does after its delay; undefined: it hangs. */
+type Action = AnyFunction | undefined;
+
+/**
+ * What a mock is told replaces what it was told before, and holds for all later calls. The methods
+ * that end in `Once` tell it what to do in one call each, in that order, before all others.
+ *
+ * The assertions throw an AssertionError that lists all calls. They compare arrays, plain objects,
+ * Map, Set, Date, RegExp, URL, URLSearchParams, bytes and Error by content, and everything else by
+ * `Object.is` or the mock's own `equals`. An expected value with a method `asymmetricMatch`, such
+ * as Vitest's `expect.any(String)`, decides for itself; those of bun:test don't have that method
+ * and are equal to nothing. There are no assertions about mere calls: they would let a forgotten
+ * `await` pass.
+ */
+class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   readonly #name: string;
   readonly #equals: MockOptions["equals"];
-  #log: Log;
-  /** What a call is to do, decided when it is made. */
+  #log = new Log();
+  /** Decides what a call is to do, when it is made. */
   #decide: () => Action;
   #delay = 0;
   #once: { decide?: () => Action; delay?: number }[] = [];
-  readonly #arrivals = new Map<number, Set<Arrival>>();
+  /** Those who wait for a call, by its number. */
+  readonly #arrivals = new Map<number, Set<(call: Call) => void>>();
 
-  constructor(action: string, impl: AnyFunction | undefined, options: MockOptions | undefined) {
+  constructor(action: string, impl?: AnyFunction, options?: MockOptions, ownName = impl?.name) {
     requireOptions(action, options);
-    const { name, equals } = options ?? {};
-    if (name !== undefined && typeof name !== "string") {
-      throw invalid(action, "name", "a string", name, TypeError);
-    }
+    const { name = ownName ?? "", equals } = options ?? {};
+    if (typeof name !== "string") throw invalid(action, "name", "a string", name, TypeError);
     if (equals !== undefined) requireFunction(action, "equals", equals);
+    // A method, because it can't be called with `new` and has no prototype.
     const { invoke } = {
       invoke(this: unknown, ...args: unknown[]) {
         return mock.#call(this, args);
@@ -382,63 +264,69 @@ class Mock extends Callable {
     };
     super(invoke);
     const mock = this;
-    this.#name = name ?? impl?.name ?? "";
-    this.#log = new Log(this.#name);
+    this.#name = name;
     this.#equals = equals;
     this.#decide = () => impl ?? doNothing;
-    if (impl) copyProperties(impl, this);
-    Object.defineProperty(this, "name", { value: this.#name || "asyncMock", configurable: true });
+    for (const key of impl ? Reflect.ownKeys(impl) : []) {
+      if (key === "prototype" || (key in this && key !== "length")) continue;
+      Object.defineProperty(this, key, Object.getOwnPropertyDescriptor(impl, key)!);
+    }
+    Object.defineProperty(this, "name", { value: name || "asyncMock", configurable: true });
   }
 
   #call(thisValue: unknown, args: unknown[]): Promise<unknown> {
-    const call = new Call(this.#log, thisValue, args);
-    this.#log.open++;
-    const number = this.#log.calls.push(call);
-    const once = this.#once.length > 0 ? this.#once.shift() : undefined;
+    const call = new Call(this.#log, this.#name, thisValue, args);
+    const number = this.#log.calls.length;
+    const once = this.#once.shift();
     const promise = call.start(once?.delay ?? this.#delay, (once?.decide ?? this.#decide)());
-    if (this.#arrivals.size > 0) this.#arrive(call, number);
+    const arrivals = this.#arrivals.get(number);
+    this.#arrivals.delete(number);
+    arrivals?.forEach((arrive) => arrive(call));
     return promise;
   }
 
-  #arrive(call: Call, number: number): void {
-    const arrivals = this.#arrivals.get(number) ?? [];
-    this.#arrivals.delete(number);
-    for (const arrival of arrivals) arrival.come(call);
-  }
-
-  get calls(): readonly Call[] {
+  /** All calls, in the order in which they were made. */
+  get calls(): readonly MockCall<F>[] {
     return this.#log.calls;
   }
 
-  get awaits(): readonly Call[] {
+  /** The calls that were awaited, in the order in which they first were. */
+  get awaits(): readonly MockCall<F>[] {
     return this.#log.awaits;
   }
 
+  /** How many calls are not settled. */
   get open(): number {
     return this.#log.open;
   }
 
-  async nthCall(n: number, options?: WaitOptions): Promise<Call> {
+  /**
+   * Waits until the `n`th call has been made, and returns it.
+   *
+   * @param n counts from 1
+   * @throws {TypeError} `n` is not a number
+   * @throws {RangeError} `n` is not a positive integer
+   * @throws the signal's reason, once it is aborted
+   */
+  async nthCall(n: number, options?: WaitOptions): Promise<MockCall<F>> {
     const action = "wait for a call";
     requirePositiveInteger(action, "n", n);
     requireOptions(action, options);
-    const signal = options?.signal ?? undefined;
+    const signal = options?.signal;
     requireSignal(action, signal);
     signal?.throwIfAborted();
     const made = this.#log.calls[n - 1];
     if (made) return made;
     const call = await new Promise<Call>((resolve, reject) => {
-      let arrivals = this.#arrivals.get(n);
-      if (!arrivals) this.#arrivals.set(n, (arrivals = new Set()));
-      const arrival: Arrival = {
-        come(call) {
-          stopListening();
-          resolve(call);
-        },
+      const arrivals = this.#arrivals.get(n) ?? new Set();
+      this.#arrivals.set(n, arrivals);
+      const arrive = (call: Call) => {
+        stopListening();
+        resolve(call);
       };
-      arrivals.add(arrival);
+      arrivals.add(arrive);
       const stopListening = onAbort(signal, (reason) => {
-        arrivals.delete(arrival);
+        arrivals.delete(arrive);
         if (arrivals.size === 0) this.#arrivals.delete(n);
         reject(reason);
       });
@@ -447,142 +335,169 @@ class Mock extends Callable {
     return call;
   }
 
+  /** Forgets all calls and awaits. Behaviour stays, and so do calls that are open. */
   reset(): this {
-    this.#log = new Log(this.#name);
+    this.#log = new Log();
     return this;
   }
 
-  resolves(value: unknown): this {
-    return this.#every(() => value);
+  /** Every call resolves to the value. */
+  resolves(value: Result<F>): this {
+    return this.#everyCall(() => value);
   }
 
+  /** Every call rejects with the reason. */
   rejects(reason: unknown): this {
-    return this.#every(throwing(reason));
+    return this.#everyCall(throwing(reason));
   }
 
-  runs(impl: AnyFunction): this {
+  /** Every call calls `impl`. */
+  runs(impl: Implementation<F>): this {
     requireFunction("run an implementation", "impl", impl);
-    return this.#every(impl);
+    return this.#everyCall(impl);
   }
 
+  /** Every call stays open until it is settled by hand, or its {@link asyncMock signal} aborts. */
   hangs(): this {
-    return this.#every(undefined);
+    return this.#everyCall(undefined);
   }
 
-  sequence(...outcomes: unknown[]): this {
-    const size = outcomes.length;
-    const name = this.#name || "asyncMock";
+  /**
+   * One outcome for each call: an Error rejects, anything else resolves. When the outcomes have run
+   * out, calls reject with an Error that says so.
+   */
+  sequence(...outcomes: (Result<F> | Error)[]): this {
+    const ranOut = `${this.#name || "asyncMock"} ran out: call`;
     let n = 0;
     this.#decide = () => {
-      const call = ++n;
-      const outcome =
-        call > size
-          ? new Error(`${name} ran out: call ${call}, but the sequence ends after ${size}`)
-          : outcomes[call - 1];
-      return isError(outcome) ? throwing(outcome) : () => outcome;
+      const outcome = outcomes[n++];
+      if (n <= outcomes.length) return isError(outcome) ? throwing(outcome) : () => outcome;
+      return throwing(new Error(`${ranOut} ${n}, but the sequence ends after ${outcomes.length}`));
     };
     return this;
   }
 
+  /**
+   * Every call waits before it does what it was told, unless its {@link asyncMock signal} aborts.
+   * It goes with any behaviour; `delays(0)` ends it.
+   *
+   * @param ms milliseconds, as many as you like; with Infinity only the signal ends the wait
+   * @throws {TypeError} `ms` is not a number
+   * @throws {RangeError} `ms` is negative or NaN
+   */
   delays(ms: number): this {
     requireDuration("delay asyncMock", "ms", ms);
     this.#delay = ms;
     return this;
   }
 
-  resolvesOnce(value: unknown): this {
-    return this.#onceDo(() => value);
+  /** One call resolves to the value. */
+  resolvesOnce(value: Result<F>): this {
+    return this.#oneCall({ decide: () => () => value });
   }
 
+  /** One call rejects with the reason. */
   rejectsOnce(reason: unknown): this {
-    return this.#onceDo(throwing(reason));
+    return this.#oneCall({ decide: () => throwing(reason) });
   }
 
-  runsOnce(impl: AnyFunction): this {
+  /** One call calls `impl`. */
+  runsOnce(impl: Implementation<F>): this {
     requireFunction("run an implementation", "impl", impl);
-    return this.#onceDo(impl);
+    return this.#oneCall({ decide: () => impl });
   }
 
+  /** One call stays open, as with {@link hangs}. */
   hangsOnce(): this {
-    return this.#onceDo(undefined);
+    return this.#oneCall({ decide: () => undefined });
   }
 
+  /** One call waits so long, as with {@link delays}, and then does what every call does. */
   delaysOnce(ms: number): this {
     requireDuration("delay asyncMock", "ms", ms);
-    this.#once.push({ delay: ms });
-    return this;
+    return this.#oneCall({ delay: ms });
   }
 
-  #every(action: Action): this {
+  #everyCall(action: Action): this {
     this.#decide = () => action;
     return this;
   }
 
-  #onceDo(action: Action): this {
-    this.#once.push({ decide: () => action });
+  #oneCall(behaviour: { decide?: () => Action; delay?: number }): this {
+    this.#once.push(behaviour);
     return this;
   }
 
   /** Makes a mock forget what it was told. */
   protected static restart(mock: Mock, impl: AnyFunction): void {
     mock.#once = [];
-    mock.#delay = 0;
-    mock.#every(impl);
+    mock.runs(impl).delays(0);
   }
 
+  /** At least one call was awaited. */
   assertAwaited(): void {
     this.#assert(this.awaits.length > 0, "an await");
   }
 
+  /** Exactly one call was awaited. */
   assertAwaitedOnce(): void {
     this.#assert(this.awaits.length === 1, "exactly one await");
   }
 
-  assertAwaitedWith(...args: unknown[]): void {
+  /** The last await was of a call with these arguments. */
+  assertAwaitedWith(...args: Parameters<F>): void {
     const last = this.awaits.at(-1);
     this.#assert(last !== undefined && this.#had(last, args), "the last await to be of", [args]);
   }
 
-  assertAwaitedOnceWith(...args: unknown[]): void {
+  /** Exactly one call was awaited, and had these arguments. */
+  assertAwaitedOnceWith(...args: Parameters<F>): void {
     this.assertAwaitedOnce();
     this.assertAwaitedWith(...args);
   }
 
-  assertAnyAwait(...args: unknown[]): void {
+  /** Some await was of a call with these arguments. */
+  assertAnyAwait(...args: Parameters<F>): void {
     this.assertHasAwaits([args]);
   }
 
-  assertHasAwaits(expected: unknown[][], options?: { anyOrder?: boolean }): void {
+  /**
+   * There were awaits of calls with these arguments, one directly after the other. With `anyOrder`
+   * they may have come in any order, and others between them.
+   *
+   * @throws {TypeError} `expected` is not an array of arrays
+   */
+  assertHasAwaits(expected: Parameters<F>[], options?: { anyOrder?: boolean | undefined }): void {
     requireOptions("assert awaits", options);
     if (!Array.isArray(expected) || !expected.every(Array.isArray)) {
       throw invalid("assert awaits", "expected", "an array of arrays", expected, TypeError);
     }
     const rest = [...this.awaits];
     if (options?.anyOrder) {
-      const missing = expected.filter((args) => {
-        const found = rest.findIndex((call) => this.#had(call, args));
-        if (found >= 0) rest.splice(found, 1);
-        return found < 0;
+      const found = expected.every((args) => {
+        const index = rest.findIndex((call) => this.#had(call, args));
+        return index >= 0 && rest.splice(index, 1);
       });
-      return this.#assert(missing.length === 0, "in any order awaits of", expected);
+      return this.#assert(found, "in any order awaits of", expected);
     }
-    const starts = Math.max(rest.length - expected.length + 1, 0);
-    const holds = Array.from({ length: starts }, (_, start) => start).some((start) =>
-      expected.every((args, i) => this.#had(rest[start + i]!, args)),
-    );
-    this.#assert(holds, "awaits of", expected);
+    const startsAt = (start: number) =>
+      expected.every((args, i) => start + i < rest.length && this.#had(rest[start + i]!, args));
+    const found = expected.length === 0 || rest.some((_, start) => startsAt(start));
+    this.#assert(found, "awaits of", expected);
   }
 
+  /** No call was awaited. There may have been calls. */
   assertNotAwaited(): void {
     this.#assert(this.awaits.length === 0, "no await");
   }
 
+  /** Each call was awaited: none was forgotten. */
   assertAllAwaited(): void {
     this.#assert(this.awaits.length === this.calls.length, "an await of every call");
   }
 
-  #had(call: Call, args: unknown[]): boolean {
-    return new Comparison(this.#equals).equal(call.args, args);
+  #had(call: MockCall<F>, args: unknown[]): boolean {
+    return new Comparison(this.#equals).areEqual([[call.args, args]]);
   }
 
   #assert(holds: boolean, expected: string, argLists?: unknown[][]): void {
@@ -590,7 +505,11 @@ class Mock extends Callable {
     const of = argLists
       ? argLists.map((args) => ` ${this.#name}${showArgs(args)}`).join("")
       : this.#name && ` of ${this.#name}`;
-    throw new AssertionError(`Expected ${expected}${of}, but ${this.#log}`);
+    const calls = this.calls.map(
+      (call) => `\n  ${call} was ${call.awaited ? "" : "never "}awaited`,
+    );
+    const list = calls.length > 0 ? `these are the calls:${calls.join("")}` : "it was never called";
+    throw new AssertionError(`Expected ${expected}${of}, but ${list}`);
   }
 }
 
@@ -600,7 +519,7 @@ class SpyMock extends Mock implements Disposable {
   readonly #method: PropertyKey;
   readonly #original: AnyFunction;
   /** The object's own property; undefined if the method was inherited. */
-  readonly #replaced: PropertyDescriptor | undefined;
+  #replaced: PropertyDescriptor | undefined;
   #disposed = false;
 
   constructor(object: object, method: PropertyKey, options: MockOptions | undefined) {
@@ -608,14 +527,12 @@ class SpyMock extends Mock implements Disposable {
     if (Object(object) !== object) throw invalid(action, "object", "an object", object, TypeError);
     const original = (object as Record<PropertyKey, unknown>)[method] as AnyFunction;
     requireFunction(action, String(method), original);
-    requireOptions(action, options);
-    super(action, original, { name: String(method), ...options });
+    super(action, original, options, String(method));
     this.#object = object;
     this.#method = method;
     this.#original = original;
     this.#replaced = Object.getOwnPropertyDescriptor(object, method);
-    const enumerable = findProperty(object, method)?.enumerable === true;
-    const { configurable = true } = this.#replaced ?? {};
+    const { enumerable = false, configurable = true } = this.#replaced ?? {};
     const replacement = { value: this, writable: true, enumerable, configurable };
     if (!Reflect.defineProperty(object, method, replacement)) {
       throw new TypeError(`Cannot ${action}: ${String(method)} is read-only`);
@@ -627,67 +544,50 @@ class SpyMock extends Mock implements Disposable {
     this.#disposed = true;
     // Code that still holds the spy reaches the method through it.
     Mock.restart(this, this.#original);
-    // Of several spies on one method the last to end puts it back, in whatever order they end.
-    const present = Object.getOwnPropertyDescriptor(this.#object, this.#method)?.value;
-    if (present !== this && this.#isRival(present)) return;
-    let before = this.#replaced;
-    while (this.#isRival(before?.value) && before.value.#disposed) before = before.value.#replaced;
-    const done = before
-      ? Reflect.defineProperty(this.#object, this.#method, before)
+    let later = Object.getOwnPropertyDescriptor(this.#object, this.#method)?.value;
+    for (; later instanceof SpyMock; later = later.#replaced?.value) {
+      if (later.#replaced?.value !== this) continue;
+      // A later spy on the method goes on, and then puts back what this one would have.
+      later.#replaced = this.#replaced;
+      return;
+    }
+    const done = this.#replaced
+      ? Reflect.defineProperty(this.#object, this.#method, this.#replaced)
       : Reflect.deleteProperty(this.#object, this.#method);
     if (!done) throw new TypeError(`Cannot put ${String(this.#method)} back: it is read-only now`);
   }
-
-  #isRival(value: unknown): value is SpyMock {
-    if (!(value instanceof SpyMock)) return false;
-    return value.#object === this.#object && value.#method === this.#method;
-  }
-}
-
-/** Waits for a call. */
-interface Arrival {
-  come(call: Call): void;
 }
 
 /** What happened since the last reset. */
 class Log {
   readonly calls: Call[] = [];
   readonly awaits: Call[] = [];
-  readonly name: string;
   open = 0;
-
-  constructor(name: string) {
-    this.name = name;
-  }
-
-  describe(call: Call, number = this.calls.indexOf(call) + 1): string {
-    return `call ${number} ${this.name}${showArgs(call.args)}`;
-  }
-
-  toString(): string {
-    if (this.calls.length === 0) return "it was never called";
-    const lines = this.calls.map(
-      (call, n) =>
-        `  ${this.describe(call, n + 1)} was ${call.awaited ? "awaited" : "never awaited"}`,
-    );
-    return `these are the calls:\n${lines.join("\n")}`;
-  }
 }
 
-class Call implements MockCall<AnyFunction> {
-  readonly args: any[];
+class Call implements MockCall<any> {
+  readonly args: any;
   readonly thisValue: any;
   awaited = false;
-  result: PromiseSettledResult<unknown> | undefined;
+  result: PromiseSettledResult<any> | undefined;
   readonly #log: Log;
+  readonly #name: string;
+  readonly #number: number;
   /** The caller's. Dropped once it is settled, because a log may become long. */
   #promise: ObservedPromise | undefined;
   #stopWaiting: (() => void) | undefined;
 
-  constructor(log: Log, thisValue: unknown, args: unknown[]) {
+  constructor(log: Log, name: string, thisValue: unknown, args: unknown[]) {
     this.args = args;
     this.thisValue = thisValue;
     this.#log = log;
+    this.#name = name;
+    this.#number = log.calls.push(this);
+    log.open++;
+  }
+
+  toString(): string {
+    return `call ${this.#number} ${this.#name}${showArgs(this.args)}`;
   }
 
   get settled(): boolean {
@@ -696,10 +596,9 @@ class Call implements MockCall<AnyFunction> {
 
   resolve(value: unknown): void {
     this.#requireOpen("resolve");
-    if (typeof (value as PromiseLike<unknown> | undefined)?.then === "function") {
-      return this.#follow(value);
-    }
-    this.#fulfil(value);
+    const isPromise = typeof (value as PromiseLike<unknown> | undefined)?.then === "function";
+    if (isPromise) this.#follow(value);
+    else this.#fulfil(value);
   }
 
   reject(reason: unknown): void {
@@ -741,7 +640,7 @@ class Call implements MockCall<AnyFunction> {
     }
   }
 
-  #act(action: (...args: any[]) => unknown): void {
+  #act(action: AnyFunction): void {
     try {
       this.#follow(action.apply(this.thisValue, this.args));
     } catch (error) {
@@ -758,12 +657,12 @@ class Call implements MockCall<AnyFunction> {
 
   #requireOpen(action: string): void {
     if (!this.result) return;
-    throw new Error(`Cannot ${action} ${this.#log.describe(this)}: it is settled already`);
+    throw new Error(`Cannot ${action} ${this}: it is settled already`);
   }
 
   #fulfil(value: unknown): void {
-    if (this.result) return releaseHold(value);
-    this.#close({ status: "fulfilled", value }).resolve(value);
+    if (this.result) releaseHold(value);
+    else this.#close({ status: "fulfilled", value }).resolve(value);
   }
 
   #fail(reason: unknown): void {
@@ -823,166 +722,97 @@ function throwing(reason: unknown): () => never {
   };
 }
 
-function findSignal(args: unknown[]): AbortSignal | undefined {
-  for (const arg of args) {
-    if (isSignal(arg)) return arg;
-    const signal = (arg as { signal?: unknown } | null | undefined)?.signal;
-    if (isSignal(signal)) return signal;
-  }
-  return undefined;
+function findSignal(args: any[]): AbortSignal | undefined {
+  const candidates = args.flatMap((arg) => [arg, arg?.signal]);
+  return candidates.find((value) => typeof value?.throwIfAborted === "function");
 }
 
-function isSignal(value: unknown): value is AbortSignal {
-  return typeof (value as AbortSignal | null | undefined)?.throwIfAborted === "function";
-}
-
-/** Gives a mock what the function that it stands in for has beside its call. */
-function copyProperties(from: AnyFunction, to: object): void {
-  for (const key of Reflect.ownKeys(from)) {
-    if (key === "prototype" || (key in to && key !== "length")) continue;
-    Object.defineProperty(to, key, Object.getOwnPropertyDescriptor(from, key)!);
-  }
-}
-
-/** Finds a property where a read would find it: on the object or on one that it inherits from. */
-function findProperty(object: object, key: PropertyKey): PropertyDescriptor | undefined {
-  for (let owner: object | null = object; owner; owner = Object.getPrototypeOf(owner)) {
-    const property = Object.getOwnPropertyDescriptor(owner, key);
-    if (property) return property;
-  }
-  return undefined;
-}
-
-/** Compares by content. Pairs under comparison count as equal, so that circles come to an end. */
+/** Compares by content. */
 class Comparison {
   readonly #equals: MockOptions["equals"];
+  /** What counts as equal while its content is compared, so that circles come to an end. */
   readonly #assumed = new Map<unknown, Set<unknown>>();
-  /** The assumed pairs in order, to take back those that followed from a wrong one. */
-  readonly #trail: [unknown, unknown][] = [];
+  readonly #trail: [expected: Set<unknown>, added: unknown][] = [];
 
   constructor(equals: MockOptions["equals"]) {
     this.#equals = equals;
   }
 
-  equal(received: unknown, expected: unknown): boolean {
+  /** Takes pairs, and adds to them what they contain. There is no recursion: lists may be long. */
+  areEqual(pairs: [received: unknown, expected: unknown][]): boolean {
+    const start = this.#trail.length;
+    for (const [received, expected] of pairs) {
+      if (this.#isEqual(received, expected, pairs)) continue;
+      // What followed from a wrong assumption may be wrong, too.
+      for (const [assumed, added] of this.#trail.splice(start)) assumed.delete(added);
+      return false;
+    }
+    return true;
+  }
+
+  #isEqual(received: unknown, expected: any, pairs: [unknown, unknown][]): boolean {
     if (Object.is(received, expected)) return true;
-    const matcher = expected as { asymmetricMatch: (received: unknown) => unknown };
-    if (typeof tryTo(() => matcher.asymmetricMatch) === "function") {
-      return Boolean(matcher.asymmetricMatch(received));
+    if (typeof tryTo(() => expected.asymmetricMatch) === "function") {
+      return Boolean(expected.asymmetricMatch(received));
     }
     const [a, b] = [contentOf(received), contentOf(expected)];
-    if (!a || !b || a.kind !== b.kind) return Boolean(this.#equals?.(received, expected));
-    if (this.#assumed.get(received)?.has(expected)) return true;
-    const mark = this.#trail.length;
-    this.#assume(received, expected);
-    const holds = this.#equalContent(a.content, b.content);
-    if (!holds) this.#forget(mark);
-    return holds;
-  }
+    if (!a || !b) return Boolean(this.#equals?.(received, expected));
+    const [[kind, content], [expectedKind, expectedContent]] = [a, b];
+    if (kind !== expectedKind) return false;
+    if (!(content instanceof Map)) return content === expectedContent;
+    const assumed = this.#assumed.get(received) ?? new Set();
+    if (assumed.has(expected)) return true;
+    this.#assumed.set(received, assumed.add(expected));
+    this.#trail.push([assumed, expected]);
 
-  /** Compares contents of one kind. */
-  #equalContent(a: unknown, b: any): boolean {
-    if (a instanceof Map) return this.#equalEntries(a, b);
-    if (!(a instanceof Uint8Array)) return Object.is(a, b);
-    return a.length === b.length && a.every((byte, i) => byte === b[i]);
-  }
-
-  #equalEntries(a: Map<unknown, unknown>, b: Map<unknown, unknown>): boolean {
-    const rest = new Map(b);
+    const rest = new Map(expectedContent as Map<unknown, unknown>);
     const take = (key: unknown, value: unknown) => {
-      if (rest.has(key)) return this.equal(value, rest.get(key)) && rest.delete(key);
-      for (const [candidate, expected] of rest) {
-        if (Object(candidate) !== candidate || !this.equal(key, candidate)) continue;
-        if (this.equal(value, expected)) return rest.delete(candidate);
+      if (rest.has(key)) return pairs.push([value, rest.get(key)]) && rest.delete(key);
+      for (const [candidate, wanted] of rest) {
+        if (Object(candidate) !== candidate) continue;
+        const both: [unknown, unknown][] = [
+          [key, candidate],
+          [value, wanted],
+        ];
+        if (this.areEqual(both)) return rest.delete(candidate);
       }
       return false;
     };
-    return a.size === b.size && Array.from(a).every(([key, value]) => take(key, value));
-  }
-
-  #assume(received: unknown, expected: unknown): void {
-    let pairs = this.#assumed.get(received);
-    if (!pairs) this.#assumed.set(received, (pairs = new Set()));
-    pairs.add(expected);
-    this.#trail.push([received, expected]);
-  }
-
-  #forget(mark: number): void {
-    for (const [received, expected] of this.#trail.splice(mark)) {
-      this.#assumed.get(received)!.delete(expected);
-    }
+    return content.size === rest.size && [...content].every((entry) => take(...entry));
   }
 }
 
-/** What an object is compared and shown by: entries, bytes, or one value. */
-interface Content {
-  kind: string;
-  content: unknown;
-}
-
-/** Undefined for what has no content that others could read: primitives, functions, instances. */
-function contentOf(value: unknown): Content | undefined {
-  return tryTo(() => {
-    const kind = kindOf(value);
-    const content = readContent(kind, value);
-    return content === undefined ? undefined : { kind, content };
+/** What objects are compared and shown by. Undefined for primitives, functions and instances. */
+function contentOf(value: any): [kind: string, content: Content] | undefined {
+  return tryTo((): [string, Content] | undefined => {
+    const kind = describe(value);
+    if (isError(value)) return [String(value.constructor?.name), ownEntries(value, ERROR_KEYS)];
+    if (Array.isArray(value)) return [`Array of ${value.length}`, ownEntries(value)];
+    const prototype = Object.getPrototypeOf(value);
+    // In any realm.
+    if (!prototype || !Object.getPrototypeOf(prototype)) return ["Object", ownEntries(value)];
+    if (kind === "Map" || kind === "Set") return [kind, new Map(value.entries())];
+    if (kind === "Date") return [kind, String(value.toJSON())];
+    if (["RegExp", "URL", "URLSearchParams"].includes(kind)) return [kind, String(value)];
+    if (kind === "ArrayBuffer") return [kind, String(new Uint8Array(value))];
+    if (!ArrayBuffer.isView(value)) return undefined;
+    return [kind, String(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))];
   });
 }
 
-function readContent(kind: string, value: any): unknown {
-  switch (kind) {
-    case "plain":
-      return ownEntries(value);
-    case "Array":
-      return ownEntries(value).set("length", value.length);
-    case "Error":
-    case "DOMException": {
-      const entries = ownEntries(value).set("class", value.constructor.name);
-      for (const key of ERROR_KEYS) entries.set(key, value[key]);
-      return entries;
-    }
-    case "Map":
-    case "Set":
-      return new Map(value.entries());
-    case "FormData":
-    case "Headers":
-    case "URLSearchParams":
-      return new Map([...value].entries());
-    case "ArrayBuffer":
-    case "SharedArrayBuffer":
-      return new Uint8Array(value);
-    case "Date":
-      return value.getTime();
-    case "Boolean":
-    case "Number":
-    case "RegExp":
-    case "String":
-    case "URL":
-      return String(value);
-    default:
-      if (kind.startsWith("Temporal.")) return String(value);
-      if (!ArrayBuffer.isView(value)) return undefined;
-      return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  }
-}
+type Content = Map<unknown, unknown> | string;
 
 const ERROR_KEYS = ["name", "message", "cause", "errors", "error", "suppressed"];
 
-/** The same in every realm, and for a Buffer as for a Uint8Array. */
-function kindOf(value: unknown): string {
-  const prototype: object | null = Object.getPrototypeOf(value);
-  if (!prototype || !Object.getPrototypeOf(prototype)) return "plain";
-  return describe(value);
-}
-
-function ownEntries(value: Record<PropertyKey, unknown>): Map<unknown, unknown> {
+function ownEntries(value: any, more: string[] = []): Map<PropertyKey, unknown> {
   const isEnumerable = (key: PropertyKey) => Object.prototype.propertyIsEnumerable.call(value, key);
-  const keys = Reflect.ownKeys(value).filter(isEnumerable);
+  const keys = [...Reflect.ownKeys(value).filter(isEnumerable), ...more];
   return new Map(keys.map((key) => [key, value[key]]));
 }
 
+/** In any realm. */
 function isError(value: unknown): boolean {
-  return describe(value) === "Error" || tryTo(() => value instanceof Error) === true;
+  return ["Error", "DOMException"].includes(describe(value)) || value instanceof Error;
 }
 
 /** Undefined if it throws: what a test hands to a mock may do so whenever it is looked at. */
@@ -994,42 +824,43 @@ function tryTo<T>(read: () => T): T | undefined {
   }
 }
 
-function showArgs(args: readonly unknown[]): string {
-  return `(${args.map((arg) => show(arg)).join(", ")})`;
+function showArgs(args: unknown[]): string {
+  let text = "";
+  for (const piece of show(args)) {
+    text += piece;
+    if (text.length > LONGEST) return `(${text.slice(1, LONGEST)}…)`;
+  }
+  return `(${text.slice(1, -1)})`;
 }
 
-function show(value: unknown, parents: readonly unknown[] = []): string {
-  return tryTo(() => showUnguarded(value, parents)) ?? `[${describe(value)}]`;
-}
+/** How many characters of a call's arguments are shown. */
+const LONGEST = 1000;
 
-function showUnguarded(value: unknown, parents: readonly unknown[]): string {
-  if (typeof value === "string") return JSON.stringify(shorten(value));
-  if (typeof value === "function") return `[function ${shorten(value.name)}]`;
-  if (parents.includes(value)) return "[circular]";
-  const within = [...parents, value];
-  const list = (items: ArrayLike<unknown>, showItem = (item: any) => show(item, within)) => {
-    if (within.length > DEEPEST) return "…";
-    const shown = Array.from({ length: Math.min(items.length, MOST) }, (_, i) =>
-      showItem(items[i]),
-    );
-    return [...shown, ...(items.length > MOST ? [`… ${items.length - MOST} more`] : [])].join(", ");
-  };
-  const { kind, content } = contentOf(value) ?? {};
-  if (Array.isArray(value)) return `[${list(value)}]`;
-  if (content instanceof Uint8Array) return `${kind} [${list(content)}]`;
-  if (kind === "Set") return `Set [${list([...(value as Set<unknown>)])}]`;
-  if (kind === "Map") return `Map [${list([...(value as Map<unknown, unknown>)])}]`;
-  if (kind !== "plain") return shorten(String(value));
-  const entries = [...(content as Map<PropertyKey, unknown>)];
-  if (entries.length === 0) return "{}";
-  return `{ ${list(entries, ([key, item]) => `${shorten(String(key))}: ${show(item, within)}`)} }`;
-}
-
-/** What of an argument is shown: levels, items of each, characters. */
-const [DEEPEST, MOST, LONGEST] = [5, 50, 500];
-
-function shorten(text: string): string {
-  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+/** In pieces, because a value may branch without end. */
+function* show(value: any, parents: readonly unknown[] = []): Generator<string> {
+  const [kind, content] = contentOf(value) ?? [];
+  if (!(content instanceof Map) || isError(value)) {
+    const whole = tryTo(() => {
+      if (typeof value === "string") return JSON.stringify(value);
+      if (typeof value === "function") return `[function ${value.name}]`;
+      return typeof content === "string" ? `${kind} ${content}` : String(value);
+    });
+    return yield whole ?? `[${describe(value)}]`;
+  }
+  if (parents.includes(value)) return yield "[circular]";
+  const isList = kind === "Set" || Array.isArray(value);
+  if (kind === "Map" || kind === "Set") yield `${kind} `;
+  yield isList ? "[" : "{";
+  let separator = isList ? "" : " ";
+  for (const [key, item] of content) {
+    yield separator;
+    if (kind === "Map") yield* show(key, [...parents, value]);
+    else if (!isList) yield String(key);
+    if (!isList) yield ": ";
+    yield* show(item, [...parents, value]);
+    separator = ", ";
+  }
+  yield isList ? "]" : content.size > 0 ? " }" : "}";
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
