@@ -478,6 +478,14 @@ describe("asyncMock", () => {
       expect(await reasonOf(asyncMock<Load>().sequence(stop as Error)("a"))).toBe(stop);
     });
 
+    test("an outcome of a sequence that can't be looked at leaves no call open", async () => {
+      const mock = asyncMock<FetchLoosely>().sequence(revokedProxy());
+
+      expect(await reasonOf(mock())).toBeInstanceOf(TypeError);
+
+      expect(mock.open).toBe(0);
+    });
+
     test("an Error of another realm rejects in a sequence, too", async () => {
       const error: Error = Object.setPrototypeOf(new Error("busy"), null);
 
@@ -702,6 +710,7 @@ describe("asyncMock", () => {
       ["given", asyncMock(async function own() {}, { name: "given" })],
       ["own", asyncMock(async function own() {})],
       ["asyncMock", asyncMock(async () => {})],
+      ["asyncMock", asyncMock(Object.defineProperty(async () => {}, "name", { value: 5 }))],
       ["asyncMock", asyncMock(undefined, {})],
       ["asyncMock", controlled()],
       ["search", controlled({ name: "search" })],
@@ -1476,9 +1485,9 @@ describe("asyncMock", () => {
       ["RegExp /a/g", /a/g],
       ["Date 1970-01-01T00:00:00.001Z", new Date(1)],
       ["[[[[[[1]]]]]]", [[[[[[1]]]]]]],
-      [`"${"a".repeat(996)}"`, "a".repeat(996)],
-      [`"${"a".repeat(998)}…`, "a".repeat(10_000)],
-      [`[${"0, ".repeat(332)}0,…`, new Array(10_000).fill(0)],
+      [`"${"a".repeat(496)}"`, "a".repeat(496)],
+      [`"${"a".repeat(498)}…`, "a".repeat(10_000)],
+      [`[${"0, ".repeat(166)}…`, new Array(10_000).fill(0)],
     ])("an argument is shown as %s", (shown, value) => {
       const mock = asyncMock<(value: unknown) => Promise<void>>();
 
@@ -1560,12 +1569,32 @@ describe("asyncMock", () => {
 
     test("an argument that branches without end is shown in an instant", () => {
       let value: unknown = "leaf";
-      for (let level = 0; level < 40; level++) value = [value, value];
+      for (let level = 0; level < 40; level++) value = [value, value, value];
       const mock = asyncMock<(value: unknown) => Promise<void>>();
 
       void mock(value);
 
       expect(() => mock.assertAwaited()).toThrow("was never awaited");
+    });
+
+    test.each<[shape: string, grow: (inner: unknown) => unknown]>([
+      ["lists", (inner) => [inner]],
+      ["objects", (inner) => ({ inner })],
+      ["maps", (inner) => new Map([["inner", inner]])],
+    ])("arguments may be nested to any depth: %s", async (_shape, grow) => {
+      const nest = (leaf: string) => {
+        let value: unknown = leaf;
+        for (let level = 0; level < 10_000; level++) value = grow(value);
+        return value;
+      };
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      await mock(nest("leaf"));
+
+      mock.assertAwaitedWith(nest("leaf"));
+      expect(thrownBy(() => mock.assertAwaitedWith(nest("other")))).toMatchObject({
+        name: "AssertionError",
+      });
     });
 
     test("arguments that branch without end are compared in an instant", async () => {
