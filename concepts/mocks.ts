@@ -500,7 +500,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   }
 
   #had(call: MockCall<F>, args: unknown[]): boolean {
-    return new Comparison(this.#equals).areEqual([[call.args, args]]);
+    return equal([call.args, args], this.#equals);
   }
 
   #assert(holds: boolean, expected: string, argLists?: unknown[][]): void {
@@ -628,7 +628,8 @@ class Call implements MockCall<any> {
 
   #wait(delay: number, action: AnyFunction): void {
     try {
-      const signal = findSignal(this.args);
+      const candidates = this.args.flatMap((arg: any) => [arg, arg?.signal]);
+      const signal = candidates.find((it: any) => typeof it?.throwIfAborted === "function");
       if (signal?.aborted) return this.#fail(signal.reason);
       const stopListening = onAbort(signal, (reason) => this.#fail(reason));
       const stopTimer = startTimer(delay, () => {
@@ -739,74 +740,65 @@ function throwing(reason: unknown): () => never {
   };
 }
 
-function findSignal(args: any[]): AbortSignal | undefined {
-  const candidates = args.flatMap((arg) => [arg, arg?.signal]);
-  return candidates.find((value) => typeof value?.throwIfAborted === "function");
-}
+type Pair = [received: unknown, expected: unknown];
 
-/** Compares by content. */
-class Comparison {
-  readonly #equals: MockOptions["equals"];
+/** Compares by content, without recursion: a list may be long. */
+function equal(pair: Pair, equals: MockOptions["equals"]): boolean {
   /** What counts as equal while its content is compared, so that circles come to an end. */
-  readonly #assumed = new Map<unknown, Set<unknown>>();
-  readonly #trail: [expected: Set<unknown>, added: unknown][] = [];
+  const assumed = new Map<unknown, Set<unknown>>();
+  const trail: Pair[] = [];
 
-  constructor(equals: MockOptions["equals"]) {
-    this.#equals = equals;
-  }
-
-  /** Takes pairs, and adds to them what they contain. There is no recursion: lists may be long. */
-  areEqual(pairs: [received: unknown, expected: unknown][]): boolean {
-    const start = this.#trail.length;
-    for (const [received, expected] of pairs) {
-      if (this.#isEqual(received, expected, pairs)) continue;
+  /** Adds to the pairs what they contain. */
+  function areEqual(pairs: Pair[]): boolean {
+    const start = trail.length;
+    for (const pair of pairs) {
+      if (isEqual(pair, pairs)) continue;
       // What followed from a wrong assumption may be wrong, too.
-      for (const [assumed, added] of this.#trail.splice(start)) assumed.delete(added);
+      for (const [key, value] of trail.splice(start)) assumed.get(key)!.delete(value);
       return false;
     }
     return true;
   }
 
-  #isEqual(received: unknown, expected: any, pairs: [unknown, unknown][]): boolean {
+  function isEqual(pair: Pair, pairs: Pair[]): boolean {
+    const [received, expected] = pair as [unknown, any];
     if (Object.is(received, expected)) return true;
     if (typeof tryTo(() => expected.asymmetricMatch) === "function") {
       return Boolean(expected.asymmetricMatch(received));
     }
-    const [a, b] = [contentOf(received), contentOf(expected)];
-    if (!a || !b) return Boolean(this.#equals?.(received, expected));
-    const [[kind, content], [expectedKind, expectedContent]] = [a, b];
+    const [kind, content] = contentOf(received) ?? [];
+    const [expectedKind, rest] = contentOf(expected) ?? [];
+    if (!kind || !expectedKind) return Boolean(equals?.(received, expected));
     if (kind !== expectedKind) return false;
-    if (!(content instanceof Map)) return content === expectedContent;
-    const assumed = this.#assumed.get(received) ?? new Set();
-    if (assumed.has(expected)) return true;
-    this.#assumed.set(received, assumed.add(expected));
-    this.#trail.push([assumed, expected]);
+    if (!(content instanceof Map && rest instanceof Map)) return content === rest;
+    const before = assumed.get(received) ?? new Set();
+    if (before.has(expected)) return true;
+    assumed.set(received, before.add(expected));
+    trail.push(pair);
 
-    const rest = new Map(expectedContent as Map<unknown, unknown>);
     const take = (key: unknown, value: unknown) => {
       if (rest.has(key)) return pairs.push([value, rest.get(key)]) && rest.delete(key);
       for (const [candidate, wanted] of rest) {
         if (Object(candidate) !== candidate) continue;
-        const both: [unknown, unknown][] = [
-          [key, candidate],
-          [value, wanted],
-        ];
-        if (this.areEqual(both)) return rest.delete(candidate);
+        const both = [[key, candidate] as Pair, [value, wanted] as Pair];
+        if (areEqual(both)) return rest.delete(candidate);
       }
       return false;
     };
     return content.size === rest.size && [...content].every((entry) => take(...entry));
   }
+
+  return areEqual([pair]);
 }
 
-/** What objects are compared and shown by. */
+/** What an object is compared and shown by. */
 type Content = [kind: string, content: Map<unknown, unknown> | string];
 
-/** Undefined for primitives, functions and instances. */
+/** Undefined for primitives, functions, and objects whose content is private or can't be read. */
 function contentOf(value: any): Content | undefined {
   return tryTo((): Content | undefined => {
     const kind = describe(value);
-    if (isError(value)) return [String(value.constructor?.name), ownEntries(value, ERROR_KEYS)];
+    if (isError(value)) return [`a ${value.constructor?.name}`, ownEntries(value, ERROR_KEYS)];
     if (Array.isArray(value)) return [`Array of ${value.length}`, ownEntries(value)];
     const prototype = Object.getPrototypeOf(value);
     // A plain object of any realm.
@@ -822,7 +814,7 @@ function contentOf(value: any): Content | undefined {
 
 const ERROR_KEYS = ["name", "message", "cause", "errors", "error", "suppressed"];
 
-function ownEntries(value: any, more: string[] = []): Map<PropertyKey, unknown> {
+function ownEntries(value: any, more: string[] = []): Map<unknown, unknown> {
   const isEnumerable = (key: PropertyKey) => Object.prototype.propertyIsEnumerable.call(value, key);
   const keys = [...Reflect.ownKeys(value).filter(isEnumerable), ...more];
   return new Map(keys.map((key) => [key, value[key]]));
