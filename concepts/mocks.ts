@@ -600,9 +600,9 @@ class Call implements MockCall<any> {
 
   resolve(value: unknown): void {
     this.#requireOpen("resolve");
-    const isPromise = typeof (value as PromiseLike<unknown> | undefined)?.then === "function";
-    if (isPromise) this.#follow(value);
-    else this.#fulfil(value);
+    const isPlain = tryTo(() => typeof (value as { then?: unknown } | null)?.then !== "function");
+    if (isPlain) this.#fulfil(value);
+    else this.#follow(value);
   }
 
   reject(reason: unknown): void {

@@ -409,14 +409,19 @@ describe("asyncMock", () => {
       expect(thrownBy(create)).toEqual(new TypeError(`Cannot create asyncMock: ${message}`));
     });
 
-    test.each(["runs", "runsOnce"] as const)("%s() refuses what is no function", (method) => {
-      const mock = asyncMock(async () => "before");
+    test.each(["runs", "runsOnce"] as const)(
+      "%s() refuses a value that is not a function",
+      (method) => {
+        const mock = asyncMock(async () => "before");
 
-      expect(thrownBy(() => mock[method](undefined as never))).toEqual(
-        new TypeError("Cannot run an implementation: impl must be a function, received undefined"),
-      );
-      expect(mock.calls).toEqual([]);
-    });
+        expect(thrownBy(() => mock[method](undefined as never))).toEqual(
+          new TypeError(
+            "Cannot run an implementation: impl must be a function, received undefined",
+          ),
+        );
+        expect(mock.calls).toEqual([]);
+      },
+    );
 
     test("runs() replaces the implementation", async () => {
       const mock = asyncMock(async (n: number) => n + 1).runs((n) => n * 10);
@@ -446,14 +451,20 @@ describe("asyncMock", () => {
       expect(mock.calls[0]?.result).toEqual({ status: "fulfilled", value: "a" });
     });
 
-    test("an outcome whose then() can't be read rejects", async () => {
+    test("an outcome whose then() can't be read rejects, by hand as well", async () => {
       const error = new Error("hostile");
       const hostile = {
         get then() {
           throw error;
         },
       };
+      const byHand = controlled<FetchLoosely>();
+      const call = byHand();
 
+      byHand.calls[0]?.resolve(hostile);
+
+      expect(await reasonOf(call)).toBe(error);
+      expect(byHand.calls[0]?.result).toEqual({ status: "rejected", reason: error });
       expect(await reasonOf(asyncMock<FetchLoosely>(() => hostile as never)())).toBe(error);
     });
 
@@ -1197,8 +1208,12 @@ describe("asyncMock", () => {
     });
 
     test.each<[string, unknown, message: string]>([
-      ["a signal that is none", { signal: {} }, "signal must be an AbortSignal, received Object"],
-      ["options that are none", 1000, "options must be an object, received 1000"],
+      [
+        "a signal that is not an AbortSignal",
+        { signal: {} },
+        "signal must be an AbortSignal, received Object",
+      ],
+      ["options that are not an object", 1000, "options must be an object, received 1000"],
       ["null for options", null, "options must be an object, received null"],
       [
         "a signal for options",
@@ -1440,7 +1455,11 @@ describe("asyncMock", () => {
       ["a text", ["a"], 'expected must be an array of arrays, received "a"'],
       ["arguments of one call", [["a"]], "expected must be an array of arrays, received Array"],
       ["nothing", [], "expected must be an array of arrays, received undefined"],
-      ["options that are none", [[["a"]], true], "options must be an object, received true"],
+      [
+        "options that are not an object",
+        [[["a"]], true],
+        "options must be an object, received true",
+      ],
     ])("assertHasAwaits() refuses %s", async (_what, args, message) => {
       const load = asyncMock<Load>();
       await load("a");
@@ -1529,7 +1548,7 @@ describe("asyncMock", () => {
       ["an error without a text", "[Error]", Object.assign(new Error(), { toString: fail })],
       ["a name that throws", "[Function]", Object.defineProperty(() => {}, "name", { get: fail })],
       [
-        "a name that is none",
+        "a name that is not a string",
         "[function 5]",
         Object.defineProperty(() => {}, "name", { value: 5 }),
       ],
@@ -2156,14 +2175,14 @@ describe("spyOn", () => {
   });
 
   test.each<[string, () => unknown, message: string]>([
-    ["no object", () => spyOn(5 as never, "read" as never), "object must be an object, received 5"],
+    ["a number", () => spyOn(5 as never, "read" as never), "object must be an object, received 5"],
     [
       "null",
       () => spyOn(null as never, "read" as never),
       "object must be an object, received null",
     ],
     [
-      "no method",
+      "a method that is missing",
       () => spyOn({} as never, "read" as never),
       "read must be a function, received undefined",
     ],
@@ -2173,7 +2192,7 @@ describe("spyOn", () => {
       'read must be a function, received "a"',
     ],
     [
-      "options that are none",
+      "options that are not an object",
       () => spyOn({ read: async () => {} }, "read", 5 as never),
       "options must be an object, received 5",
     ],
@@ -2345,7 +2364,7 @@ describe("controlled", () => {
     expect(await call).toBe(value);
   });
 
-  test("refuses options that are none", () => {
+  test("refuses a name that is not a string", () => {
     expect(thrownBy(() => controlled({ name: 5 as never }))).toEqual(
       new TypeError("Cannot create controlled: name must be a string, received 5"),
     );
