@@ -822,8 +822,7 @@ function ownEntries(value: any, more: string[] = []): Map<unknown, unknown> {
 
 /** In any realm. */
 function isError(value: unknown): boolean {
-  if (["Error", "DOMException"].includes(describe(value))) return true;
-  return tryTo(() => value instanceof Error) === true;
+  return describe(value) === "Error" || tryTo(() => value instanceof Error) === true;
 }
 
 /** Undefined if it throws: what a test hands to a mock may do so whenever it is looked at. */
