@@ -1504,10 +1504,19 @@ describe("asyncMock", () => {
       ["RegExp /a/g", /a/g],
       ["Date 1970-01-01T00:00:00.001Z", new Date(1)],
       ["[[[[[[1]]]]]]", [[[[[[1]]]]]]],
-      [`"${"a".repeat(496)}"`, "a".repeat(496)],
-      [`"${"a".repeat(498)}…`, "a".repeat(10_000)],
-      [`[${"0, ".repeat(166)}…`, new Array(10_000).fill(0)],
     ])("an argument is shown as %s", (shown, value) => {
+      const mock = asyncMock<(value: unknown) => Promise<void>>();
+
+      void mock(value);
+
+      expect(() => mock.assertAwaited()).toThrow(`call 1 (${shown}) was never awaited`);
+    });
+
+    test.each<[what: string, value: unknown, shown: string]>([
+      ["a text of 496 characters is not", "a".repeat(496), `"${"a".repeat(496)}"`],
+      ["a text of 10,000", "a".repeat(10_000), `"${"a".repeat(498)}…`],
+      ["a list of 10,000 items", new Array(10_000).fill(0), `[${"0, ".repeat(166)}…`],
+    ])("arguments are cut after 500 characters: %s", (_what, value, shown) => {
       const mock = asyncMock<(value: unknown) => Promise<void>>();
 
       void mock(value);
