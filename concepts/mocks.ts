@@ -243,7 +243,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   /** Decides what a call is to do, when it is made. */
   #decide: () => AnyFunction;
   #delay = 0;
-  #once: { action?: AnyFunction; delay?: number }[] = [];
+  readonly #once: { action?: AnyFunction; delay?: number }[] = [];
   /** Those who wait for a call, by its number. */
   readonly #arrivals = new Map<number, Set<(call: Call) => void>>();
 
@@ -273,7 +273,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
       if (key === "prototype" || (key in this && key !== "length")) continue;
       Object.defineProperty(this, key, Object.getOwnPropertyDescriptor(impl, key)!);
     }
-    Object.defineProperty(this, "name", { value: name || "asyncMock", configurable: true });
+    Object.defineProperty(this, "name", { value: name || "asyncMock" });
   }
 
   #call(thisValue: unknown, args: unknown[]): Promise<unknown> {
@@ -433,7 +433,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
 
   /** Makes a mock forget what it was told. */
   protected static restart(mock: Mock, impl: AnyFunction): void {
-    mock.#once = [];
+    mock.#once.length = 0;
     mock.runs(impl).delays(0);
   }
 

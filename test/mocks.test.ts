@@ -1651,6 +1651,13 @@ describe("asyncMock", () => {
     const symbol = Symbol("key");
     const bytes = [1, 2, 255];
     class DatabaseError extends Error {}
+    const withoutClass = (message: string) => Object.setPrototypeOf(new Error(message), null);
+    /** As SuppressedError is made, which Bun and Node have and browsers may not. */
+    const suppressing = (error: unknown, suppressed: unknown) =>
+      Object.defineProperties(new Error(), {
+        error: { value: error },
+        suppressed: { value: suppressed },
+      });
     const Nameless = [class extends Error {}][0]!;
     const withCode = (message: string, code: string) => Object.assign(new Error(message), { code });
     const hostile = () => ({
@@ -1700,6 +1707,7 @@ describe("asyncMock", () => {
       ["errors with codes", withCode("a", "E"), withCode("a", "E")],
       ["groups", new AggregateError([new Error("a")]), new AggregateError([new Error("a")])],
       ["errors of a class", new DatabaseError("a"), new DatabaseError("a")],
+      ["errors without a class", withoutClass("a"), withoutClass("a")],
       ["errors of a class without a name", new Nameless("a"), new Nameless("a")],
       ["DOMExceptions", new DOMException("a", "AbortError"), new DOMException("a", "AbortError")],
       ["sparse arrays", [, 1], [, 1]],
@@ -1734,6 +1742,7 @@ describe("asyncMock", () => {
       ["sets", new Set([1]), new Set([2])],
       ["sets of objects", new Set([{ a: 1 }, { a: 1 }]), new Set([{ a: 1 }, { a: 2 }])],
       ["sets of circles", deepSet(1), deepSet(2)],
+      ["sets that share an item", new Set([one, { n: 1 }]), new Set([one, { n: 2 }])],
       [
         "a pair that was tried in a set before",
         [new Set([one, { n: 2 }]), one],
@@ -1753,6 +1762,9 @@ describe("asyncMock", () => {
       ["classes of errors", new DatabaseError("a"), new Error("a")],
       ["causes", new Error("a", { cause: 1 }), new Error("a", { cause: 2 })],
       ["codes", withCode("a", "E"), withCode("a", "F")],
+      ["errors without a class", withoutClass("a"), withoutClass("b")],
+      ["errors in a SuppressedError", suppressing(1, 2), suppressing(3, 2)],
+      ["suppressed errors", suppressing(1, 2), suppressing(1, 3)],
       [
         "errors of groups",
         new AggregateError([new Error("a")]),
@@ -1828,11 +1840,12 @@ describe("asyncMock", () => {
       });
       const received = new Money(1);
 
-      await mock(1, "same", { a: received }, new Set(["b"]), new Map([["k", "v"]]));
-      mock.assertAwaitedOnceWith(2, "same", { a: null }, new Set(["b"]), new Map([["k", "w"]]));
+      await mock(1, "same", { a: received }, new Set(["b"]), new Map([["k", "v"]]), {});
+      mock.assertAwaitedOnceWith(2, "same", { a: null }, new Set(["b"]), new Map([["k", "w"]]), 5);
 
       expect(asked).toEqual([
         [1, 2],
+        [{}, 5],
         [received, null],
         ["v", "w"],
       ]);
