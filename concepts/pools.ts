@@ -8,9 +8,9 @@
  * Use one for connections, worker threads, browser pages: what takes long to create, can be reused,
  * and of which there may be only so many.
  *
- * Without one every request opens a connection of its own, and under load the server refuses them.
- * A hand-written list of idle connections loses one as soon as a caller aborts or throws, lends
- * those that have died meanwhile, and closes none at shutdown.
+ * Without it every request opens a connection of its own, and under load the server refuses them. A
+ * hand-written list of idle connections loses one as soon as a caller aborts or throws, lends those
+ * that have died meanwhile, and closes none at shutdown.
  *
  * Known elsewhere as: the pool of Go's `database/sql`; generic-pool on npm; HikariCP in Java.
  *
@@ -28,7 +28,8 @@ export interface PoolOptions<T> {
   destroy?: ((resource: T) => unknown) | undefined;
   /**
    * Whether a resource that was used before can be lent again; if it throws, it can't. The signal
-   * is aborted as that of `create` is. Default: it can.
+   * is aborted as that of `create` is. A `validate` that throws then costs the resource, because a
+   * broken one may be what made it hang. Default: it can.
    */
   validate?: ((resource: T, signal: AbortSignal) => boolean | PromiseLike<boolean>) | undefined;
   /** How many there may be, including those being created or destroyed: a positive integer. */
@@ -66,12 +67,6 @@ export interface Lease<T> extends Disposable {
  * their own. A `create` or `validate` that hangs holds a place, but doesn't block callers while
  * there are others.
  *
- * Disposal refuses all callers in line, and waits for every lease to come back and every `create`
- * to settle. Awaiting it inside {@link use} deadlocks. It throws what `destroy` has thrown, the last
- * 100 errors: to hear of them earlier, catch them in `destroy`.
- *
- * Source of the idea: connection pools, such as that of Go's `database/sql`.
- *
  * @example
  * ```ts
  * import { Pool } from "./pools.ts";
@@ -87,7 +82,32 @@ export interface Lease<T> extends Disposable {
  * ```
  */
 export class Pool<T> implements AsyncDisposable {
-  readonly #stock: Stock<T>;
+  readonly #settings: ReturnType<typeof checkOptions<T>>;
+  readonly #line = Object.assign(new Line<any>(), {
+    serve: () => this.#serve(),
+    takeBack: () => this.#offer(this.#granted.pop()!),
+    deliver: ({ resolve, fn }: Waiter<any>) => {
+      const resource = this.#granted.shift()!;
+      resolve(fn ? this.#call(resource, fn) : this.#lend(resource));
+    },
+  });
+  #size = 0;
+  readonly #idle: Resource<T>[] = [];
+  /** One for each waiter to which it has not yet been delivered; all are alike. */
+  readonly #granted: Resource<T>[] = [];
+  /**
+   * What is being created or validated, oldest first: one for each waiter, as long as there are
+   * resources or places, so that no waiter depends on what was begun for another one.
+   */
+  readonly #needed = new Set<AbortController>();
+  /** The same, but nobody depends on it any more. It is welcome all the same. */
+  readonly #spare = new Set<AbortController>();
+  /** The last one that was needed when it began. */
+  #latest: AbortController | undefined;
+  #closed: Error | undefined;
+  readonly #empty = Promise.withResolvers<void>();
+  readonly #errors: unknown[] = [];
+  #errorCount = 0;
 
   /**
    * @throws {TypeError} an option is of the wrong kind
@@ -95,37 +115,23 @@ export class Pool<T> implements AsyncDisposable {
    *   a time negative
    */
   constructor(options: PoolOptions<T>) {
-    const action = "create Pool";
-    if (Object(options) !== options) {
-      throw invalid(action, "options", "an object", options, TypeError);
-    }
-    const { create, destroy = doNothing, validate, max, min = 0 } = options;
-    const { idleTimeout = Infinity, maxLifetime = Infinity } = options;
-    requireFunction(action, "create", create);
-    requireFunction(action, "destroy", destroy);
-    if (validate !== undefined) requireFunction(action, "validate", validate);
-    requirePositiveInteger(action, "max", max);
-    if (!Number.isSafeInteger(min) || min < 0 || min > max) {
-      throw invalid(action, "min", `an integer from 0 to max, which is ${max}`, min);
-    }
-    requireDuration(action, "idleTimeout", idleTimeout);
-    requireDuration(action, "maxLifetime", maxLifetime);
-    this.#stock = new Stock({ create, destroy, validate, max, min, idleTimeout, maxLifetime });
+    this.#settings = checkOptions(options);
+    this.#replenish();
   }
 
   /** How many resources there are: idle, lent, or being created, validated or destroyed. */
   get size(): number {
-    return this.#stock.size;
+    return this.#size;
   }
 
   /** How many resources are idle. */
   get idle(): number {
-    return this.#stock.idle.length;
+    return this.#idle.length;
   }
 
   /** How many callers wait in line. */
   get waiting(): number {
-    return this.#stock.waiting;
+    return this.#line.waiting;
   }
 
   /**
@@ -137,7 +143,7 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {Error} the pool has been disposed
    */
   acquire(options?: WaitOptions): Promise<Lease<T>> {
-    return this.#stock.wait("acquire from Pool", options);
+    return this.#wait("acquire from Pool", options);
   }
 
   /**
@@ -153,62 +159,314 @@ export class Pool<T> implements AsyncDisposable {
     if (typeof fn !== "function") {
       return Promise.reject(invalid("use Pool", "fn", "a function", fn, TypeError));
     }
-    return this.#stock.use(fn, options);
+    if (options === undefined && this.#line.isQuiet && !this.#settings.validate) {
+      const resource = this.#takeIdle();
+      if (resource) return this.#call(resource, fn, true);
+    }
+    return this.#wait("use Pool", options, fn);
   }
 
   /**
-   * Refuses all callers in line and to come. Resolves when all resources are back, and destroyed.
+   * Refuses all callers in line and to come, waits for every lease to come back and every `create`
+   * to settle, and destroys all resources. Awaiting it inside {@link use} deadlocks.
    *
-   * @throws {AggregateError} of what `destroy` has thrown
+   * @throws {AggregateError} of the last 100 errors that `destroy` has thrown, earlier ones included:
+   *   to hear of them at once, catch them in `destroy`
    */
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.#stock.dispose();
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed ??= new Error("Cannot acquire from Pool: it has been disposed");
+    this.#line.refuse(() => this.#closed);
+    for (const attempt of [...this.#needed, ...this.#spare]) attempt.abort(this.#closed);
+    this.#takeIdle(); // None can be lent, so all are destroyed.
+    this.#changed();
+    await this.#empty.promise;
+    const errors = this.#errors.splice(0);
+    if (errors.length === 0) return;
+    const times = this.#errorCount;
+    const rest =
+      times > MAX_ERRORS ? ` ${times} times; these are the last ${MAX_ERRORS} errors` : "";
+    throw new AggregateError(errors, `Cannot dispose Pool: destroy failed${rest}`);
+  }
+
+  #wait(action: string, options?: WaitOptions, fn?: (resource: T) => unknown): Promise<any> {
+    return new Promise((resolve, reject) => {
+      requireOptions(action, options);
+      const signal = options?.signal ?? undefined;
+      requireSignal(action, signal);
+      if (signal?.aborted) return reject(signal.reason);
+      if (this.#closed) return reject(this.#closed);
+      const before = this.#latest;
+      let own: AbortController | undefined;
+      const leave = (reason: unknown) => {
+        reject(reason);
+        if (signal?.aborted) this.#abandon(own, reason);
+      };
+      const waiter = new Waiter(resolve, leave, signal, 1, fn as () => unknown);
+      this.#line.enter(waiter);
+      if (this.#latest !== before) own = this.#latest;
+    });
+  }
+
+  #serve(): void {
+    const { validate, max } = this.#settings;
+    while (this.#line.first && this.#needed.size < this.#line.waiting) {
+      const resource = this.#takeIdle();
+      if (resource && validate) void this.#validate(resource);
+      else if (resource) this.#offer(resource);
+      else if (this.#size < max) void this.#create();
+      else return;
+    }
+  }
+
+  /** The idle resource to lend next. Destroys those that can't be lent. */
+  #takeIdle(): Resource<T> | undefined {
+    for (let resource; (resource = this.#idle.pop()); void this.#destroy(resource)) {
+      resource.stopTimer?.();
+      if (this.#canLend(resource)) return resource;
+    }
+    return undefined;
+  }
+
+  #canLend({ end }: Resource<T>): boolean {
+    return !this.#closed && (end === Infinity || performance.now() < end);
+  }
+
+  /** Lends what can be lent to the first waiter, or keeps it until one comes. */
+  #offer(resource: Resource<T>): void {
+    if (!this.#canLend(resource)) return void this.#destroy(resource);
+    const { first } = this.#line;
+    if (first) {
+      this.#granted.push(resource);
+      this.#line.grant(first);
+      this.#detach(1);
+    } else {
+      this.#idle.push(resource);
+      this.#setTimer(resource, this.#settings.idleTimeout);
+    }
+  }
+
+  async #call(resource: Resource<T>, fn: (resource: T) => unknown, isEarly = false): Promise<any> {
+    // A grant is always delivered in a microtask.
+    if (isEarly) await undefined;
+    try {
+      return await fn(resource.value);
+    } finally {
+      this.#giveBack(resource);
+    }
+  }
+
+  #lend(resource: Resource<T>): Lease<T> {
+    let isLent = true;
+    const end = (isBroken: boolean) => {
+      if (!isLent) return;
+      isLent = false;
+      if (isBroken) void this.#destroy(resource);
+      else this.#giveBack(resource);
+    };
+    const release = () => end(false);
+    return { value: resource.value, release, discard: () => end(true), [Symbol.dispose]: release };
+  }
+
+  #giveBack(resource: Resource<T>): void {
+    if (this.#settings.validate && this.#canLend(resource) && this.#line.first) {
+      void this.#validate(resource);
+    } else this.#offer(resource);
+  }
+
+  async #create(): Promise<void> {
+    this.#size++;
+    const { create, maxLifetime } = this.#settings;
+    const attempt = this.#begin();
+    try {
+      const value = await Promise.try(create, attempt.signal);
+      this.#offer({ value, end: performance.now() + maxLifetime, stopTimer: undefined });
+      this.#end(attempt);
+      this.#replenish();
+    } catch (error) {
+      this.#size--;
+      const first = this.#end(attempt) ? this.#line.first : undefined;
+      if (first) this.#line.leave(first, error);
+      // It may have been one of those to be created in advance.
+      if (attempt.signal.aborted) this.#replenish();
+    }
+    this.#changed();
+  }
+
+  async #validate(resource: Resource<T>): Promise<void> {
+    const attempt = this.#begin();
+    const validating = Promise.try(this.#settings.validate!, resource.value, attempt.signal);
+    if (await validating.catch(() => false)) this.#offer(resource);
+    else void this.#destroy(resource);
+    this.#end(attempt);
+    this.#changed();
+  }
+
+  async #destroy(resource: Resource<T>): Promise<void> {
+    try {
+      await Promise.try(this.#settings.destroy, resource.value);
+    } catch (error) {
+      this.#errorCount++;
+      if (this.#errors.push(error) > MAX_ERRORS) this.#errors.shift();
+    }
+    this.#size--;
+    this.#replenish();
+    this.#changed();
+  }
+
+  #changed(): void {
+    this.#serve();
+    if (this.#closed && this.#size === 0) this.#empty.resolve();
+  }
+
+  #replenish(): void {
+    while (!this.#closed && this.#size < this.#settings.min) void this.#create();
+  }
+
+  #begin(): AbortController {
+    const attempt = new AbortController();
+    if (this.#needed.size < this.#line.waiting) this.#needed.add((this.#latest = attempt));
+    else this.#spare.add(attempt);
+    return attempt;
+  }
+
+  /** Returns whether a waiter depended on it. */
+  #end(attempt: AbortController): boolean {
+    this.#spare.delete(attempt);
+    return this.#needed.delete(attempt);
+  }
+
+  /** So many waiters have gone, and with them the need of the oldest attempts. */
+  #detach(count: number): void {
+    for (const oldest of this.#needed) {
+      if (count-- <= 0) return;
+      this.#needed.delete(oldest);
+      this.#spare.add(oldest);
+    }
+  }
+
+  /** A waiter has gone. Aborts its own attempt if it can, or the one that most likely hangs. */
+  #abandon(own: AbortController | undefined, reason: unknown): void {
+    if (own && this.#needed.delete(own)) this.#spare.add(own);
+    this.#detach(this.#needed.size - this.#line.waiting);
+    if (this.#needed.size + this.#spare.size <= this.#line.waiting) return;
+    const [oldest] = this.#spare;
+    const needless = own && this.#spare.has(own) ? own : oldest!;
+    this.#spare.delete(needless);
+    needless.abort(reason);
+  }
+
+  #setTimer(resource: Resource<T>, idleTimeout: number): void {
+    const { maxLifetime, min } = this.#settings;
+    const longest = Math.min(idleTimeout, maxLifetime);
+    if (longest === Infinity) return;
+    const rest = Math.min(longest, resource.end - performance.now());
+    resource.stopTimer = startTimer(rest, () => {
+      if (this.#size <= min && this.#canLend(resource)) return this.#setTimer(resource, Infinity);
+      this.#idle.splice(this.#idle.indexOf(resource), 1);
+      void this.#destroy(resource);
+    });
   }
 }
 
+const MAX_ERRORS = 100;
+
+interface Resource<T> {
+  readonly value: T;
+  /** When its lifetime ends. */
+  readonly end: number;
+  stopTimer: (() => void) | undefined;
+}
+
+function checkOptions<T>(options: PoolOptions<T>) {
+  const action = "create Pool";
+  if (Object(options) !== options) {
+    throw invalid(action, "options", "an object", options, TypeError);
+  }
+  const { create, destroy = doNothing, validate, max, min = 0 } = options;
+  const { idleTimeout = Infinity, maxLifetime = Infinity } = options;
+  requireFunction(action, "create", create);
+  requireFunction(action, "destroy", destroy);
+  if (validate !== undefined) requireFunction(action, "validate", validate);
+  requirePositiveInteger(action, "max", max);
+  if (!Number.isSafeInteger(min) || min < 0 || min > max) {
+    throw invalid(action, "min", `an integer from 0 to max, which is ${max}`, min);
+  }
+  requireDuration(action, "idleTimeout", idleTimeout);
+  requireDuration(action, "maxLifetime", maxLifetime);
+  return { create, destroy, validate, max, min, idleTimeout, maxLifetime };
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A `setTimeout` of any length, which is never early. Returns what stops it. */
+function startTimer(ms: number, callback: () => void): () => void {
+  if (ms === Infinity) return doNothing;
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    const part = Math.min(left, 2 ** 31 - 1);
+    const due = performance.now() + part;
+    const check = () => {
+      const early = due - performance.now();
+      // Node is early by up to a millisecond. A clock that says much more has been replaced.
+      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
+      if (rest > 0) wait(rest);
+      else callback();
+    };
+    timer = setTimeout(check, part);
+  };
+  wait(ms);
+  return () => clearTimeout(timer);
+}
+
 /**
- * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
- * everywhere in it. A single object without closures, because there may be many.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
-class Waiter<T> {
-  previous: Waiter<T>;
-  next: Waiter<T>;
-  state: "waiting" | "granted" | "gone";
-  stopListening: (() => void) | undefined;
-  readonly resolve: (value: T) => void;
-  readonly reject: (reason: unknown) => void;
-  readonly signal: AbortSignal | undefined;
-  /** How much it asks for. */
-  readonly amount: number;
-  /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: (() => unknown) | undefined;
+function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
+  if (!signal) return doNothing;
+  let listeners = abortListeners.get(signal);
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
+  listeners.add(listener);
+  return () => {
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
+  };
+}
 
-  constructor(
-    resolve: (value: T) => void,
-    reject: (reason: unknown) => void,
-    signal: AbortSignal | undefined,
-    amount = 1,
-    fn?: () => unknown,
-  ) {
-    this.previous = this.next = this;
-    this.state = "waiting";
-    this.stopListening = undefined;
-    this.resolve = resolve;
-    this.reject = reject;
-    this.signal = signal;
-    this.amount = amount;
-    this.fn = fn;
+const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
+
+class AbortListeners extends Set<(reason: unknown) => void> {
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
   }
 
-  insertBefore(next: Waiter<T>): void {
-    this.previous = next.previous;
-    this.next = next;
-    this.previous.next = next.previous = this;
+  detach(): void {
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
-  unlink(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
@@ -336,379 +594,60 @@ class Line<T> {
   }
 }
 
-interface Settings<T> extends PoolOptions<T> {
-  destroy: (resource: T) => unknown;
-  min: number;
-  idleTimeout: number;
-  maxLifetime: number;
-}
-
-/** The resources of a pool, and the line of callers who wait for one. */
-class Stock<T> extends Line<any> {
-  /** Those being created, validated or destroyed included. */
-  size = 0;
-  readonly idle: Resource<T>[] = [];
-  readonly #settings: Settings<T>;
-  /**
-   * What is being created or validated, oldest first: one for each waiter, as long as there are
-   * resources or places, so that no waiter depends on what was begun for another one.
-   */
-  readonly #awaited = new Set<AbortController>();
-  /** The same, but its waiter has gone. It is welcome all the same. */
-  readonly #extra = new Set<AbortController>();
-  #last: Borrower<T> | undefined;
-  #closed: Error | undefined;
-  readonly #empty = Promise.withResolvers<void>();
-  readonly #errors: unknown[] = [];
-  #errorCount = 0;
-
-  constructor(settings: Settings<T>) {
-    super();
-    this.#settings = settings;
-    this.#replenish();
-  }
-
-  wait(action: string, options?: WaitOptions, fn?: (resource: T) => unknown): Promise<any> {
-    return new Promise((resolve, reject) => {
-      requireOptions(action, options);
-      const signal = options?.signal ?? undefined;
-      requireSignal(action, signal);
-      if (signal?.aborted) reject(signal.reason);
-      else if (this.#closed) reject(this.#closed);
-      else this.enter(new Borrower(resolve, reject, signal, 1, fn as () => unknown));
-    });
-  }
-
-  use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
-    if (options !== undefined || !this.isQuiet || this.#settings.validate) {
-      return this.wait("use Pool", options, fn);
-    }
-    const resource = this.#takeIdle();
-    return resource ? this.#call(resource, fn, true) : this.wait("use Pool", options, fn);
-  }
-
-  override serve(): void {
-    const { validate, max } = this.#settings;
-    while (this.first && this.#awaited.size < this.waiting) {
-      const resource = this.#takeIdle();
-      if (resource && !validate) this.#offer(resource);
-      else if (resource) this.#validate(resource);
-      else if (this.size < max) this.#create();
-      else return;
-    }
-  }
-
-  override join(waiter: Waiter<any>): void {
-    this.#last = waiter as Borrower<T>;
-    super.join(waiter);
-  }
-
-  override takeBack(waiter: Waiter<any>): void {
-    this.#offer((waiter as Borrower<T>).resource!);
-  }
-
-  override leave(waiter: Waiter<any>, reason: unknown): void {
-    if (waiter.state !== "waiting") return super.leave(waiter, reason);
-    const before = this.waiting;
-    super.leave(waiter, reason);
-    const { attempt } = waiter as Borrower<T>;
-    if (attempt && this.#awaited.delete(attempt)) this.#extra.add(attempt);
-    this.#detach();
-    for (let gone = before - this.waiting; gone > 0; gone--) {
-      if (this.#awaited.size + this.#extra.size <= this.waiting) return;
-      // There are more than waiters. The oldest is the most likely to hang.
-      const [oldest] = this.#extra;
-      const needless = attempt && this.#extra.has(attempt) ? attempt : oldest!;
-      this.#extra.delete(needless);
-      needless.abort(reason);
-    }
-  }
-
-  override deliver(waiter: Waiter<any>): void {
-    const { resource, fn } = waiter as Borrower<T>;
-    if (fn) waiter.resolve(this.#call(resource!, fn));
-    else waiter.resolve(new Loan(this, resource!));
-  }
-
-  /** Takes back what was lent. */
-  giveBack(resource: Resource<T>): void {
-    if (this.#settings.validate && this.#canLend(resource) && this.first) this.#validate(resource);
-    else this.#offer(resource);
-  }
-
-  destroy(resource: Resource<T>): void {
-    Promise.try(this.#settings.destroy, resource.value)
-      .catch((error) => {
-        this.#errorCount++;
-        if (this.#errors.push(error) > MAX_ERRORS) this.#errors.shift();
-      })
-      .then(() => {
-        this.size--;
-        this.#replenish();
-        this.#changed();
-      });
-  }
-
-  async dispose(): Promise<void> {
-    this.#closed ??= new Error("Cannot acquire from Pool: it has been disposed");
-    this.refuse(() => this.#closed);
-    for (const attempt of [...this.#awaited, ...this.#extra]) attempt.abort(this.#closed);
-    this.#takeIdle();
-    this.#changed();
-    await this.#empty.promise;
-    const errors = this.#errors.splice(0);
-    if (errors.length === 0) return;
-    const count = this.#errorCount;
-    const many = ` ${count} times; these are the last ${MAX_ERRORS} errors`;
-    const message = `Cannot dispose Pool: destroy failed${count > MAX_ERRORS ? many : ""}`;
-    throw new AggregateError(errors, message);
-  }
-
-  /** Lends what can be lent to the first waiter, or keeps it until one comes. */
-  #offer(resource: Resource<T>): void {
-    if (!this.#canLend(resource)) return this.destroy(resource);
-    const first = this.first as Borrower<T> | undefined;
-    if (first) {
-      first.resource = resource;
-      this.grant(first);
-      this.#detach(1);
-    } else {
-      this.idle.push(resource);
-      this.#setTimer(resource, this.#settings.idleTimeout);
-    }
-  }
-
-  #create(): void {
-    this.size++;
-    const attempt = this.#begin();
-    const { create, maxLifetime } = this.#settings;
-    Promise.try(create, attempt.signal).then(
-      (value) => {
-        this.#offer(new Resource(value, performance.now() + maxLifetime));
-        this.#end(attempt);
-        this.#replenish();
-        this.#changed();
-      },
-      (error) => {
-        this.size--;
-        const isAwaited = this.#awaited.has(attempt);
-        this.#end(attempt);
-        const first = isAwaited ? this.first : undefined;
-        if (first) super.leave(first, error);
-        this.#changed();
-      },
-    );
-  }
-
-  #validate(resource: Resource<T>): void {
-    const attempt = this.#begin();
-    Promise.try(this.#settings.validate!, resource.value, attempt.signal)
-      .catch(() => false)
-      .then((isValid) => {
-        if (isValid) this.#offer(resource);
-        else this.destroy(resource);
-        this.#end(attempt);
-        this.#changed();
-      });
-  }
-
-  #begin(): AbortController {
-    const attempt = new AbortController();
-    const needed = this.waiting - this.#awaited.size;
-    (needed > 0 ? this.#awaited : this.#extra).add(attempt);
-    if (needed === 1) this.#last!.attempt = attempt;
-    return attempt;
-  }
-
-  #end(attempt: AbortController): void {
-    this.#awaited.delete(attempt);
-    this.#extra.delete(attempt);
-  }
-
-  /** Waiters at the head have gone, so nobody depends on the oldest attempts any more. */
-  #detach(count = this.#awaited.size - this.waiting): void {
-    if (count <= 0 || this.#awaited.size === 0) return;
-    for (const oldest of this.#awaited) {
-      this.#awaited.delete(oldest);
-      this.#extra.add(oldest);
-      if (--count <= 0) return;
-    }
-  }
-
-  #changed(): void {
-    this.serve();
-    if (this.#closed && this.size === 0) this.#empty.resolve();
-  }
-
-  #replenish(): void {
-    while (!this.#closed && this.size < this.#settings.min) this.#create();
-  }
-
-  #setTimer(resource: Resource<T>, idleTimeout: number): void {
-    const { maxLifetime, min } = this.#settings;
-    const longest = Math.min(idleTimeout, maxLifetime);
-    if (longest === Infinity) return;
-    const rest = Math.min(longest, resource.end - performance.now());
-    resource.stopTimer = startTimer(rest, () => {
-      if (this.size <= min && this.#canLend(resource)) return this.#setTimer(resource, Infinity);
-      this.idle.splice(this.idle.indexOf(resource), 1);
-      this.destroy(resource);
-    });
-  }
-
-  /** The idle resource to lend next. Destroys those that can't be lent. */
-  #takeIdle(): Resource<T> | undefined {
-    for (let resource; (resource = this.idle.pop()); this.destroy(resource)) {
-      resource.stopTimer?.();
-      if (this.#canLend(resource)) return resource;
-    }
-    return undefined;
-  }
-
-  #canLend({ end }: Resource<T>): boolean {
-    return !this.#closed && (end === Infinity || performance.now() < end);
-  }
-
-  async #call(
-    resource: Resource<T>,
-    fn: (resource: T) => unknown,
-    isEarly = false,
-  ): Promise<unknown> {
-    // A grant is always delivered in a microtask.
-    if (isEarly) await undefined;
-    try {
-      return await fn(resource.value);
-    } finally {
-      this.giveBack(resource);
-    }
-  }
-}
-
-const MAX_ERRORS = 100;
-
-class Borrower<T> extends Waiter<any> {
-  /** What it has been granted. */
-  resource: Resource<T> | undefined = undefined;
-  /** What was begun when it came. */
-  attempt: AbortController | undefined = undefined;
-}
-
-class Resource<T> {
-  readonly value: T;
-  /** When its lifetime ends. */
-  readonly end: number;
-  stopTimer: (() => void) | undefined = undefined;
-
-  constructor(value: T, end: number) {
-    this.value = value;
-    this.end = end;
-  }
-}
-
-class Loan<T> implements Lease<T> {
-  readonly value: T;
-  readonly release: () => void;
-  readonly discard: () => void;
-
-  constructor(stock: Stock<T>, resource: Resource<T>) {
-    this.value = resource.value;
-    let lender: Stock<T> | undefined = stock;
-    const once = () => {
-      const it = lender;
-      lender = undefined;
-      return it;
-    };
-    this.release = () => once()?.giveBack(resource);
-    this.discard = () => once()?.destroy(resource);
-  }
-
-  [Symbol.dispose](): void {
-    this.release();
-  }
-}
-
-/** The signal itself in place of `{ signal }` would never be heard. */
-function requireOptions(action: string, options: object | null | undefined): void {
-  if (options === undefined) return;
-  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
-  throw invalid(action, "options", "an object", options, TypeError);
-}
-
-// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
-// These stand in several concepts, the same to the letter, because a concept imports nothing.
-
-/** What every wait takes. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
-  signal?: AbortSignal | undefined;
-}
-
-/** A `setTimeout` of any length, which is never early. Returns what stops it. */
-function startTimer(ms: number, callback: () => void): () => void {
-  if (ms === Infinity) return doNothing;
-  let timer: ReturnType<typeof setTimeout>;
-  const wait = (left: number) => {
-    const part = Math.min(left, 2 ** 31 - 1);
-    const due = performance.now() + part;
-    const check = () => {
-      const early = due - performance.now();
-      // Node is early by up to a millisecond. A clock that says much more has been replaced.
-      const rest = left - part + (early > Math.max(1, part / 2) ? 0 : Math.max(0, early));
-      if (rest > 0) wait(rest);
-      else callback();
-    };
-    timer = setTimeout(check, part);
-  };
-  wait(ms);
-  return () => clearTimeout(timer);
-}
-
 /**
- * Calls `listener` once the signal is aborted, unless the returned function is called before. All
- * listeners share one of the signal's own, because a signal searches its list at every change.
+ * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
+ * everywhere in it. A single object without closures, because there may be many.
  */
-function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return doNothing;
-  let listeners = abortListeners.get(signal);
-  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
-  listeners.add(listener);
-  return () => {
-    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
-  };
-}
+class Waiter<T> {
+  previous: Waiter<T>;
+  next: Waiter<T>;
+  state: "waiting" | "granted" | "gone";
+  stopListening: (() => void) | undefined;
+  readonly resolve: (value: T) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly signal: AbortSignal | undefined;
+  /** How much it asks for. */
+  readonly amount: number;
+  /** What is to be called; without it, the waiter is resolved. */
+  readonly fn: (() => unknown) | undefined;
 
-const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
-
-class AbortListeners extends Set<(reason: unknown) => void> {
-  static readonly #aborting: AbortListeners[] = [];
-  readonly #signal: AbortSignal;
-
-  constructor(signal: AbortSignal) {
-    super();
-    this.#signal = signal;
-    signal.addEventListener("abort", this);
+  constructor(
+    resolve: (value: T) => void,
+    reject: (reason: unknown) => void,
+    signal: AbortSignal | undefined,
+    amount = 1,
+    fn?: () => unknown,
+  ) {
+    this.previous = this.next = this;
+    this.state = "waiting";
+    this.stopListening = undefined;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.signal = signal;
+    this.amount = amount;
+    this.fn = fn;
   }
 
-  detach(): void {
-    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
+  insertBefore(next: Waiter<T>): void {
+    this.previous = next.previous;
+    this.next = next;
+    this.previous.next = next.previous = this;
   }
 
-  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
-  handleEvent(): void {
-    this.detach();
-    const aborting = AbortListeners.#aborting;
-    if (aborting.push(this) > 1) return;
-    try {
-      for (const listeners of aborting) {
-        for (const listener of listeners) listener(listeners.#signal.reason);
-      }
-    } finally {
-      aborting.length = 0;
-    }
+  unlink(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
   }
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

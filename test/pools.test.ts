@@ -584,6 +584,47 @@ describe("Pool", () => {
     third.catch(() => {});
   });
 
+  test("a create in advance that is aborted for a caller who has gone is begun anew", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 1, min: 1 });
+    const controller = new AbortController();
+    const caller = rejection(pool.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+    expect(await caller).toBe("stop");
+    expect(aborted).toEqual([1]);
+    await turns();
+    resolve(2);
+
+    expect(await pool.use((n) => n)).toBe(2);
+    await pool[Symbol.asyncDispose]();
+    expect(aborted).toEqual([1]);
+  });
+
+  test.each([
+    { what: "throws costs its resource, which may be what made it hang", isDeaf: false },
+    { what: "ends well all the same keeps its resource", isDeaf: true },
+  ])("a validate that is aborted and $what", async ({ isDeaf }) => {
+    const gate = Promise.withResolvers<boolean>();
+    const { pool, destroyed } = numbered({
+      max: 1,
+      validate: (_, signal) => {
+        if (!isDeaf) signal.addEventListener("abort", () => gate.reject(signal.reason));
+        return gate.promise;
+      },
+    });
+    await pool.use(() => {});
+    const controller = new AbortController();
+    const caller = rejection(pool.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+    gate.resolve(true);
+    expect(await caller).toBe("stop");
+    await turns();
+
+    expect(destroyed).toEqual(isDeaf ? [] : [1]);
+    expect(pool).toMatchObject(isDeaf ? { size: 1, idle: 1 } : { size: 0, idle: 0 });
+  });
+
   test("the caller's signal may be aborted from inside create: the resource is kept", async () => {
     const controller = new AbortController();
     const pool = new Pool({
@@ -1475,7 +1516,7 @@ function hangOnce(step: string, { isDeaf = false } = {}) {
 }
 
 /** A pool whose creates wait to be resolved, or aborted, and which of them were aborted. */
-function hanging({ max, isDeaf = false }: { max: number; isDeaf?: boolean }) {
+function hanging({ isDeaf = false, ...sizes }: { max: number; min?: number; isDeaf?: boolean }) {
   const aborted: number[] = [];
   const creates: PromiseWithResolvers<number>[] = [];
   const pool = new Pool<number>({
@@ -1488,7 +1529,7 @@ function hanging({ max, isDeaf = false }: { max: number; isDeaf?: boolean }) {
       });
       return create.promise;
     },
-    max,
+    ...sizes,
   });
   return { pool, aborted, resolve: (n: number) => creates[n - 1]!.resolve(n) };
 }
