@@ -13,9 +13,9 @@
  * Without it every caller writes its own try/finally, and one forgets it; the third of four
  * cleanups throws, the fourth never runs, and the error that started it all is gone.
  *
- * Known elsewhere as: `asynccontextmanager`, `AsyncExitStack` and the like in Python's contextlib;
- * `defer` in Go. JavaScript's own `await using` and `AsyncDisposableStack` do the same for cleanups
- * that needn't know what went wrong.
+ * Known elsewhere as: `asynccontextmanager`, `AsyncExitStack`, `aclosing` and `suppress` in Python's
+ * contextlib; `defer` in Go; `refCount` in Rx. JavaScript's own `await using` and
+ * `AsyncDisposableStack` do the same for cleanups that needn't know what went wrong.
  *
  * @module
  */
@@ -66,14 +66,9 @@ type Setup<A extends unknown[], T> = (...args: A) => AsyncGenerator<T, void, und
  * the generator may catch it. `await using` can't do that: the generator resumes after the `yield`
  * as if the work had succeeded. So use {@link withContext} for what commits or rolls back.
  *
- * Source of the idea: `contextlib.asynccontextmanager`.
- *
- * @param generator sets up, yields the value, cleans up; called on entering
- * @throws {TypeError} `generator` is not a function
- * @throws {TypeError} on entering: `generator` doesn't return an async generator
- * @throws {Error} on entering: the generator doesn't yield, or has been entered before
- * @throws {Error} on exit: the generator yields again; it is closed then
- * @throws whatever the generator throws
+ * @throws {TypeError} `generator` is not a function; on entering: it returns no async generator
+ * @throws {Error} on entering: the generator doesn't yield, or has been entered before; on exit: it
+ *   yields again, and is closed
  *
  * @example
  * ```ts
@@ -139,12 +134,8 @@ export function contextManager(
  *
  * If it throws another one, both can be read afterwards: an error that carries the body's, say as
  * its `cause`, takes its place; otherwise the two are joined in a SuppressedError, as `await using`
- * does. (Python keeps the older one as `__context__` of the newer one.)
- *
- * When a cleanup fails, the result of `body` is dropped. If that is a hold, such as a permit or a
- * lease, it is released.
- *
- * Source of the idea: Python's `async with`.
+ * does. When a cleanup fails, the result of `body` is dropped. If that is a hold, such as a permit
+ * or a lease, it is released.
  *
  * @param manager what a {@link contextManager} returned, not awaited; or any disposable
  * @returns what `body` returned, or undefined if its error was cleared
@@ -179,21 +170,11 @@ export function withContext<M extends Enterable, R>(
   manager: M,
   body: (value: Entered<M>) => R,
 ): Promise<Awaited<R> | undefined>;
-export async function withContext<M extends Enterable, T>(
-  manager: M,
-  body: (value: Entered<M>) => T | PromiseLike<T>,
-): Promise<T | undefined> {
+export async function withContext(manager: Enterable, body: (it: any) => unknown): Promise<any> {
   const context = toManager(manager);
   requireFunction("run withContext", "body", body);
   const value = await context.enter();
-  const failures = new Failures();
-  let result: T | undefined;
-  try {
-    result = await body(value);
-  } catch (error) {
-    failures.add(error);
-  }
-  return conclude([(failure) => context.exit(failure)], failures, result);
+  return runBody(() => body(value), [(failure) => context.exit(failure)]);
 }
 
 /** Collects cleanups while the body of {@link exitStack} runs. */
@@ -216,24 +197,19 @@ export interface ExitStack {
 
 /**
  * Runs `body`, then the cleanups that it has put on the stack: last in, first out, one at a time,
- * all of them even if some fail. Managers that are still being entered when `body` ends are waited
- * for.
+ * all of them even if some fail. It works like nested `async with` blocks of Python: each cleanup is
+ * passed what has failed before its turn, in the body or in other cleanups, and can clear it. How
+ * errors are joined, and what becomes of a dropped result, is described at {@link withContext}.
  *
- * It works like nested `async with` blocks: each cleanup is passed what has failed before its turn,
- * in the body or in other cleanups, unless it was cleared; and it can clear it. How errors are
- * joined, and what becomes of a dropped result, is described at {@link withContext}.
- *
- * If entering a manager fails, the promise that `enter` returned rejects. The stack throws the error
- * as well where `body` can't have handled it: that promise was never awaited; or `body` failed, and
- * entering failed after that or at the same time, as in `Promise.all`, which drops all errors but
- * one.
- *
- * Source of the idea: `contextlib.AsyncExitStack`.
+ * Managers that are still being entered when `body` ends are waited for. If entering one fails, the
+ * promise that `enter` returned rejects. The stack throws the error as well where `body` can't have
+ * handled it: that promise was never awaited; or `body` failed, and entering failed after that or at
+ * the same time, as in `Promise.all`, which drops all errors but one.
  *
  * @returns what `body` returned, or undefined if its error was cleared
  * @throws {TypeError} `body` is not a function
- * @throws whatever `body` or a cleanup throws
  * @throws {Error} from the stack's methods, once `body` has ended
+ * @throws whatever `body` or a cleanup throws
  *
  * @example All connections, or none
  * ```ts
@@ -259,12 +235,9 @@ export function exitStack<T>(
   body: (stack: ExitStack) => T | PromiseLike<T>,
 ): Promise<T | undefined>;
 export function exitStack<R>(body: (stack: ExitStack) => R): Promise<Awaited<R> | undefined>;
-export async function exitStack<T>(
-  body: (stack: ExitStack) => T | PromiseLike<T>,
-): Promise<T | undefined> {
+export async function exitStack(body: (stack: ExitStack) => unknown): Promise<any> {
   requireFunction("run exitStack", "body", body);
   const exits: Exit[] = [];
-  const failures = new Failures();
   let bodyFailure: Failure | undefined;
   let ended = false;
   let entering = 0;
@@ -284,138 +257,127 @@ export async function exitStack<T>(
   };
   const move = () => {
     assertOpen();
-    return new MovedExits(exits.splice(0));
+    const moved = exits.splice(0);
+    const handle = createHandle(undefined, () => runBody(doNothing, moved));
+    movedExits.set(handle, moved);
+    return handle;
   };
   const enter = <M extends Enterable>(enterable: M): Promise<Entered<M>> => {
     if (ended) return Promise.try(assertOpen) as Promise<never>;
+    // The errors of all that are being entered at the same time.
     if (entering++ === 0) refusals = [];
     const siblings = refusals;
-    let late = false;
     let manager: ContextManager<Entered<M>>;
+    let isLate = false;
     // Pushed first, because the body may end before it is entered.
     push(async (failure) => {
-      const refusal = await entered.failure;
+      const refusal = await refused;
       if (!refusal) return manager.exit(failure);
-      const told = () => siblings.some((error) => read(bodyFailure!.error, new Set(), error));
-      const missed = bodyFailure && (late || (failure && told()));
-      if (missed || !entered.observed) throw refusal.error;
+      const told = new Set<unknown>();
+      if (bodyFailure) readInto(told, bodyFailure.error);
+      const isMissed = isLate || (failure && siblings.some((error) => told.has(error)));
+      if ((bodyFailure && isMissed) || !entered.isAwaited) throw refusal.error;
     });
-    const entered = new ObservedPromise<Entered<M>>((resolve) => {
+    const entered = new Entering<Entered<M>>((resolve) => {
       manager = toManager(enterable);
       resolve(manager.enter());
     });
-    void entered.failure.then((refusal) => {
-      entering--;
-      late = ended;
-      if (refusal) siblings.push(refusal.error);
-    });
+    const refused = entered.watch(
+      () => void entering--,
+      (error: unknown): Failure => {
+        entering--;
+        isLate = ended;
+        siblings.push(error);
+        return { error };
+      },
+    );
     return entered;
   };
 
-  let result: T | undefined;
-  try {
-    result = await body({ enter, push, defer, move });
-  } catch (error) {
-    failures.add(error);
-    bodyFailure = { error };
-  }
-  ended = true;
-  return conclude(exits, failures, result);
+  return runBody(async () => {
+    try {
+      return await body({ enter, push, defer, move });
+    } catch (error) {
+      bodyFailure = { error };
+      throw error;
+    } finally {
+      ended = true;
+    }
+  }, exits);
 }
 
-/** Runs the exits, then returns the result, or throws what has failed. */
-async function conclude<T>(exits: Exit[], failures: Failures, result: T): Promise<T | undefined> {
-  await failures.unwind(exits);
-  if (!failures.joined) return result;
-  if (result instanceof MovedExits) await result.unwind(failures);
-  else releaseHold(result);
-  return failures.rethrow();
+/** A promise that knows whether anybody has asked for its outcome. */
+class Entering<T> extends Promise<T> {
+  isAwaited = false;
+  readonly watch: Promise<T>["then"] = (...callbacks) => super.then(...callbacks);
+
+  /** `await` calls it too, but only that of a subclass. */
+  override then: Promise<T>["then"] = (...callbacks) => {
+    this.isAwaited = true;
+    return super.then(...callbacks);
+  };
 }
 
-/** What the body has taken out of its stack. */
-class MovedExits implements AsyncDisposable {
-  readonly #exits: Exit[];
-  #unwinding: Promise<void> | undefined;
+/** What a body has taken out of its stack. */
+const movedExits = new WeakMap<object, Exit[]>();
 
-  constructor(exits: Exit[]) {
-    this.#exits = exits;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    const failures = new Failures();
-    await this.unwind(failures);
-    failures.rethrow();
-  }
-
-  /** Adds what fails to the failures of the first call only. */
-  unwind(failures: Failures): Promise<void> {
-    return (this.#unwinding ??= failures.unwind(this.#exits));
-  }
-}
-
-/** The errors that have not been cleared, joined in one. */
-class Failures {
-  joined: Failure | undefined;
-  /** What can be read from it. Empty until a second error comes. */
-  readonly #readable = new Set<unknown>();
-
-  /** Never rejects. */
-  async unwind(exits: Exit[]): Promise<void> {
+/** Runs `body` and then the exits, and returns what `body` returned or throws what has failed. */
+async function runBody<T>(body: () => T, exits: Exit[]): Promise<Awaited<T> | undefined> {
+  let result: Awaited<T> | undefined;
+  let failure: Failure | undefined;
+  const known = new Set<unknown>();
+  const fail = (error: unknown) => {
+    failure = { error: failure ? joinErrors(failure.error, error, known) : error };
+  };
+  const unwind = async (exits: Exit[] = []) => {
     for (let exit = exits.pop(); exit; exit = exits.pop()) {
       try {
-        if ((await exit(this.joined)) === true) this.#clear();
+        if ((await exit(failure)) !== true) continue;
+        failure = undefined;
+        known.clear();
       } catch (error) {
-        this.add(error);
+        fail(error);
       }
     }
-  }
+  };
 
-  add(error: unknown): void {
-    const old = this.joined;
-    if (!old) {
-      this.joined = { error };
-      return;
-    }
-    const readable = this.#readable;
-    if (readable.size === 0) read(old.error, readable, nothing);
-    const known = readable.has(error);
-    if (read(error, readable, old.error)) this.joined = { error };
-    else if (!known) {
-      const message = "A cleanup failed after another error";
-      const pair = new SuppressedError(error, old.error, message);
-      readable.add(pair);
-      this.joined = { error: pair };
-    }
+  try {
+    result = await body();
+  } catch (error) {
+    fail(error);
   }
-
-  rethrow(): undefined {
-    if (this.joined) throw this.joined.error;
-  }
-
-  #clear(): void {
-    this.joined = undefined;
-    this.#readable.clear();
-  }
+  await unwind(exits);
+  if (!failure) return result;
+  await unwind(movedExits.get(result as object));
+  releaseHold(result);
+  if (failure) throw failure.error;
+  return undefined;
 }
 
-const nothing = Symbol();
-const links = ["cause", "error", "suppressed", "errors"];
+/** An error in which both can be read. `known` is what can, or empty as long as there is one. */
+function joinErrors(older: unknown, newer: unknown, known: Set<unknown>): unknown {
+  if (known.size === 0) readInto(known, older);
+  const isKnown = known.has(newer);
+  if (readInto(known, newer).has(older)) return newer;
+  if (isKnown) return older;
+  const pair = new SuppressedError(newer, older, "A cleanup failed after another error");
+  known.add(pair);
+  return pair;
+}
 
-/** Adds to `seen` all that can be read from an error, and returns whether `wanted` is among it. */
-function read(error: unknown, seen: Set<unknown>, wanted: unknown): boolean {
-  const unread = [error];
-  let found = false;
-  // The bound is for a proxy that makes up new errors for ever.
-  for (let steps = 0; unread.length > 0 && steps < 2e5; steps++) {
-    const it = unread.pop();
-    if (Object.is(it, wanted)) found = true;
-    if (seen.has(it)) continue;
-    seen.add(it);
-    for (const key of links) {
+/** Adds to `known` all that can be read from an error, and returns what it looked at. */
+function readInto(known: Set<unknown>, error: unknown): Set<unknown> {
+  // The loop reaches what is added meanwhile.
+  const found = new Set([error]);
+  for (const it of found) {
+    // The bound is for a proxy that makes up new errors for ever.
+    if (known.has(it) || found.size > 2 ** 17) continue;
+    known.add(it);
+    for (const key of ["cause", "error", "suppressed", "errors"]) {
       try {
         const inner = Object(it)[key];
         for (const one of Array.isArray(inner) ? inner : [inner]) {
-          if (one !== undefined) unread.push(one);
+          if (one !== undefined) found.add(one);
         }
       } catch {
         // A getter that throws, or a revoked proxy: nothing can be read from it.
@@ -425,52 +387,17 @@ function read(error: unknown, seen: Set<unknown>, wanted: unknown): boolean {
   return found;
 }
 
-/** A promise that is never unhandled, and knows whether anybody has asked for its outcome. */
-class ObservedPromise<T> extends Promise<T> {
-  observed = false;
-  readonly failure: Promise<Failure | undefined>;
-
-  static override get [Symbol.species](): PromiseConstructor {
-    return Promise;
-  }
-
-  constructor(executor: ConstructorParameters<typeof Promise<T>>[0]) {
-    super(executor);
-    this.failure = super.then(
-      () => undefined,
-      (error) => ({ error }),
-    );
-  }
-
-  /** `await` calls it too, but only that of a subclass. */
-  override then<A = T, B = never>(
-    onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
-    onRejected?: ((reason: any) => B | PromiseLike<B>) | null,
-  ): Promise<A | B> {
-    this.observed = true;
-    return super.then(onFulfilled, onRejected);
-  }
-}
-
 /**
  * Makes an object with a method `close` disposable. What `close` returns is awaited.
  *
- * Source of the idea: `contextlib.aclosing`. Async generators, which that is meant for, are
- * disposable by themselves.
- *
  * @throws {TypeError} `resource` has no method `close`
- * @throws whatever `close` throws, on disposal
  *
  * @example
  * ```ts
  * import { closing } from "./context-managers.ts";
  *
- * let closed = false;
- * {
- *   await using file = closing({ read: () => "text", close: async () => void (closed = true) });
- *   console.assert(file.value.read() === "text" && !closed);
- * }
- * console.assert(closed);
+ * await using file = closing({ read: () => "text", close: async () => {} });
+ * console.assert(file.value.read() === "text");
  * ```
  */
 export function closing<T extends { close(): unknown }>(resource: T): Handle<T> {
@@ -484,8 +411,6 @@ export function closing<T extends { close(): unknown }>(resource: T): Handle<T> 
  * Runs `body` and returns what it returns, or undefined if it throws an instance of one of the
  * classes. A SuppressedError, which is how a cleanup that failed is joined with the error before
  * it, is suppressed if both its errors are. An AggregateError passes unless its own class is named.
- *
- * Source of the idea: `contextlib.suppress`.
  *
  * @param errorClasses those of this realm; built-in ones stand for those of other realms as well
  * @throws {TypeError} `body` is not a function, or one of `errorClasses` is not a class
@@ -507,10 +432,7 @@ export function suppress<R>(
   body: () => R,
   ...errorClasses: ErrorClass[]
 ): Promise<Awaited<R> | undefined>;
-export async function suppress<T>(
-  body: () => T | PromiseLike<T>,
-  ...errorClasses: ErrorClass[]
-): Promise<T | undefined> {
+export async function suppress(body: () => unknown, ...errorClasses: ErrorClass[]): Promise<any> {
   requireFunction("suppress errors", "body", body);
   for (const errorClass of errorClasses) {
     requireFunction("suppress errors", "errorClasses", errorClass);
@@ -529,17 +451,14 @@ type ErrorClass = abstract new (...args: never[]) => unknown;
 
 /** Whether an error is an instance of one of the classes, or joins only such errors. */
 function isCovered(error: unknown, errorClasses: ErrorClass[]): boolean {
-  const unread = [error];
-  const seen = new Set<unknown>();
+  // The loop reaches what is added meanwhile.
+  const errors = new Set([error]);
   let isFound = false;
   try {
-    while (unread.length > 0) {
-      const it = unread.pop();
-      if (seen.has(it)) continue;
-      seen.add(it);
-      if (errorClasses.some((errorClass) => isInstance(it, errorClass))) isFound = true;
-      else if (!isInstance(it, SuppressedError)) return false;
-      else unread.push((it as SuppressedError).error, (it as SuppressedError).suppressed);
+    for (const it of errors) {
+      if (errorClasses.some((errorClass) => isOfClass(it, errorClass))) isFound = true;
+      else if (!isOfClass(it, SuppressedError)) return false;
+      else errors.add((it as SuppressedError).error).add((it as SuppressedError).suppressed);
     }
     return isFound;
   } catch {
@@ -548,15 +467,15 @@ function isCovered(error: unknown, errorClasses: ErrorClass[]): boolean {
   }
 }
 
-function isInstance(value: unknown, Class: ErrorClass): boolean {
-  if (value instanceof Class) return true;
+function isOfClass(value: unknown, errorClass: ErrorClass): boolean {
+  if (value instanceof errorClass) return true;
   // An object of another realm knows the built-in classes of that realm only.
+  const { name } = errorClass;
   const isForeign = Object(value) === value && !(value instanceof Object);
-  if (!isForeign || (globalThis as Record<string, unknown>)[Class.name] !== Class) return false;
-  for (let it = Object.getPrototypeOf(value); it; it = Object.getPrototypeOf(it)) {
-    if (it.constructor?.name === Class.name) return true;
-  }
-  return false;
+  if (!isForeign || Reflect.get(globalThis, name) !== errorClass) return false;
+  let it = Object.getPrototypeOf(value);
+  while (it && it.constructor?.name !== name) it = Object.getPrototypeOf(it);
+  return it !== null;
 }
 
 /**
@@ -568,30 +487,24 @@ function isInstance(value: unknown, Class: ErrorClass): boolean {
  * have aborted their wait, the resource is exited as soon as it has been entered, and errors are
  * dropped, because nobody is left who could be told.
  *
- * Source of the idea: `refCount` of Rx.
- *
- * @param open makes the manager, anew each time the resource is entered
+ * @param open makes the manager, each time the resource is entered
  * @throws {TypeError} `open` is not a function
  * @throws the signal's reason, once it is aborted while waiting
  * @throws whatever `open`, entering or the exit throws
  *
  * @example
  * ```ts
- * import { contextManager, refCounted } from "./context-managers.ts";
+ * import { contextManager, refCounted, withContext } from "./context-managers.ts";
  *
  * const log: string[] = [];
- * const openDatabase = contextManager(async function* () {
+ * const open = contextManager(async function* () {
  *   log.push("open");
  *   yield "database";
  *   log.push("close");
  * });
- * const database = refCounted(openDatabase);
+ * const database = refCounted(open);
  *
- * const work = async () => {
- *   await using db = await database();
- *   log.push(db.value);
- * };
- * await Promise.all([work(), work()]);
+ * await Promise.all([1, 2].map(() => withContext(database(), (db) => log.push(db))));
  * console.assert(log.join() === "open,database,database,close");
  * ```
  */
@@ -599,33 +512,31 @@ export function refCounted<M extends Enterable>(
   open: () => M,
 ): (options?: WaitOptions) => Opening<Entered<M>> {
   requireFunction("create refCounted", "open", open);
-  type Value = Entered<M>;
-  let current: Session<Value> | undefined;
+  let current: Session<Entered<M>> | undefined;
   let exited: Promise<unknown> | undefined;
 
-  const forget = (session: Session<Value>) => {
+  const start = () => {
+    const assertUsed = () => {
+      if (session.users === 0) throw new Error("All users have left");
+    };
+    const enter = async () => {
+      await exited;
+      assertUsed();
+      const opened = open();
+      const manager = toManager(opened);
+      // All users may have aborted in `open`. A disposable is to be disposed even so.
+      if (Object.is(manager, opened)) assertUsed();
+      session.exit = () => manager.exit();
+      return manager.enter();
+    };
+    const session: Session<Entered<M>> = { users: 0, entered: enter(), exit: doNothing };
+    session.entered.catch(() => forget(session));
+    return session;
+  };
+  const forget = (session: Session<Entered<M>>) => {
     if (current === session) current = undefined;
   };
-  const join = () => {
-    if (!current) {
-      const session = (current = new Session<Value>());
-      session.entered = enter(session);
-      session.entered.catch(() => forget(session));
-    }
-    current.users++;
-    return current;
-  };
-  const enter = async (session: Session<Value>) => {
-    await exited;
-    session.assertUsed();
-    const opened = open();
-    const manager = toManager(opened);
-    // All users may have aborted in `open`. A disposable is to be disposed even so.
-    if (Object.is(manager, opened)) session.assertUsed();
-    session.exit = () => manager.exit();
-    return manager.enter();
-  };
-  const leave = async (session: Session<Value>) => {
+  const leave = async (session: Session<Entered<M>>) => {
     if (--session.users > 0) return;
     forget(session);
     const exit = session.entered.then(() => session.exit());
@@ -633,15 +544,17 @@ export function refCounted<M extends Enterable>(
     await exit;
   };
 
-  return (options = {}) => {
-    let session: Session<Value>;
+  return (options) => {
+    let session: Session<Entered<M>>;
     return createOpening("refCounted", {
       async enter() {
-        const { signal } = options;
+        requireOptions("enter refCounted", options);
+        const signal = options?.signal;
         requireSignal("enter refCounted", signal);
         signal?.throwIfAborted();
-        session = join();
-        const { promise, resolve, reject } = Promise.withResolvers<Value>();
+        session = current ??= start();
+        session.users++;
+        const { promise, resolve, reject } = Promise.withResolvers<Entered<M>>();
         let waits = true;
         const abort = () => {
           waits = false;
@@ -651,9 +564,8 @@ export function refCounted<M extends Enterable>(
         const stopListening = onAbort(signal, abort);
         session.entered.then(
           (value) => {
-            if (!waits) return;
             stopListening();
-            if (signal?.aborted) abort();
+            if (waits && signal?.aborted) abort();
             else resolve(value);
           },
           (error) => {
@@ -669,14 +581,10 @@ export function refCounted<M extends Enterable>(
 }
 
 /** What users share from the entering of the first to the leaving of the last. */
-class Session<T> {
-  users = 0;
-  entered!: Promise<T>;
-  exit: () => unknown = doNothing;
-
-  assertUsed(): void {
-    if (this.users === 0) throw new Error("All users have left");
-  }
+interface Session<T> {
+  users: number;
+  readonly entered: Promise<T>;
+  exit: () => unknown;
 }
 
 /** Makes a manager one for a single use. */
@@ -788,6 +696,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
