@@ -48,12 +48,12 @@ export interface PoolOptions<T> {
   maxLifetime?: number | undefined;
 }
 
-/** A resource on loan. Return it with `using` or one of the methods, which are idempotent. */
+/** A resource on loan. Its methods are idempotent, and need no `this`. */
 export interface Lease<T> extends Disposable {
   readonly value: T;
-  /** Returns it for the next user. Needs no `this`. */
+  /** Returns it for the next user, as `using` does. */
   release(): void;
-  /** Returns it as broken: it is destroyed instead of being lent again. Needs no `this`. */
+  /** Returns it as broken: it is destroyed instead of being lent again. */
   discard(): void;
 }
 
@@ -83,10 +83,10 @@ export interface Lease<T> extends Disposable {
  */
 export class Pool<T> implements AsyncDisposable {
   readonly #settings: ReturnType<typeof checkOptions<T>>;
-  readonly #line = Object.assign(new Line<any>(), {
+  readonly #line = new Line<any>({
     serve: () => this.#serve(),
     takeBack: () => this.#offer(this.#granted.pop()!),
-    deliver: ({ resolve, fn }: Waiter<any>) => {
+    deliver: ({ resolve, fn }) => {
       const resource = this.#granted.shift()!;
       resolve(fn ? this.#call(resource, fn) : this.#lend(resource));
     },
@@ -102,8 +102,7 @@ export class Pool<T> implements AsyncDisposable {
   readonly #needed = new Set<AbortController>();
   /** The same, but nobody depends on it any more. It is welcome all the same. */
   readonly #spare = new Set<AbortController>();
-  /** The last one that was needed when it began. */
-  #latest: AbortController | undefined;
+  #latestNeeded: AbortController | undefined;
   #closed: Error | undefined;
   readonly #empty = Promise.withResolvers<void>();
   readonly #errors: unknown[] = [];
@@ -195,15 +194,14 @@ export class Pool<T> implements AsyncDisposable {
       requireSignal(action, signal);
       if (signal?.aborted) return reject(signal.reason);
       if (this.#closed) return reject(this.#closed);
-      const before = this.#latest;
+      const before = this.#latestNeeded;
       let own: AbortController | undefined;
       const leave = (reason: unknown) => {
         reject(reason);
         if (signal?.aborted) this.#abandon(own, reason);
       };
-      const waiter = new Waiter(resolve, leave, signal, 1, fn as () => unknown);
-      this.#line.enter(waiter);
-      if (this.#latest !== before) own = this.#latest;
+      this.#line.enter(new Waiter(resolve, leave, signal, 1, fn as () => unknown));
+      if (this.#latestNeeded !== before) own = this.#latestNeeded;
     });
   }
 
@@ -324,7 +322,7 @@ export class Pool<T> implements AsyncDisposable {
 
   #begin(): AbortController {
     const attempt = new AbortController();
-    if (this.#needed.size < this.#line.waiting) this.#needed.add((this.#latest = attempt));
+    if (this.#needed.size < this.#line.waiting) this.#needed.add((this.#latestNeeded = attempt));
     else this.#spare.add(attempt);
     return attempt;
   }
@@ -474,27 +472,19 @@ class AbortListeners extends Set<(reason: unknown) => void> {
  * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
  * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
  * grant back at once, and the next waiter is served.
- *
- * A subclass says what is granted ({@link serve}), what becomes of a grant that nobody receives
- * ({@link takeBack}), and how it is received ({@link deliver}).
  */
 class Line<T> {
   /** How many wait, without those that have been granted something. */
   waiting = 0;
   /** The sum of what they ask for. */
   asked = 0;
+  readonly #owner: LineOwner<T>;
   #delivering = false;
   readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
   readonly #granted = new Waiter<T>(doNothing, doNothing, undefined);
 
-  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
-  serve(): void {}
-
-  /** Puts back what was granted to a waiter that was aborted before it received it. */
-  takeBack(_waiter: Waiter<T>): void {}
-
-  deliver(waiter: Waiter<T>): void {
-    waiter.resolve(undefined as T);
+  constructor(owner: LineOwner<T> = {}) {
+    this.#owner = owner;
   }
 
   /** Whether a newcomer may skip the line, because nobody is waiting or being let in. */
@@ -525,7 +515,7 @@ class Line<T> {
   /** Adds a waiter, and serves it if nobody is ahead and what it asks for is free. */
   enter(waiter: Waiter<T>): void {
     this.join(waiter);
-    this.serve();
+    this.#owner.serve?.();
   }
 
   /** Lets a waiter in: it is told in a microtask. */
@@ -547,9 +537,9 @@ class Line<T> {
     if (waiter.state === "gone") return;
     const { state } = waiter;
     this.#remove(waiter);
-    if (state === "granted") this.takeBack(waiter);
+    if (state === "granted") this.#owner.takeBack?.(waiter);
     waiter.reject(reason);
-    this.serve();
+    this.#owner.serve?.();
   }
 
   /** Rejects the waiters for which `reasonFor` returns a reason. */
@@ -588,10 +578,21 @@ class Line<T> {
       if (waiter.fn && resolved) return this.#deliverSoon();
       resolved ||= !waiter.fn;
       this.#remove(waiter);
-      this.deliver(waiter);
+      if (this.#owner.deliver) this.#owner.deliver(waiter);
+      else waiter.resolve(undefined as T);
     }
     this.#delivering = false;
   }
+}
+
+/** What decides over a {@link Line}. */
+interface LineOwner<T> {
+  /** Grants what can be granted, from the head. Called when a waiter enters, and when one leaves. */
+  serve?(): void;
+  /** Puts back what was granted to a waiter that was aborted before it received it. */
+  takeBack?(waiter: Waiter<T>): void;
+  /** Hands over what was granted. Default: undefined. */
+  deliver?(waiter: Waiter<T>): void;
 }
 
 /**
@@ -599,10 +600,10 @@ class Line<T> {
  * everywhere in it. A single object without closures, because there may be many.
  */
 class Waiter<T> {
-  previous: Waiter<T>;
-  next: Waiter<T>;
-  state: "waiting" | "granted" | "gone";
-  stopListening: (() => void) | undefined;
+  previous: Waiter<T> = this;
+  next: Waiter<T> = this;
+  state: "waiting" | "granted" | "gone" = "waiting";
+  stopListening: (() => void) | undefined = undefined;
   readonly resolve: (value: T) => void;
   readonly reject: (reason: unknown) => void;
   readonly signal: AbortSignal | undefined;
@@ -618,9 +619,6 @@ class Waiter<T> {
     amount = 1,
     fn?: () => unknown,
   ) {
-    this.previous = this.next = this;
-    this.state = "waiting";
-    this.stopListening = undefined;
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
