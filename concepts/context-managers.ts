@@ -179,19 +179,13 @@ export async function withContext(manager: Enterable, body: (it: any) => unknown
 
 /** Collects cleanups while the body of {@link exitStack} runs. */
 export interface ExitStack {
-  /**
-   * Enters a manager or disposable, returns its value, and exits it at the end. If entering fails
-   * and nobody awaits the result, the error is thrown at the end.
-   */
+  /** Enters a manager or disposable, returns its value, and exits it at the end. */
   enter<M extends Enterable>(manager: M): Promise<Entered<M>>;
   /** Calls `fn` at the end. What it returns is awaited, and otherwise ignored. */
   defer(fn: () => unknown): void;
   /** Calls `exit` at the end, with what has failed until then. */
   push(exit: Exit): void;
-  /**
-   * Takes out all cleanups so far: they run when the result is disposed instead of at the end.
-   * Disposing it again waits for the first disposal, which alone rejects if a cleanup fails.
-   */
+  /** Takes out all cleanups so far: they run when the handle is disposed instead of at the end. */
   move(): AsyncDisposable;
 }
 
@@ -294,16 +288,14 @@ export async function exitStack(body: (stack: ExitStack) => unknown): Promise<an
     return entered;
   };
 
-  return runBody(async () => {
-    try {
-      return await body({ enter, push, defer, move });
-    } catch (error) {
-      bodyFailure = { error };
-      throw error;
-    } finally {
+  return runBody(
+    () => body({ enter, push, defer, move }),
+    exits,
+    (failure) => {
       ended = true;
-    }
-  }, exits);
+      bodyFailure = failure;
+    },
+  );
 }
 
 /** A promise that knows whether anybody has asked for its outcome. */
@@ -322,7 +314,11 @@ class Entering<T> extends Promise<T> {
 const movedExits = new WeakMap<object, Exit[]>();
 
 /** Runs `body` and then the exits, and returns what `body` returned or throws what has failed. */
-async function runBody<T>(body: () => T, exits: Exit[]): Promise<Awaited<T> | undefined> {
+async function runBody<T>(
+  body: () => T,
+  exits: Exit[],
+  onEnd?: (failure: Failure | undefined) => void,
+): Promise<Awaited<T> | undefined> {
   let result: Awaited<T> | undefined;
   let failure: Failure | undefined;
   const known = new Set<unknown>();
@@ -346,6 +342,7 @@ async function runBody<T>(body: () => T, exits: Exit[]): Promise<Awaited<T> | un
   } catch (error) {
     fail(error);
   }
+  onEnd?.(failure);
   await unwind(exits);
   if (!failure) return result;
   await unwind(movedExits.get(result as object));
@@ -371,7 +368,7 @@ function readInto(known: Set<unknown>, error: unknown): Set<unknown> {
   const found = new Set([error]);
   for (const it of found) {
     // The bound is for a proxy that makes up new errors for ever.
-    if (known.has(it) || found.size > 2 ** 17) continue;
+    if (known.has(it) || found.size > 2 ** 16) continue;
     known.add(it);
     for (const key of ["cause", "error", "suppressed", "errors"]) {
       try {

@@ -476,7 +476,6 @@ describe("withContext", () => {
 
   test.each<[string, (old: unknown) => unknown, boolean]>([
     ["a chain of 50,000 causes that ends with the old error", (old) => chain(50_000, old), true],
-    ["a chain of 50,000 causes without it", () => chain(50_000, undefined), false],
     ["a list of 50,000 errors, one of them the old one", (old) => manyErrors(50_000, old), true],
     ["errors that cause each other", () => circle(), false],
     ["an error whose getters throw", () => hostile(), false],
