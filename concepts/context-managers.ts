@@ -235,7 +235,7 @@ export async function exitStack(body: (stack: ExitStack) => unknown): Promise<an
   let bodyFailure: Failure | undefined;
   let ended = false;
   let entering = 0;
-  let refusals: unknown[] = [];
+  let refusals: unknown[];
 
   const assertOpen = () => {
     if (ended) throw new Error("Cannot use exit stack: its body has ended");
@@ -262,14 +262,13 @@ export async function exitStack(body: (stack: ExitStack) => unknown): Promise<an
     if (entering++ === 0) refusals = [];
     const siblings = refusals;
     let manager: ContextManager<Entered<M>>;
-    let isLate = false;
     // Pushed first, because the body may end before it is entered.
     push(async (failure) => {
       const refusal = await refused;
       if (!refusal) return manager.exit(failure);
       const told = new Set<unknown>();
       if (bodyFailure) readInto(told, bodyFailure.error);
-      const isMissed = isLate || (failure && siblings.some((error) => told.has(error)));
+      const isMissed = refusal.isLate || (failure && siblings.some((error) => told.has(error)));
       if ((bodyFailure && isMissed) || !entered.isAwaited) throw refusal.error;
     });
     const entered = new Entering<Entered<M>>((resolve) => {
@@ -278,11 +277,10 @@ export async function exitStack(body: (stack: ExitStack) => unknown): Promise<an
     });
     const refused = entered.watch(
       () => void entering--,
-      (error: unknown): Failure => {
+      (error: unknown) => {
         entering--;
-        isLate = ended;
         siblings.push(error);
-        return { error };
+        return { error, isLate: ended };
       },
     );
     return entered;

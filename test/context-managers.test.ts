@@ -1015,6 +1015,7 @@ describe("exitStack", () => {
 
     const error = await rejection(
       exitStack(async (stack) => {
+        await stack.enter(traced([])("a"));
         await stack.enter(refuse("primary")).catch(() => {});
         await stack.enter(refuse("secondary"));
       }),
