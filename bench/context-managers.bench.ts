@@ -68,6 +68,6 @@ await checkThresholds([
         for (let n = 0; n < 10; n++) stack.defer(cleanUp);
       },
     ],
-    atMost: 1.4,
+    atMost: 1.6,
   },
 ]);

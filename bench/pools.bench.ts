@@ -26,7 +26,7 @@ await checkThresholds([
     name: "leaving costs the same in a long line",
     subject: ["30,000 waiters cancelled, last first", () => cancel(30_000)],
     baseline: ["1,000 waiters, 30 times", () => repeat(30, () => cancel(1_000))],
-    atMost: 2.5,
+    atMost: 1.8,
   },
   {
     name: "one signal for all costs the same in a long line",
