@@ -349,9 +349,9 @@ async function runBody<T>(
   return undefined;
 }
 
-/** An error in which both can be read. `known` is what can, or empty as long as there is one. */
+/** An error in which both can be read. `known` is what can be read from errors joined before. */
 function joinErrors(older: unknown, newer: unknown, known: Set<unknown>): unknown {
-  if (known.size === 0) readInto(known, older);
+  readInto(known, older);
   const isKnown = known.has(newer);
   if (readInto(known, newer).has(older)) return newer;
   if (isKnown) return older;

@@ -1152,6 +1152,17 @@ describe("exitStack", () => {
     expect(errorsIn(error)).toEqual(["moved", "cleanup"]);
   });
 
+  test("moved cleanups that are returned can clear the error of another cleanup", async () => {
+    const result = await exitStack((stack) => {
+      stack.push(() => true);
+      const moved = stack.move();
+      stack.defer(() => Promise.reject("cleanup"));
+      return moved;
+    });
+
+    expect(result).toBeUndefined();
+  });
+
   test("moved cleanups keep every error too", async () => {
     const moved = await exitStack((stack) => {
       stack.defer(() => Promise.reject("a"));
@@ -1308,6 +1319,7 @@ describe("suppress", () => {
     ["another class", new Error("x"), [TypeError]],
     ["no class", new Error("x"), []],
     ["a value that is not an Error", "x", [Error]],
+    ["a string, which is not an instance of String", "x", [String]],
     ["a group of errors that match", new AggregateError([new TypeError("x")]), [TypeError]],
     [
       "an error with the fields of a SuppressedError",
