@@ -425,12 +425,13 @@ describe("Pool", () => {
   );
 
   test("a caller who has gone aborts only its own create", async () => {
-    const { pool, aborted } = hanging({ max: 3 });
+    const { pool, aborted } = hanging({ max: 5 });
     const controllers = [1, 2, 3].map(() => new AbortController());
     const callers = controllers.map(({ signal }) => rejection(pool.acquire({ signal })));
 
     controllers[1]!.abort("stop");
     expect(aborted).toEqual([2]);
+    expect(pool.size).toBe(3);
     controllers[0]!.abort("stop");
     expect(aborted).toEqual([2, 1]);
     controllers[2]!.abort("stop");
@@ -550,6 +551,45 @@ describe("Pool", () => {
 
     expect(await second).toBe("stop");
     expect(aborted).toEqual([1]);
+  });
+
+  test("a caller who has gone aborts its own create rather than one that hangs", async () => {
+    const { pool, aborted, resolve } = hanging({ max: 4 });
+    const callers = [pool.acquire(), pool.acquire()];
+    resolve(2);
+    await callers[0];
+    const controller = new AbortController();
+    const third = rejection(pool.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+
+    expect(await third).toBe("stop");
+    expect(aborted).toEqual([4]);
+    resolve(3);
+    await callers[1];
+  });
+
+  test("a create in advance that hangs doesn't block a caller while there is a place", async () => {
+    const { pool, resolve } = hanging({ max: 2, min: 1 });
+    const caller = pool.acquire();
+    resolve(2);
+
+    expect((await caller).value).toBe(2);
+  });
+
+  test("the first in line hears of its failed create though the second has left", async () => {
+    const refused = Promise.withResolvers<never>();
+    const creates = [() => refused.promise];
+    const pool = new Pool({ create: () => creates.pop()!(), max: 1 });
+    const first = rejection(pool.acquire());
+    const controller = new AbortController();
+    const second = rejection(pool.acquire({ signal: controller.signal }));
+
+    controller.abort("stop");
+    expect(await second).toBe("stop");
+    refused.reject("refused");
+
+    expect(await first).toBe("refused");
   });
 
   test("a create that has ended is not taken for one that hangs", async () => {
@@ -818,6 +858,25 @@ describe("Pool", () => {
       expect(log).toEqual(["next"]);
     },
   );
+
+  test("use() calls nothing after an abort, in whatever microtask that comes", async () => {
+    const aborted: boolean[] = [];
+    for (let microtasks = 0; microtasks < 8; microtasks++) {
+      const { pool } = numbered({ max: 1 });
+      const held = await pool.acquire();
+      const controller = new AbortController();
+      const { signal } = controller;
+      const used = pool.use(() => aborted.push(signal.aborted), { signal });
+      held.release();
+      for (let n = 0; n < microtasks; n++) await undefined;
+      controller.abort("stop");
+      await Promise.allSettled([used]);
+      expect(pool.idle).toBe(1);
+    }
+
+    expect(aborted.length).toBeGreaterThan(0);
+    expect(aborted).not.toContain(true);
+  });
 
   test("an abort of which another listener keeps the pool from hearing is obeyed at the grant", async () => {
     const { pool } = numbered({ max: 1 });
