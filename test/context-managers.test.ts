@@ -1815,6 +1815,25 @@ describe("refCounted", () => {
     },
   );
 
+  test("entering that fails when all have aborted doesn't part those who came meanwhile", async () => {
+    const refused = Promise.withResolvers<never>();
+    const enters = [() => refused.promise, () => turns(5).then(() => "second")];
+    const shared = refCounted(() => ({ enter: () => enters.shift()!(), exit() {} }));
+    const controller = new AbortController();
+    const aborted = rejection(shared({ signal: controller.signal }));
+    await turns();
+    controller.abort("stop");
+    expect(await aborted).toBe("stop");
+    const second = shared().then((handle) => handle);
+    await turns();
+
+    refused.reject("refused");
+    const { value } = await second;
+
+    expect(value).toBe("second");
+    expect((await shared()).value).toBe("second");
+  });
+
   test("refuses what is not a function", () => {
     expect(thrownBy(() => refCounted(undefined as never))).toBe(
       "TypeError: Cannot create refCounted: open must be a function, received undefined",
