@@ -15,12 +15,16 @@
  * Known elsewhere as: `asyncio.Semaphore`, `BoundedSemaphore` and `Lock`; Go's `semaphore.Weighted`
  * and `rate.Limiter`; p-limit and async-mutex on npm; the Web Locks API.
  *
+ * Arguments are checked before anything else: a wrong kind is a TypeError, a number out of range a
+ * RangeError. What waits rejects with its signal's reason once that is aborted, and has then taken
+ * nothing and called nothing.
+ *
  * @module
  */
 
 /** How much to take from a {@link Semaphore}. */
 export interface WeightOptions {
-  /** How many permits: a positive integer. Default: 1. */
+  /** How many permits: a positive integer, at most all of them. Default: 1. */
   weight?: number | undefined;
 }
 
@@ -59,11 +63,7 @@ export class Semaphore {
   readonly #permits: Permits;
   readonly #idle = new Line<void>();
 
-  /**
-   * @param permits how many there are: a positive integer
-   * @throws {TypeError} `permits` is not a number
-   * @throws {RangeError} `permits` is not a positive integer
-   */
+  /** @param permits how many there are: a positive integer */
   constructor(permits: number) {
     requirePositiveInteger("create Semaphore", "permits", permits);
     this.#permits = new Permits(permits);
@@ -81,40 +81,20 @@ export class Semaphore {
 
   /** How many callers wait in line. */
   get waiting(): number {
-    return this.#permits.waiting;
+    return this.#permits.line.waiting;
   }
 
-  /**
-   * Takes permits, and waits in line for them if necessary.
-   *
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `weight` is not a positive integer, or is more than all permits, now or
-   *   after a {@link resize}
-   * @throws the signal's reason, once it is aborted
-   */
+  /** Takes permits, and waits in line for them if necessary. */
   acquire(options?: WeightOptions & WaitOptions): Promise<Permit> {
     return this.#permits.acquire("acquire Semaphore", options);
   }
 
-  /**
-   * Takes permits if they are free and nobody waits in line; otherwise returns undefined.
-   *
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `weight` is not a positive integer, or is more than all permits
-   */
+  /** Takes permits if they are free and nobody waits in line; otherwise returns undefined. */
   tryAcquire(options?: WeightOptions): Permit | undefined {
-    requireOptions("acquire Semaphore", options);
-    const { weight = 1 } = options ?? {};
-    this.#permits.requireWeight("acquire Semaphore", weight);
-    return this.#permits.tryAcquire(weight);
+    return this.#permits.tryAcquire("acquire Semaphore", options);
   }
 
-  /**
-   * Calls `fn` while holding permits, and returns its result. `fn` is never called synchronously.
-   *
-   * @throws what {@link acquire} throws, or `fn`
-   * @throws {TypeError} `fn` is not a function
-   */
+  /** Calls `fn` while holding permits, and returns its result. Never calls it synchronously. */
   run<T>(fn: () => T | PromiseLike<T>, options?: WeightOptions & WaitOptions): Promise<T>;
   run<R>(fn: () => R, options?: WeightOptions & WaitOptions): Promise<Awaited<R>>;
   run(fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
@@ -124,9 +104,6 @@ export class Semaphore {
   /**
    * Changes the number of permits. Lent permits stay lent: after a cut no caller is let in until
    * enough have been released. A caller in line for more than there are now gets a RangeError.
-   *
-   * @throws {TypeError} `permits` is not a number
-   * @throws {RangeError} `permits` is not a positive integer
    */
   resize(permits: number): void {
     requirePositiveInteger("resize Semaphore", "permits", permits);
@@ -136,9 +113,6 @@ export class Semaphore {
   /**
    * Waits until all permits are free and nobody is in line. It takes nothing: when the caller goes
    * on, a newcomer may have taken permits.
-   *
-   * @throws {TypeError} `signal` is not an AbortSignal
-   * @throws the signal's reason, once it is aborted
    */
   idle(options?: WaitOptions): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -184,31 +158,46 @@ export class Mutex {
     return this.#permits.lent > 0;
   }
 
-  /**
-   * Locks it, and waits in line if necessary.
-   *
-   * @throws {TypeError} `signal` is not an AbortSignal
-   * @throws the signal's reason, once it is aborted
-   */
+  /** How many callers wait in line. */
+  get waiting(): number {
+    return this.#permits.line.waiting;
+  }
+
+  /** Locks it, and waits in line if necessary. */
   lock(options?: WaitOptions): Promise<Permit> {
     return this.#permits.acquire("lock Mutex", options);
   }
 
   /** Locks it if it is free; otherwise returns undefined. */
   tryLock(): Permit | undefined {
-    return this.#permits.tryAcquire(1);
+    return this.#permits.tryAcquire("lock Mutex");
   }
 
-  /**
-   * Calls `fn` while holding the lock, and returns its result.
-   *
-   * @throws what {@link lock} throws, or `fn`
-   * @throws {TypeError} `fn` is not a function
-   */
+  /** Calls `fn` while holding the lock, and returns its result. Never calls it synchronously. */
   run<T>(fn: () => T | PromiseLike<T>, options?: WaitOptions): Promise<T>;
   run<R>(fn: () => R, options?: WaitOptions): Promise<Awaited<R>>;
   run(fn: () => unknown, options?: WaitOptions): Promise<unknown> {
     return this.#permits.run("run Mutex", fn, options);
+  }
+
+  /**
+   * Unlocks it, calls `fn` in the same turn, and locks it again when `fn` has settled, in order of
+   * arrival; then returns what `fn` returned or throws what it threw. Only the holder may call it:
+   * its permit, or its {@link run}, is the holder's again afterwards. If that ends meanwhile, the
+   * mutex is unlocked for good as soon as it is locked again. A condition variable is made of this.
+   *
+   * @throws {Error} nobody holds the mutex
+   */
+  unlockWhile<T>(fn: () => T | PromiseLike<T>): Promise<T>;
+  unlockWhile<R>(fn: () => R): Promise<Awaited<R>>;
+  async unlockWhile(fn: () => unknown): Promise<unknown> {
+    requireFunction("unlock Mutex", "fn", fn);
+    const resume = this.#permits.suspend("unlock Mutex");
+    try {
+      return await fn();
+    } finally {
+      await resume();
+    }
   }
 }
 
@@ -216,18 +205,21 @@ export class Mutex {
  * One {@link Mutex} per key: one holder per key, different keys side by side. A key that is neither
  * held nor waited for takes no memory. Keys are compared as `Map` compares them.
  *
- * @example One user's requests in sequence
+ * @example Move money between two accounts
  * ```ts
  * import { KeyedMutex } from "./semaphores.ts";
  *
- * const users = new KeyedMutex<string>();
- * const log: string[] = [];
- * await Promise.all([
- *   users.run("ada", async () => void log.push("ada 1")),
- *   users.run("ada", async () => void log.push("ada 2")),
- *   users.run("bob", async () => void log.push("bob")),
- * ]);
- * console.assert(log.indexOf("ada 1") < log.indexOf("ada 2") && users.size === 0);
+ * const accounts = new KeyedMutex<string>();
+ * const balance: Record<string, number> = { ada: 10, bob: 10 };
+ *
+ * async function move(amount: number, from: string, to: string): Promise<void> {
+ *   using _locks = await accounts.lockAll([from, to]);
+ *   balance[from]! -= amount;
+ *   balance[to]! += amount;
+ * }
+ *
+ * await Promise.all([move(5, "ada", "bob"), move(1, "bob", "ada")]);
+ * console.assert(balance["ada"] === 6 && accounts.size === 0);
  * ```
  */
 export class KeyedMutex<K = unknown> {
@@ -243,12 +235,12 @@ export class KeyedMutex<K = unknown> {
     return this.#locks.has(key);
   }
 
-  /**
-   * Locks the key, and waits in line if necessary.
-   *
-   * @throws {TypeError} `signal` is not an AbortSignal
-   * @throws the signal's reason, once it is aborted
-   */
+  /** How many callers wait in line for the key. */
+  waiting(key: K): number {
+    return this.#locks.get(key)?.line.waiting ?? 0;
+  }
+
+  /** Locks the key, and waits in line if necessary. */
   lock(key: K, options?: WaitOptions): Promise<Permit> {
     return this.#use(key, (lock) => lock.acquire("lock KeyedMutex", options));
   }
@@ -257,68 +249,37 @@ export class KeyedMutex<K = unknown> {
    * Locks all keys at once, and waits in line for those that are held. Callers with common keys are
    * served in the order in which they came, whatever the order of their keys: they can't deadlock.
    * A key given twice counts once.
-   *
-   * @example Move money between two accounts
-   * ```ts
-   * import { KeyedMutex } from "./semaphores.ts";
-   *
-   * const accounts = new KeyedMutex<string>();
-   * const balance: Record<string, number> = { ada: 10, bob: 10 };
-   *
-   * async function move(amount: number, from: string, to: string): Promise<void> {
-   *   using _locks = await accounts.lockAll([from, to]);
-   *   balance[from]! -= amount;
-   *   balance[to]! += amount;
-   * }
-   *
-   * await Promise.all([move(5, "ada", "bob"), move(1, "bob", "ada")]);
-   * console.assert(balance["ada"] === 6 && accounts.size === 0);
-   * ```
-   *
-   * @throws {TypeError} `keys` is not an iterable object, or `signal` is not an AbortSignal
-   * @throws the signal's reason, once it is aborted; then none of the keys stays locked
    */
-  lockAll(keys: Iterable<K> & object, options?: WaitOptions): Promise<Permit> {
-    return new Promise((resolve, reject) => {
-      const signal = requireWaitOptions("lock KeyedMutex", options);
-      // A string is iterable, but its characters are not the keys that are meant.
-      if (typeof keys === "string" || !isIterable(keys)) {
-        throw invalid("lock KeyedMutex", "keys", "an iterable object", keys, TypeError);
-      }
-      const missing = new Set(keys);
-      if (signal?.aborted) return reject(signal.reason);
-
-      const permits: Permit[] = [];
-      const releaseAll = () => permits.splice(0).forEach((permit) => permit.release());
-      const stopListening = onAbort(signal, releaseAll);
-      const finish = () => {
-        stopListening();
-        resolve(new Lent({ release: releaseAll }, 1));
-      };
-      if (missing.size === 0) return finish();
+  async lockAll(keys: Iterable<K> & object, options?: WaitOptions): Promise<Permit> {
+    const signal = requireWaitOptions("lock KeyedMutex", options);
+    // A string is iterable, but its characters are not the keys that are meant.
+    if (typeof keys === "string" || !isIterable(keys)) {
+      throw invalid("lock KeyedMutex", "keys", "an iterable object", keys, TypeError);
+    }
+    signal?.throwIfAborted();
+    const permits: Permit[] = [];
+    const release = () => permits.splice(0).forEach((permit) => permit.release());
+    const lock = async (key: K) => {
+      permits.push(await this.lock(key, { signal }));
+      if (signal?.aborted) release();
+    };
+    const stopListening = onAbort(signal, release);
+    try {
       // All lines are joined synchronously: a caller ahead in one line is ahead in all of them.
-      for (const key of missing) {
-        const receive = (permit: Permit) => {
-          permits.push(permit);
-          missing.delete(key);
-          if (missing.size === 0) finish();
-        };
-        this.#use(key, (lock) => lock.enter(new Waiter(receive, reject, signal)));
-      }
-    });
+      await Promise.all(Array.from(new Set(keys), lock));
+      signal?.throwIfAborted();
+      return { release, [Symbol.dispose]: release };
+    } finally {
+      stopListening();
+    }
   }
 
   /** Locks the key if it is free; otherwise returns undefined. */
   tryLock(key: K): Permit | undefined {
-    return this.#use(key, (lock) => lock.tryAcquire(1));
+    return this.#use(key, (lock) => lock.tryAcquire("lock KeyedMutex"));
   }
 
-  /**
-   * Calls `fn` while holding the key, and returns its result.
-   *
-   * @throws what {@link lock} throws, or `fn`
-   * @throws {TypeError} `fn` is not a function
-   */
+  /** Calls `fn` while holding the key, and returns its result. Never calls it synchronously. */
   run<T>(key: K, fn: () => T | PromiseLike<T>, options?: WaitOptions): Promise<T>;
   run<R>(key: K, fn: () => R, options?: WaitOptions): Promise<Awaited<R>>;
   run(key: K, fn: () => unknown, options?: WaitOptions): Promise<unknown> {
@@ -339,7 +300,7 @@ export interface RateLimiterOptions {
   limit: number;
   /** Milliseconds: a positive number. */
   interval: number;
-  /** How many tokens can be saved, and so be spent at once. Default: `limit`. */
+  /** How many tokens can be saved, and so be spent at once: a positive integer. Default: `limit`. */
   burst?: number | undefined;
 }
 
@@ -383,17 +344,28 @@ export interface Reservation {
  *
  * const limiter = new RateLimiter({ limit: 100, interval: 1000, burst: 2 });
  * for (let call = 1; call <= 4; call++) await limiter.acquire();
+ *
+ * const { delay, ready, cancel } = limiter.reserve();
+ * if (delay > 500) cancel();
+ * else await ready;
  * console.assert(limiter.tryAcquire() === false);
  * ```
  */
 export class RateLimiter {
-  readonly #bucket: Bucket;
+  readonly #burst: number;
+  readonly #msPerToken: number;
+  readonly #line = Object.assign(new Line<void>(), {
+    serve: () => this.#serve(),
+    takeBack: ({ amount }: Waiter<void>) => (this.#fullAt -= amount * this.#msPerToken),
+  });
+  /** When the bucket will be full again. */
+  #fullAt = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timerDue = 0;
+  /** How late the timer was, and when that was. */
+  #lateness = 0;
+  #lateAt = 0;
 
-  /**
-   * @throws {TypeError} an option is not a number
-   * @throws {RangeError} `limit` or `burst` is not a positive integer, `interval` is not a positive
-   *   number, or their ratio is too large or too small for a number
-   */
   constructor(options: RateLimiterOptions) {
     const action = "create RateLimiter";
     if (options === undefined) throw invalid(action, "options", "an object", options);
@@ -404,78 +376,58 @@ export class RateLimiter {
     if (!(typeof interval === "number" && interval > 0 && interval < Infinity)) {
       throw invalid(action, "interval", "a positive number", interval);
     }
-    const msPerToken = interval / limit;
-    if (msPerToken === 0) throw invalid(action, "interval / limit", "positive", msPerToken);
-    const msToFill = burst * msPerToken;
-    if (msToFill === Infinity)
-      throw invalid(action, "burst * interval / limit", "finite", msToFill);
-    this.#bucket = new Bucket(burst, msPerToken);
+    this.#burst = burst;
+    this.#msPerToken = interval / limit;
+    const msToFill = burst * this.#msPerToken;
+    if (msToFill > 0 && msToFill < Infinity) return;
+    throw invalid(action, "burst * interval / limit", "positive and finite", msToFill);
+  }
+
+  /** How many callers wait in line. */
+  get waiting(): number {
+    return this.#line.waiting;
   }
 
   /**
    * Spends tokens, and waits in line for them if necessary.
    *
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
    * @throws {DOMException} a TimeoutError: the wait would be longer than `maxWait`. It is thrown at
    *   once, and nothing is spent
-   * @throws the signal's reason, once it is aborted; nothing is spent then
    */
   acquire(options?: RateWaitOptions): Promise<void> {
-    const bucket = this.#bucket;
-    if (options === undefined && bucket.isQuiet && bucket.trySpend(1)) return Promise.resolve();
+    if (options === undefined && this.#line.isQuiet && this.#trySpend(1)) return Promise.resolve();
     return new Promise((resolve, reject) => {
-      const tokens = this.#requireTokens("acquire RateLimiter", options);
+      const action = "acquire RateLimiter";
+      const tokens = this.#requireTokens(action, options);
       const { maxWait = Infinity, signal } = options ?? {};
-      requireDuration("acquire RateLimiter", "maxWait", maxWait);
-      requireSignal("acquire RateLimiter", signal);
+      requireDuration(action, "maxWait", maxWait);
+      requireSignal(action, signal);
       if (signal?.aborted) return reject(signal.reason);
-      const delay = bucket.delay(tokens);
+      const delay = this.#delay(tokens);
       if (delay > maxWait) {
-        const message = `Cannot acquire RateLimiter: it would take ${delay} ms, maxWait is ${maxWait}`;
+        const message = `Cannot ${action}: it would take ${delay} ms, maxWait is ${maxWait}`;
         return reject(new DOMException(message, "TimeoutError"));
       }
-      bucket.enter(new Waiter<void>(resolve, reject, signal, tokens));
+      this.#line.enter(new Waiter<void>(resolve, reject, signal, tokens));
     });
   }
 
-  /**
-   * Spends tokens if they are there and nobody waits in line; returns whether it did.
-   *
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
-   */
+  /** Spends tokens if they are there and nobody waits in line; returns whether it did. */
   tryAcquire(options?: TokenOptions): boolean {
-    return this.#bucket.trySpend(this.#requireTokens("acquire RateLimiter", options));
+    return this.#trySpend(this.#requireTokens("acquire RateLimiter", options));
   }
 
-  /**
-   * Joins the line as {@link acquire} does, and tells how long it will take.
-   *
-   * @throws {TypeError} an option is of the wrong kind
-   * @throws {RangeError} `tokens` is not a positive integer, or is more than `burst`
-   *
-   * @example Do something else if it takes too long
-   * ```ts
-   * import { RateLimiter } from "./semaphores.ts";
-   *
-   * const limiter = new RateLimiter({ limit: 1, interval: 1000 });
-   * await limiter.acquire();
-   * const { delay, ready, cancel } = limiter.reserve();
-   * if (delay > 500) cancel();
-   * else await ready;
-   * console.assert(delay > 500);
-   * ```
-   */
+  /** Joins the line as {@link acquire} does, and tells how long it will take. */
   reserve(options?: TokenOptions): Reservation {
     const tokens = this.#requireTokens("reserve RateLimiter", options);
-    const delay = this.#bucket.delay(tokens);
+    const delay = this.#delay(tokens);
     const { promise: ready, resolve, reject } = Promise.withResolvers<void>();
     // Only `cancel` rejects it, and its caller knows.
     ready.catch(doNothing);
     const waiter = new Waiter<void>(resolve, reject, undefined, tokens);
-    this.#bucket.enter(waiter);
-    const cancel = () => this.#bucket.leave(waiter, abortError("The reservation was cancelled"));
+    this.#line.enter(waiter);
+    const cancel = () =>
+      this.#line.leave(waiter, new DOMException("The reservation was cancelled", "AbortError"));
     return { delay, ready, cancel };
   }
 
@@ -483,11 +435,68 @@ export class RateLimiter {
     requireOptions(action, options);
     const { tokens = 1 } = options ?? {};
     requirePositiveInteger(action, "tokens", tokens);
-    const { burst } = this.#bucket;
-    if (tokens > burst) throw invalid(action, "tokens", `at most its burst of ${burst}`, tokens);
-    return tokens;
+    if (tokens <= this.#burst) return tokens;
+    throw invalid(action, "tokens", `at most its burst of ${this.#burst}`, tokens);
+  }
+
+  #trySpend(tokens: number): boolean {
+    if (this.#line.waiting > 0) this.#serve();
+    const now = this.#now();
+    const canSpend = this.#line.waiting === 0 && this.#wait(tokens, now) === 0;
+    if (canSpend) this.#spend(tokens, now);
+    return canSpend;
+  }
+
+  #serve(): void {
+    const now = this.#now();
+    if (this.#timer !== undefined && now > this.#timerDue) {
+      this.#lateness = Math.min(now - this.#timerDue, MAX_LATENESS);
+      this.#lateAt = now;
+    }
+    // Set again each time, because a timer of virtual time never fires once that has ended.
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (let first; (first = this.#line.first);) {
+      const ms = this.#wait(first.amount, now);
+      if (ms > 0) {
+        this.#timerDue = now + ms;
+        // It may fire early, and can't be longer than 2^31-1 ms: the clock decides.
+        this.#timer = setTimeout(() => this.#serve(), Math.min(ms, 2 ** 31 - 1));
+        return;
+      }
+      this.#spend(first.amount, now);
+      this.#line.grant(first);
+    }
+  }
+
+  /** The time. If the bucket could not be as empty as it is, the clock has jumped back. */
+  #now(): number {
+    const now = performance.now();
+    const latest = now + this.#burst * this.#msPerToken;
+    if (this.#fullAt > latest + 1) this.#fullAt = latest;
+    return now;
+  }
+
+  /** How many milliseconds a newcomer will have to wait if nobody ahead gives up. */
+  #delay(tokens: number): number {
+    return this.#wait(this.#line.asked + tokens, this.#now());
+  }
+
+  #wait(tokens: number, now: number): number {
+    const ms = this.#fullAt + (tokens - this.#burst) * this.#msPerToken - now;
+    // Below a nanosecond it is a rounding error, for which no timer should be set.
+    return ms > 1e-6 ? ms : 0;
+  }
+
+  #spend(tokens: number, now: number): void {
+    const isMakingUp = this.#burst > 1 && Math.abs(now - this.#lateAt) < MAX_LATENESS;
+    const from = isMakingUp ? now - this.#lateness : now;
+    this.#fullAt = Math.max(this.#fullAt, from) + tokens * this.#msPerToken;
   }
 }
+
+/** Milliseconds; browsers may add 4 to a timer, and platforms another one. */
+const MAX_LATENESS = 5;
 
 /** What {@link limit} and {@link limited} have in common. */
 export interface LimitControls {
@@ -495,10 +504,7 @@ export interface LimitControls {
   readonly activeCount: number;
   /** How many calls wait in line. */
   readonly pendingCount: number;
-  /**
-   * How many functions may run at once: a positive integer or Infinity. It can be set; what runs
-   * goes on.
-   */
+  /** How many may run at once; can be set to a positive integer or Infinity. What runs goes on. */
   concurrency: number;
   /** Rejects all calls that wait in line with an AbortError. */
   clearQueue(): void;
@@ -524,8 +530,6 @@ export interface Limit extends LimitControls {
  * deadlock.
  *
  * @param concurrency how many may run at once: a positive integer or Infinity
- * @throws {TypeError} `concurrency` is not a number, or `signal` is not an AbortSignal
- * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  *
  * @example
  * ```ts
@@ -537,13 +541,13 @@ export interface Limit extends LimitControls {
  * ```
  */
 export function limit(concurrency: number, options?: WaitOptions): Limit {
-  const permits = createLimit("create limit", concurrency, options);
-  const run = (fn: (...args: unknown[]) => unknown, ...args: unknown[]) =>
-    permits.run(
-      "run limit",
-      args.length > 0 && typeof fn === "function" ? () => fn(...args) : fn,
-      options,
-    );
+  requireCount("create limit", "concurrency", concurrency);
+  requireWaitOptions("create limit", options);
+  const permits = new Permits(concurrency);
+  const run = (fn: (...args: unknown[]) => unknown, ...args: unknown[]) => {
+    const call = args.length > 0 && typeof fn === "function" ? () => fn(...args) : fn;
+    return permits.run("run limit", call, options);
+  };
   const map = async (items: Iterable<unknown>, fn: (item: unknown, index: number) => unknown) => {
     if (!isIterable(items)) throw invalid("map limit", "items", "an iterable", items, TypeError);
     requireFunction("map limit", "fn", fn);
@@ -552,15 +556,15 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
     const errors: unknown[] = [];
     const calls: Promise<unknown>[] = [];
     const fail = (error: unknown) => errors.push(error);
-    const call = async (item: unknown, index: number) => {
-      if (errors.length > 0) return;
-      // Noted before the permit is released, so that the next in line is not called.
-      await Promise.try(fn, item, index).then((result) => (results[index] = result), fail);
-    };
     try {
       for (const item of items) {
         const index = calls.length;
-        calls.push(permits.run("map limit", () => call(item, index), options).catch(fail));
+        const call = async () => {
+          if (errors.length > 0) return;
+          // Noted before the permit is released, so that the next in line is not called.
+          await Promise.try(fn, item, index).then((result) => (results[index] = result), fail);
+        };
+        calls.push(permits.run("map limit", call, options).catch(fail));
         if (options?.signal?.aborted) break;
       }
     } catch (error) {
@@ -571,7 +575,21 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
     releaseHold(results);
     throw errors[0];
   };
-  return addControls(Object.assign(run, { map }), permits) as Limit;
+  const resize = (total: number) => {
+    requireCount("set limit", "concurrency", total);
+    permits.resize(total);
+  };
+  const clearQueue = () => {
+    const error = new DOMException("The queue was cleared", "AbortError");
+    permits.line.refuse(() => error);
+  };
+  return Object.defineProperties(run, {
+    activeCount: { get: () => permits.lent },
+    pendingCount: { get: () => permits.line.waiting },
+    concurrency: { get: () => permits.total, set: resize },
+    clearQueue: { value: clearQueue },
+    map: { value: map },
+  }) as unknown as Limit;
 }
 
 /**
@@ -579,9 +597,6 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
  * `length`, and has the controls of {@link limit}.
  *
  * @param concurrency how many may run at once: a positive integer or Infinity
- * @throws {TypeError} `fn` is not a function, `concurrency` not a number, or `signal` not an
- *   AbortSignal
- * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  *
  * @example
  * ```ts
@@ -607,87 +622,211 @@ export function limited(
   options?: WaitOptions,
 ): ((...args: unknown[]) => Promise<unknown>) & LimitControls {
   requireFunction("create limited", "fn", fn);
-  const permits = createLimit("create limited", concurrency, options);
-  const run = function (this: unknown, ...args: unknown[]) {
-    return permits.run("run limited", () => Reflect.apply(fn, this, args), options);
-  };
+  requireCount("create limited", "concurrency", concurrency);
+  requireWaitOptions("create limited", options);
+  const run = limit(concurrency, options);
+  const { map: _, ...controls } = Object.getOwnPropertyDescriptors(run);
   const { name, length } = fn;
-  Object.defineProperties(run, {
+  const call = function (this: unknown, ...args: unknown[]) {
+    return run(() => Reflect.apply(fn, this, args));
+  };
+  return Object.defineProperties(call, {
+    ...controls,
     name: { value: name },
     length: { value: length },
+  }) as typeof call & LimitControls;
+}
+
+/** The permits inside {@link Semaphore}, {@link Mutex}, {@link KeyedMutex} and {@link limit}. */
+class Permits {
+  total: number;
+  lent = 0;
+  readonly line = Object.assign(new Line<any>(), {
+    serve: () => this.#serve(),
+    takeBack: (waiter: Waiter<any>) => (this.lent -= waiter.amount),
+    deliver: (waiter: Waiter<any>) => {
+      if (waiter.fn) void this.#call(waiter, waiter.fn);
+      else waiter.resolve(this.#lend(waiter.amount));
+    },
   });
-  return addControls(run, permits);
+  /** Called when all permits are back and nobody waits. */
+  onIdle: (() => void) | undefined;
+  /** The one let in last, until one releases: the holder, if there is a single permit. */
+  #holder: object | undefined;
+  /** Holders that have unlocked it for a while. */
+  #suspended: Set<object> | undefined;
+
+  constructor(total: number, onIdle?: () => void) {
+    this.total = total;
+    this.onIdle = onIdle;
+  }
+
+  acquire(action: string, options?: WeightOptions & WaitOptions): Promise<Permit> {
+    if (options !== undefined || !this.line.isQuiet || this.lent >= this.total) {
+      return this.#wait(action, options);
+    }
+    this.lent++;
+    return Promise.resolve(this.#lend(1));
+  }
+
+  tryAcquire(action: string, options?: WeightOptions): Permit | undefined {
+    const weight = this.#requireWeight(action, options);
+    if (this.line.waiting > 0) this.#serve();
+    if (this.line.waiting > 0 || weight > this.total - this.lent) return undefined;
+    this.lent += weight;
+    return this.#lend(weight);
+  }
+
+  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
+    if (typeof fn === "function") return this.#wait(action, options, fn);
+    return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
+  }
+
+  resize(total: number): void {
+    const isCut = total < this.total;
+    this.total = total;
+    const reason = ({ amount }: Waiter<any>) =>
+      amount > total && this.#tooHeavy("acquire Semaphore", amount);
+    if (isCut) this.line.refuse(reason);
+    this.#serve();
+  }
+
+  release(weight: number, holder: object): void {
+    if (this.#suspended?.delete(holder)) return;
+    this.#holder = undefined;
+    this.lent -= weight;
+    if (this.line.waiting > 0) this.#serve();
+    else if (this.lent === 0) this.onIdle?.();
+  }
+
+  /** Takes the permit from its holder, and returns what takes it for the same holder again. */
+  suspend(action: string): () => Promise<void> {
+    const holder = this.#holder;
+    if (!holder) throw new Error(`Cannot ${action}: it is not locked`);
+    this.release(1, holder);
+    const suspended = (this.#suspended ??= new Set()).add(holder);
+    return async () => {
+      const permit = await this.acquire(action);
+      // A holder that has released its permit meanwhile is suspended no more.
+      if (suspended.delete(holder)) this.#holder = holder;
+      else permit.release();
+    };
+  }
+
+  #serve(): void {
+    for (let first; (first = this.line.first) && first.amount <= this.total - this.lent;) {
+      this.lent += first.amount;
+      this.line.grant(first);
+    }
+    if (this.lent === 0) this.onIdle?.();
+  }
+
+  #lend(weight: number): Permit {
+    let isHeld = true;
+    const release = () => {
+      if (!isHeld) return;
+      isHeld = false;
+      this.release(weight, permit);
+    };
+    const permit = { release, [Symbol.dispose]: release };
+    return (this.#holder = permit);
+  }
+
+  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<void> {
+    this.#holder = waiter;
+    try {
+      const result = await fn();
+      this.release(waiter.amount, waiter);
+      waiter.resolve(result);
+    } catch (error) {
+      this.release(waiter.amount, waiter);
+      waiter.reject(error);
+    }
+  }
+
+  #wait(action: string, options?: WeightOptions & WaitOptions, fn?: () => unknown): Promise<any> {
+    return new Promise((resolve, reject) => {
+      const weight = this.#requireWeight(action, options);
+      const signal = requireWaitOptions(action, options);
+      if (signal?.aborted) return reject(signal.reason);
+      this.line.enter(new Waiter(resolve, reject, signal, weight, fn));
+    });
+  }
+
+  #requireWeight(action: string, options: WeightOptions | undefined): number {
+    requireOptions(action, options);
+    const { weight = 1 } = options ?? {};
+    requirePositiveInteger(action, "weight", weight);
+    if (weight > this.total) throw this.#tooHeavy(action, weight);
+    return weight;
+  }
+
+  #tooHeavy(action: string, weight: number): Error {
+    return invalid(action, "weight", `at most its ${this.total} permits`, weight);
+  }
 }
 
-function createLimit(action: string, concurrency: number, options?: WaitOptions): Permits {
-  requireCount(action, "concurrency", concurrency);
-  requireWaitOptions(action, options);
-  return new Permits(concurrency);
+function requireWaitOptions(action: string, options?: WaitOptions): AbortSignal | undefined {
+  requireOptions(action, options);
+  requireSignal(action, options?.signal);
+  return options?.signal ?? undefined;
 }
 
-function addControls<F extends object>(run: F, permits: Permits): F & LimitControls {
-  return Object.defineProperties(run, {
-    activeCount: { get: () => permits.lent },
-    pendingCount: { get: () => permits.waiting },
-    concurrency: {
-      get: () => permits.total,
-      set: (concurrency: number) => {
-        requireCount("set limit", "concurrency", concurrency);
-        permits.resize(concurrency);
-      },
-    },
-    clearQueue: {
-      value: () => {
-        const error = abortError("The queue was cleared");
-        permits.refuse(() => error);
-      },
-    },
-  }) as F & LimitControls;
+function isIterable(value: unknown): boolean {
+  return typeof (value as Iterable<unknown> | undefined)?.[Symbol.iterator] === "function";
+}
+
+// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
+// These stand in several concepts, the same to the letter, because a concept imports nothing.
+
+/** What every wait takes. */
+export interface WaitOptions {
+  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
+  signal?: AbortSignal | undefined;
 }
 
 /**
- * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
- * everywhere in it. A single object without closures, because there may be many.
+ * Calls `listener` once the signal is aborted, unless the returned function is called before. All
+ * listeners share one of the signal's own, because a signal searches its list at every change.
  */
-class Waiter<T> {
-  previous: Waiter<T>;
-  next: Waiter<T>;
-  state: "waiting" | "granted" | "gone";
-  stopListening: (() => void) | undefined;
-  readonly resolve: (value: T) => void;
-  readonly reject: (reason: unknown) => void;
-  readonly signal: AbortSignal | undefined;
-  /** How much it asks for. */
-  readonly amount: number;
-  /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: (() => unknown) | undefined;
+function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
+  if (!signal) return doNothing;
+  let listeners = abortListeners.get(signal);
+  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
+  listeners.add(listener);
+  return () => {
+    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
+  };
+}
 
-  constructor(
-    resolve: (value: T) => void,
-    reject: (reason: unknown) => void,
-    signal: AbortSignal | undefined,
-    amount = 1,
-    fn?: () => unknown,
-  ) {
-    this.previous = this.next = this;
-    this.state = "waiting";
-    this.stopListening = undefined;
-    this.resolve = resolve;
-    this.reject = reject;
-    this.signal = signal;
-    this.amount = amount;
-    this.fn = fn;
+const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
+
+class AbortListeners extends Set<(reason: unknown) => void> {
+  static readonly #aborting: AbortListeners[] = [];
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    super();
+    this.#signal = signal;
+    signal.addEventListener("abort", this);
   }
 
-  insertBefore(next: Waiter<T>): void {
-    this.previous = next.previous;
-    this.next = next;
-    this.previous.next = next.previous = this;
+  detach(): void {
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
-  unlink(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
+  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
+  handleEvent(): void {
+    this.detach();
+    const aborting = AbortListeners.#aborting;
+    if (aborting.push(this) > 1) return;
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
+    }
   }
 }
 
@@ -815,290 +954,49 @@ class Line<T> {
   }
 }
 
-/** The permits inside {@link Semaphore}, {@link Mutex}, {@link KeyedMutex} and {@link limit}. */
-class Permits extends Line<any> {
-  total: number;
-  lent = 0;
-  /** Called when all permits are back and nobody waits. */
-  onIdle: (() => void) | undefined;
-
-  constructor(total: number, onIdle?: () => void) {
-    super();
-    this.total = total;
-    this.onIdle = onIdle;
-  }
-
-  acquire(action: string, options?: WeightOptions & WaitOptions): Promise<Permit> {
-    if (options !== undefined || !this.isQuiet || this.lent >= this.total) {
-      return this.#wait(action, options);
-    }
-    this.lent++;
-    return Promise.resolve(new Lent(this, 1));
-  }
-
-  tryAcquire(weight: number): Permit | undefined {
-    if (this.waiting > 0) this.serve();
-    if (this.waiting > 0 || weight > this.total - this.lent) return undefined;
-    this.lent += weight;
-    return new Lent(this, weight);
-  }
-
-  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
-    if (typeof fn === "function") return this.#wait(action, options, fn);
-    return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
-  }
-
-  resize(total: number): void {
-    const isCut = total < this.total;
-    this.total = total;
-    if (isCut) {
-      this.refuse(({ amount }) => amount > total && this.#tooHeavy("acquire Semaphore", amount));
-    }
-    this.serve();
-  }
-
-  requireWeight(action: string, weight: number): void {
-    requirePositiveInteger(action, "weight", weight);
-    if (weight > this.total) throw this.#tooHeavy(action, weight);
-  }
-
-  release(weight: number): void {
-    this.lent -= weight;
-    if (this.waiting > 0) this.serve();
-    else if (this.lent === 0) this.onIdle?.();
-  }
-
-  override serve(): void {
-    for (let first; (first = this.first) && first.amount <= this.total - this.lent;) {
-      this.lent += first.amount;
-      this.grant(first);
-    }
-    if (this.lent === 0) this.onIdle?.();
-  }
-
-  override takeBack(waiter: Waiter<any>): void {
-    this.lent -= waiter.amount;
-  }
-
-  override deliver(waiter: Waiter<any>): void {
-    if (waiter.fn) void this.#call(waiter, waiter.fn);
-    else waiter.resolve(new Lent(this, waiter.amount));
-  }
-
-  #call(waiter: Waiter<any>, fn: () => unknown): void {
-    const fail = (error: unknown) => {
-      this.release(waiter.amount);
-      waiter.reject(error);
-    };
-    try {
-      const succeed = (result: unknown) => {
-        this.release(waiter.amount);
-        waiter.resolve(result);
-      };
-      // As `await` does it: a `then` that was put on the promise is not called.
-      void then.call(Promise.resolve(fn()), succeed, fail);
-    } catch (error) {
-      fail(error);
-    }
-  }
-
-  #wait<T>(
-    action: string,
-    options: (WeightOptions & WaitOptions) | undefined,
-    fn?: () => unknown,
-  ): Promise<T> {
-    return new Promise<any>((resolve, reject) => {
-      let weight = 1;
-      let signal: AbortSignal | undefined;
-      if (options !== undefined) {
-        signal = requireWaitOptions(action, options);
-        ({ weight = 1 } = options);
-        this.requireWeight(action, weight);
-        if (signal?.aborted) return reject(signal.reason);
-      }
-      this.enter(new Waiter<any>(resolve, reject, signal, weight, fn));
-    });
-  }
-
-  #tooHeavy(action: string, weight: number): Error {
-    return invalid(action, "weight", `at most its ${this.total} permits`, weight);
-  }
-}
-
-const { then } = Promise.prototype;
-
-class Lent implements Permit {
-  readonly release: () => void;
-
-  constructor(lender: { release(weight: number): void } | undefined, weight: number) {
-    this.release = () => {
-      const held = lender;
-      lender = undefined;
-      held?.release(weight);
-    };
-  }
-
-  [Symbol.dispose](): void {
-    this.release();
-  }
-}
-
-/** The tokens inside a {@link RateLimiter}. */
-class Bucket extends Line<void> {
-  readonly burst: number;
-  readonly #msPerToken: number;
-  /** When the bucket will be full again. */
-  #fullAt = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #timerDue = 0;
-  /** How late the timer was, and when that was. */
-  #lateness = 0;
-  #lateAt = 0;
-
-  constructor(burst: number, msPerToken: number) {
-    super();
-    this.burst = burst;
-    this.#msPerToken = msPerToken;
-  }
-
-  trySpend(tokens: number): boolean {
-    if (this.waiting > 0) this.serve();
-    const now = this.#now();
-    const canSpend = this.waiting === 0 && this.#wait(tokens, now) === 0;
-    if (canSpend) this.#spend(tokens, now);
-    return canSpend;
-  }
-
-  /** How many milliseconds a newcomer will have to wait if nobody ahead gives up. */
-  delay(tokens: number): number {
-    return this.#wait(this.asked + tokens, this.#now());
-  }
-
-  override serve(): void {
-    const now = this.#now();
-    if (this.#timer !== undefined && now > this.#timerDue) {
-      this.#lateness = Math.min(now - this.#timerDue, MAX_LATENESS);
-      this.#lateAt = now;
-    }
-    // Set again each time, because a timer of virtual time never fires once that has ended.
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    for (let first; (first = this.first);) {
-      const ms = this.#wait(first.amount, now);
-      if (ms > 0) {
-        this.#timerDue = now + ms;
-        // It may fire early, and can't be longer than 2^31-1 ms: the clock decides.
-        this.#timer = setTimeout(() => this.serve(), Math.min(ms, 2 ** 31 - 1));
-        return;
-      }
-      this.#spend(first.amount, now);
-      this.grant(first);
-    }
-  }
-
-  override takeBack(waiter: Waiter<void>): void {
-    this.#fullAt -= waiter.amount * this.#msPerToken;
-  }
-
-  /** The time. If the bucket could not be as empty as it is, the clock has jumped back. */
-  #now(): number {
-    const now = performance.now();
-    const latest = now + this.burst * this.#msPerToken;
-    if (this.#fullAt > latest + 1) this.#fullAt = latest;
-    return now;
-  }
-
-  #wait(tokens: number, now: number): number {
-    const ms = this.#fullAt + (tokens - this.burst) * this.#msPerToken - now;
-    // Below a nanosecond it is a rounding error, for which no timer should be set.
-    return ms > 1e-6 ? ms : 0;
-  }
-
-  #spend(tokens: number, now: number): void {
-    const isMakingUp = this.burst > 1 && Math.abs(now - this.#lateAt) < MAX_LATENESS;
-    const from = isMakingUp ? now - this.#lateness : now;
-    this.#fullAt = Math.max(this.#fullAt, from) + tokens * this.#msPerToken;
-  }
-}
-
-/** Milliseconds; browsers may add 4 to a timer, and platforms another one. */
-const MAX_LATENESS = 5;
-
-function abortError(message: string): DOMException {
-  return new DOMException(message, "AbortError");
-}
-
-function requireWaitOptions(
-  action: string,
-  options: WaitOptions | undefined,
-): AbortSignal | undefined {
-  requireOptions(action, options);
-  requireSignal(action, options?.signal);
-  return options?.signal ?? undefined;
-}
-
-/** Refuses a signal, too: one that is passed in place of `{ signal }` would be ignored. */
-function requireOptions(action: string, options: object | undefined): void {
-  if (options === undefined) return;
-  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
-  throw invalid(action, "options", "an object", options, TypeError);
-}
-
-function isIterable(value: unknown): boolean {
-  return typeof (value as Iterable<unknown> | undefined)?.[Symbol.iterator] === "function";
-}
-
-// ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
-// These stand in several concepts, the same to the letter, because a concept imports nothing.
-
-/** What every wait takes. */
-export interface WaitOptions {
-  /** Ends the wait: it rejects with the signal's reason, and has taken nothing. */
-  signal?: AbortSignal | undefined;
-}
-
 /**
- * Calls `listener` once the signal is aborted, unless the returned function is called before. All
- * listeners share one of the signal's own, because a signal searches its list at every change.
+ * A caller in a {@link Line}: a node of a doubly linked ring, so that leaving costs the same
+ * everywhere in it. A single object without closures, because there may be many.
  */
-function onAbort(signal: AbortSignal | undefined, listener: (reason: unknown) => void): () => void {
-  if (!signal) return doNothing;
-  let listeners = abortListeners.get(signal);
-  if (!listeners) abortListeners.set(signal, (listeners = new AbortListeners(signal)));
-  listeners.add(listener);
-  return () => {
-    if (listeners.delete(listener) && listeners.size === 0) listeners.detach();
-  };
-}
+class Waiter<T> {
+  previous: Waiter<T>;
+  next: Waiter<T>;
+  state: "waiting" | "granted" | "gone";
+  stopListening: (() => void) | undefined;
+  readonly resolve: (value: T) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly signal: AbortSignal | undefined;
+  /** How much it asks for. */
+  readonly amount: number;
+  /** What is to be called; without it, the waiter is resolved. */
+  readonly fn: (() => unknown) | undefined;
 
-const abortListeners = new WeakMap<AbortSignal, AbortListeners>();
-
-class AbortListeners extends Set<(reason: unknown) => void> {
-  static readonly #aborting: AbortListeners[] = [];
-  readonly #signal: AbortSignal;
-
-  constructor(signal: AbortSignal) {
-    super();
-    this.#signal = signal;
-    signal.addEventListener("abort", this);
+  constructor(
+    resolve: (value: T) => void,
+    reject: (reason: unknown) => void,
+    signal: AbortSignal | undefined,
+    amount = 1,
+    fn?: () => unknown,
+  ) {
+    this.previous = this.next = this;
+    this.state = "waiting";
+    this.stopListening = undefined;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.signal = signal;
+    this.amount = amount;
+    this.fn = fn;
   }
 
-  detach(): void {
-    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
+  insertBefore(next: Waiter<T>): void {
+    this.previous = next.previous;
+    this.next = next;
+    this.previous.next = next.previous = this;
   }
 
-  /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
-  handleEvent(): void {
-    this.detach();
-    const aborting = AbortListeners.#aborting;
-    if (aborting.push(this) > 1) return;
-    try {
-      for (const listeners of aborting) {
-        for (const listener of listeners) listener(listeners.#signal.reason);
-      }
-    } finally {
-      aborting.length = 0;
-    }
+  unlink(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
   }
 }
 
@@ -1123,6 +1021,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

@@ -2399,11 +2399,11 @@ describe("arguments", () => {
       () => createLimiter({ interval: Infinity }),
     ],
     [
-      "Cannot create RateLimiter: interval / limit must be positive, received 0",
+      "Cannot create RateLimiter: burst * interval / limit must be positive and finite, received 0",
       () => createLimiter({ interval: 5e-324 }),
     ],
     [
-      "Cannot create RateLimiter: burst * interval / limit must be finite, received Infinity",
+      "Cannot create RateLimiter: burst * interval / limit must be positive and finite, received Infinity",
       () => createLimiter({ interval: 1e308, burst: 100 }),
     ],
     [
