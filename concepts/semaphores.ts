@@ -268,10 +268,13 @@ export class KeyedMutex<K = unknown> {
       // All lines are joined synchronously: a caller ahead in one line is ahead in all of them.
       await Promise.all(Array.from(new Set(keys), lock));
       signal?.throwIfAborted();
-      return { release, [Symbol.dispose]: release };
+    } catch (error) {
+      release();
+      throw error;
     } finally {
       stopListening();
     }
+    return { release, [Symbol.dispose]: release };
   }
 
   /** Locks the key if it is free; otherwise returns undefined. */
@@ -354,7 +357,7 @@ export interface Reservation {
 export class RateLimiter {
   readonly #burst: number;
   readonly #msPerToken: number;
-  readonly #line = Object.assign(new Line<void>(), {
+  readonly #line = new Line<void>({
     serve: () => this.#serve(),
     takeBack: ({ amount }: Waiter<void>) => (this.#fullAt -= amount * this.#msPerToken),
   });
@@ -641,14 +644,7 @@ export function limited(
 class Permits {
   total: number;
   lent = 0;
-  readonly line = Object.assign(new Line<any>(), {
-    serve: () => this.#serve(),
-    takeBack: (waiter: Waiter<any>) => (this.lent -= waiter.amount),
-    deliver: (waiter: Waiter<any>) => {
-      if (waiter.fn) void this.#call(waiter, waiter.fn);
-      else waiter.resolve(this.#lend(waiter.amount));
-    },
-  });
+  readonly line = new Line<any>(this);
   /** Called when all permits are back and nobody waits. */
   onIdle: (() => void) | undefined;
   /** The one let in last, until one releases: the holder, if there is a single permit. */
@@ -671,7 +667,7 @@ class Permits {
 
   tryAcquire(action: string, options?: WeightOptions): Permit | undefined {
     const weight = this.#requireWeight(action, options);
-    if (this.line.waiting > 0) this.#serve();
+    if (this.line.waiting > 0) this.serve();
     if (this.line.waiting > 0 || weight > this.total - this.lent) return undefined;
     this.lent += weight;
     return this.#lend(weight);
@@ -688,21 +684,21 @@ class Permits {
     const reason = ({ amount }: Waiter<any>) =>
       amount > total && this.#tooHeavy("acquire Semaphore", amount);
     if (isCut) this.line.refuse(reason);
-    this.#serve();
+    this.serve();
   }
 
   release(weight: number, holder: object): void {
     if (this.#suspended?.delete(holder)) return;
     this.#holder = undefined;
     this.lent -= weight;
-    if (this.line.waiting > 0) this.#serve();
+    if (this.line.waiting > 0) this.serve();
     else if (this.lent === 0) this.onIdle?.();
   }
 
   /** Takes the permit from its holder, and returns what takes it for the same holder again. */
   suspend(action: string): () => Promise<void> {
     const holder = this.#holder;
-    if (!holder) throw new Error(`Cannot ${action}: it is not locked`);
+    if (!holder) throw new Error(`Cannot ${action}: nobody holds it`);
     this.release(1, holder);
     const suspended = (this.#suspended ??= new Set()).add(holder);
     return async () => {
@@ -713,12 +709,21 @@ class Permits {
     };
   }
 
-  #serve(): void {
+  serve(): void {
     for (let first; (first = this.line.first) && first.amount <= this.total - this.lent;) {
       this.lent += first.amount;
       this.line.grant(first);
     }
     if (this.lent === 0) this.onIdle?.();
+  }
+
+  takeBack(waiter: Waiter<any>): void {
+    this.lent -= waiter.amount;
+  }
+
+  deliver(waiter: Waiter<any>): void {
+    if (waiter.fn) void this.#call(waiter, waiter.fn);
+    else waiter.resolve(this.#lend(waiter.amount));
   }
 
   #lend(weight: number): Permit {
@@ -834,27 +839,19 @@ class AbortListeners extends Set<(reason: unknown) => void> {
  * Waiters in order of arrival. A grant counts at once, but is delivered in a microtask, to all
  * waiters of this turn in order. Until then the waiter listens to its signal: an abort takes the
  * grant back at once, and the next waiter is served.
- *
- * A subclass says what is granted ({@link serve}), what becomes of a grant that nobody receives
- * ({@link takeBack}), and how it is received ({@link deliver}).
  */
 class Line<T> {
   /** How many wait, without those that have been granted something. */
   waiting = 0;
   /** The sum of what they ask for. */
   asked = 0;
+  readonly #owner: LineOwner<T>;
   #delivering = false;
   readonly #waiters = new Waiter<T>(doNothing, doNothing, undefined);
   readonly #granted = new Waiter<T>(doNothing, doNothing, undefined);
 
-  /** Grants what can be granted, beginning at the head. Called whenever a waiter leaves. */
-  serve(): void {}
-
-  /** Puts back what was granted to a waiter that was aborted before it received it. */
-  takeBack(_waiter: Waiter<T>): void {}
-
-  deliver(waiter: Waiter<T>): void {
-    waiter.resolve(undefined as T);
+  constructor(owner: LineOwner<T> = {}) {
+    this.#owner = owner;
   }
 
   /** Whether a newcomer may skip the line, because nobody is waiting or being let in. */
@@ -885,7 +882,7 @@ class Line<T> {
   /** Adds a waiter, and serves it if nobody is ahead and what it asks for is free. */
   enter(waiter: Waiter<T>): void {
     this.join(waiter);
-    this.serve();
+    this.#owner.serve?.();
   }
 
   /** Lets a waiter in: it is told in a microtask. */
@@ -907,9 +904,9 @@ class Line<T> {
     if (waiter.state === "gone") return;
     const { state } = waiter;
     this.#remove(waiter);
-    if (state === "granted") this.takeBack(waiter);
+    if (state === "granted") this.#owner.takeBack?.(waiter);
     waiter.reject(reason);
-    this.serve();
+    this.#owner.serve?.();
   }
 
   /** Rejects the waiters for which `reasonFor` returns a reason. */
@@ -948,10 +945,21 @@ class Line<T> {
       if (waiter.fn && resolved) return this.#deliverSoon();
       resolved ||= !waiter.fn;
       this.#remove(waiter);
-      this.deliver(waiter);
+      if (this.#owner.deliver) this.#owner.deliver(waiter);
+      else waiter.resolve(undefined as T);
     }
     this.#delivering = false;
   }
+}
+
+/** What decides over a {@link Line}. */
+interface LineOwner<T> {
+  /** Grants what can be granted, from the head. Called when a waiter enters, and when one leaves. */
+  serve?(): void;
+  /** Puts back what was granted to a waiter that was aborted before it received it. */
+  takeBack?(waiter: Waiter<T>): void;
+  /** Hands over what was granted. Default: undefined. */
+  deliver?(waiter: Waiter<T>): void;
 }
 
 /**
@@ -959,10 +967,10 @@ class Line<T> {
  * everywhere in it. A single object without closures, because there may be many.
  */
 class Waiter<T> {
-  previous: Waiter<T>;
-  next: Waiter<T>;
-  state: "waiting" | "granted" | "gone";
-  stopListening: (() => void) | undefined;
+  previous: Waiter<T> = this;
+  next: Waiter<T> = this;
+  state: "waiting" | "granted" | "gone" = "waiting";
+  stopListening: (() => void) | undefined = undefined;
   readonly resolve: (value: T) => void;
   readonly reject: (reason: unknown) => void;
   readonly signal: AbortSignal | undefined;
@@ -978,9 +986,6 @@ class Waiter<T> {
     amount = 1,
     fn?: () => unknown,
   ) {
-    this.previous = this.next = this;
-    this.state = "waiting";
-    this.stopListening = undefined;
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;

@@ -925,6 +925,208 @@ describe("Mutex", () => {
     (await next).release();
     expect(mutex.locked).toBe(false);
   });
+
+  test("waiting counts those in line, without the holder", async () => {
+    const mutex = new Mutex();
+    const { release } = await mutex.lock();
+    const next = [mutex.lock(), mutex.lock()];
+    expect(mutex.waiting).toBe(2);
+
+    release();
+
+    expect(mutex.waiting).toBe(1);
+    (await next[0]!).release();
+    expect(mutex.waiting).toBe(0);
+  });
+
+  describe("unlockWhile()", () => {
+    test("calls the function in the same turn, unlocked, and returns its result locked", async () => {
+      const mutex = new Mutex();
+      const lock = await mutex.lock();
+      const seen: boolean[] = [];
+
+      const unlocking = mutex.unlockWhile(async () => {
+        seen.push(mutex.locked);
+        return "result";
+      });
+
+      expect(seen).toEqual([false]);
+      expect(await unlocking).toBe("result");
+      expect(mutex.locked).toBe(true);
+      lock.release();
+      expect(mutex.locked).toBe(false);
+    });
+
+    test("lets others in meanwhile, and waits behind all that have come", async () => {
+      await virtualTime(async (clock) => {
+        const mutex = new Mutex();
+        const log: string[] = [];
+        const note = (what: string) => log.push(`${what} at ${clock.elapsed}`);
+        const other = (name: string) =>
+          mutex.run(async () => {
+            note(name);
+            await sleep(100);
+          });
+        const holder = mutex.run(async () => {
+          await mutex.unlockWhile(() => sleep(150));
+          note("holder");
+          await sleep(100);
+        });
+        await drain();
+
+        const others = ["first", "second"].map(other);
+        await sleep(160);
+        others.push(other("late"));
+        await Promise.all([holder, ...others]);
+
+        expect(log).toEqual(["first at 0", "second at 100", "holder at 200", "late at 300"]);
+        expect(mutex.locked).toBe(false);
+      });
+    });
+
+    test.each<[how: string, fn: () => unknown]>([
+      [
+        "throws",
+        () => {
+          throw "failed";
+        },
+      ],
+      ["rejects", () => Promise.reject("failed")],
+    ])("is locked again when the function %s, even if it must wait for it", async (_how, fn) => {
+      const mutex = new Mutex();
+      const lock = await mutex.lock();
+      const next = mutex.lock();
+      let settled = "";
+      const unlocking = mutex.unlockWhile(fn).catch((error: string) => (settled = error));
+
+      const other = await next;
+      await drain();
+      expect(settled).toBe("");
+      other.release();
+      await unlocking;
+
+      expect(settled).toBe("failed");
+      expect(mutex.locked).toBe(true);
+      lock.release();
+      expect(mutex.locked).toBe(false);
+    });
+
+    test("the lock stays the holder's: it can be unlocked again and again", async () => {
+      const mutex = new Mutex();
+
+      await mutex.run(async () => {
+        for (let round = 0; round < 3; round++) {
+          expect(await mutex.unlockWhile(() => mutex.run(() => round))).toBe(round);
+          expect(mutex.locked).toBe(true);
+        }
+      });
+
+      expect(mutex.locked).toBe(false);
+    });
+
+    test.each(["release()", "the end of run()"])(
+      "%s meanwhile takes no lock from others, and unlocks it in the end",
+      async (how) => {
+        const mutex = new Mutex();
+        const asleep = Promise.withResolvers<void>();
+        let unlocking: Promise<void> | undefined;
+        const unlock = () => void (unlocking = mutex.unlockWhile(() => asleep.promise));
+        let other: Permit;
+        if (how === "release()") {
+          const lock = await mutex.lock();
+          unlock();
+          other = await mutex.lock();
+          lock.release();
+        } else {
+          await mutex.run(unlock);
+          other = await mutex.lock();
+        }
+        expect([mutex.locked, mutex.tryLock()]).toEqual([true, undefined]);
+
+        asleep.resolve();
+        await drain();
+        expect(mutex.waiting).toBe(1);
+        other.release();
+        await unlocking;
+
+        expect(mutex.locked).toBe(false);
+      },
+    );
+
+    test("a permit released in the turn in which it is locked again is released", async () => {
+      for (let microtasks = 0; microtasks < 10; microtasks++) {
+        const mutex = new Mutex();
+        const lock = await mutex.lock();
+        const unlocking = mutex.unlockWhile(() => {});
+
+        for (let n = 0; n < microtasks; n++) await Promise.resolve();
+        lock.release();
+        await unlocking;
+
+        expect({ microtasks, locked: mutex.locked }).toEqual({ microtasks, locked: false });
+      }
+    });
+
+    test("rejects when nobody holds it, also when nobody has received it yet", async () => {
+      const mutex = new Mutex();
+      const message = "Cannot unlock Mutex: nobody holds it";
+      const called: string[] = [];
+      const unlock = () => mutex.unlockWhile(() => called.push("called"));
+      await expect(unlock()).rejects.toEqual(new Error(message));
+
+      const running = mutex.run(() => "ran");
+      await expect(unlock()).rejects.toEqual(new Error(message));
+      expect(await running).toBe("ran");
+      await expect(unlock()).rejects.toEqual(new Error(message));
+
+      const permit = mutex.tryLock();
+      permit?.release();
+      await expect(unlock()).rejects.toEqual(new Error(message));
+      expect(called).toEqual([]);
+      expect(mutex.locked).toBe(false);
+    });
+
+    test("checks its function before it unlocks", async () => {
+      const mutex = new Mutex();
+      await mutex.lock();
+
+      const unlocking = mutex.unlockWhile(5 as never);
+
+      expect(mutex.locked).toBe(true);
+      await expect(unlocking).rejects.toEqual(
+        new TypeError("Cannot unlock Mutex: fn must be a function, received 5"),
+      );
+    });
+
+    test("a condition variable is made of it: no notification is lost", async () => {
+      await virtualTime(async (clock) => {
+        const mutex = new Mutex();
+        const waiters: (() => void)[] = [];
+        const items: number[] = [];
+        const take = () =>
+          mutex.run(async () => {
+            while (items.length === 0) {
+              await mutex.unlockWhile(() => new Promise<void>((resolve) => waiters.push(resolve)));
+            }
+            return `${items.shift()} at ${clock.elapsed}`;
+          });
+        const put = (item: number) =>
+          mutex.run(() => {
+            items.push(item);
+            waiters.shift()?.();
+          });
+
+        const taking = [take(), take()];
+        await sleep(10);
+        await put(1);
+        await sleep(10);
+        await put(2);
+
+        expect(await Promise.all(taking)).toEqual(["1 at 10", "2 at 20"]);
+        expect(mutex.locked).toBe(false);
+      });
+    });
+  });
 });
 
 describe("KeyedMutex", () => {
@@ -958,6 +1160,15 @@ describe("KeyedMutex", () => {
 
     expect(mutex.locked("a")).toBe(false);
     expect(mutex.size).toBe(0);
+  });
+
+  test("waiting() counts those in line for one key", async () => {
+    const mutex = new KeyedMutex<string>();
+    await Promise.all([mutex.lock("a"), mutex.lock("b")]);
+    void mutex.lock("a");
+    void mutex.lockAll(["a", "b"]);
+
+    expect(["a", "b", "c"].map((key) => mutex.waiting(key))).toEqual([2, 1, 0]);
   });
 
   test("forgets those who were aborted, before and while waiting", async () => {
@@ -1128,6 +1339,46 @@ describe("KeyedMutex", () => {
         expect(mutex.size).toBe(1);
       },
     );
+
+    test("aborted at any microtask, it holds all keys or none", async () => {
+      const outcomes = new Set<string>();
+      for (let microtasks = 0; microtasks < 12; microtasks++) {
+        const mutex = new KeyedMutex<string>();
+        const { controller, listeners } = watchedController();
+        const locking = mutex.lockAll(["a", "b"], { signal: controller.signal });
+
+        for (let n = 0; n < microtasks; n++) await Promise.resolve();
+        controller.abort("stop");
+        const outcome = await locking.then(
+          () => "locked",
+          (reason: string) => reason,
+        );
+
+        outcomes.add(outcome);
+        const size = outcome === "locked" ? 2 : 0;
+        expect({ microtasks, size: mutex.size }).toEqual({ microtasks, size });
+        expect(listeners()).toBe(0);
+      }
+      expect([...outcomes]).toEqual(["stop", "locked"]);
+    });
+
+    test("aborted without being told, it keeps none", async () => {
+      for (let microtasks = 0; microtasks < 6; microtasks++) {
+        const mutex = new KeyedMutex<string>();
+        const controller = new AbortController();
+        controller.signal.addEventListener("abort", (event) => event.stopImmediatePropagation());
+        const locking = mutex.lockAll(["a", "b"], { signal: controller.signal });
+
+        for (let n = 0; n < microtasks; n++) await Promise.resolve();
+        controller.abort("stop");
+        const isLocked = await locking.then(
+          () => true,
+          () => false,
+        );
+
+        expect({ microtasks, size: mutex.size }).toEqual({ microtasks, size: isLocked ? 2 : 0 });
+      }
+    });
 
     test("listens no more once it has all, and keeps them when aborted later", async () => {
       const mutex = new KeyedMutex<string>();
@@ -1300,6 +1551,20 @@ describe("RateLimiter", () => {
       expect(clock.elapsed).toBe(1000);
       expect(clock.pending).toBe(0);
       await expect(limiter.acquire({ signal: controller.signal })).rejects.toBe("stop");
+    });
+  });
+
+  test("waiting counts those in line", async () => {
+    await virtualTime(async () => {
+      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
+      const acquiring = [1, 2, 3].map(() => limiter.acquire());
+      expect(limiter.waiting).toBe(2);
+
+      await sleep(1000);
+      expect(limiter.waiting).toBe(1);
+      await Promise.all(acquiring);
+
+      expect(limiter.waiting).toBe(0);
     });
   });
 
@@ -2491,12 +2756,14 @@ describe("types", () => {
     const mixed = (): number | Promise<string> => 1;
     const semaphore = new Semaphore(1);
     const run = limit(1);
+    const unlock = () => new Mutex().unlockWhile(mixed);
     const through = <T>(task: () => T | PromiseLike<T>): Promise<T> => semaphore.run(task);
 
     expectTypeOf(semaphore.run(mixed)).toEqualTypeOf<Promise<string | number>>();
     expectTypeOf(semaphore.run<number>(async () => 5)).toEqualTypeOf<Promise<number>>();
     expectTypeOf(through(async () => 5)).toEqualTypeOf<Promise<number>>();
     expectTypeOf(new Mutex().run(mixed)).toEqualTypeOf<Promise<string | number>>();
+    expectTypeOf<ReturnType<typeof unlock>>().toEqualTypeOf<Promise<string | number>>();
     expectTypeOf(new KeyedMutex<string>().run("a", mixed)).toEqualTypeOf<
       Promise<string | number>
     >();
