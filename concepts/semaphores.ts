@@ -722,7 +722,7 @@ class Permits {
   }
 
   deliver(waiter: Waiter<any>): void {
-    if (waiter.fn) void this.#call(waiter, waiter.fn);
+    if (waiter.fn) this.#call(waiter, waiter.fn);
     else waiter.resolve(this.#lend(waiter.amount));
   }
 
@@ -737,22 +737,28 @@ class Permits {
     return (this.#holder = permit);
   }
 
-  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<void> {
+  #call(waiter: Waiter<any>, fn: () => unknown): void {
     this.#holder = waiter;
-    try {
-      const result = await fn();
-      this.release(waiter.amount, waiter);
-      waiter.resolve(result);
-    } catch (error) {
+    const fail = (error: unknown) => {
       this.release(waiter.amount, waiter);
       waiter.reject(error);
+    };
+    try {
+      const succeed = (result: unknown) => {
+        this.release(waiter.amount, waiter);
+        waiter.resolve(result);
+      };
+      // As `await` does it: a `then` that was put on the promise is not called.
+      void then.call(Promise.resolve(fn()), succeed, fail);
+    } catch (error) {
+      fail(error);
     }
   }
 
   #wait(action: string, options?: WeightOptions & WaitOptions, fn?: () => unknown): Promise<any> {
     return new Promise((resolve, reject) => {
-      const weight = this.#requireWeight(action, options);
-      const signal = requireWaitOptions(action, options);
+      const weight = options === undefined ? 1 : this.#requireWeight(action, options);
+      const signal = options === undefined ? undefined : requireWaitOptions(action, options);
       if (signal?.aborted) return reject(signal.reason);
       this.line.enter(new Waiter(resolve, reject, signal, weight, fn));
     });
@@ -770,6 +776,8 @@ class Permits {
     return invalid(action, "weight", `at most its ${this.total} permits`, weight);
   }
 }
+
+const { then } = Promise.prototype;
 
 function requireWaitOptions(action: string, options?: WaitOptions): AbortSignal | undefined {
   requireOptions(action, options);
