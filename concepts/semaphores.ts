@@ -181,10 +181,12 @@ export class Mutex {
   }
 
   /**
-   * Unlocks it, calls `fn` in the same turn, and locks it again when `fn` has settled, in order of
-   * arrival; then returns what `fn` returned or throws what it threw. Only the holder may call it:
-   * its permit, or its {@link run}, is the holder's again afterwards. If that ends meanwhile, the
-   * mutex is unlocked for good as soon as it is locked again. A condition variable is made of this.
+   * Unlocks it, calls `fn` at once, and locks it again when `fn` has settled, in order of arrival,
+   * even after an abort. Then it returns what `fn` returned, or throws what it threw. A condition
+   * variable is made of this.
+   *
+   * Only the holder may call it, and keeps its permit. If the permit is released or {@link run}
+   * ends meanwhile, nobody else loses the lock: it takes effect after locking again.
    *
    * @throws {Error} nobody holds the mutex
    */
@@ -351,7 +353,7 @@ export interface Reservation {
  * const { delay, ready, cancel } = limiter.reserve();
  * if (delay > 500) cancel();
  * else await ready;
- * console.assert(limiter.tryAcquire() === false);
+ * console.assert(delay <= 10);
  * ```
  */
 export class RateLimiter {
