@@ -48,7 +48,7 @@ await checkThresholds([
     name: "1,000 keys that are free",
     subject: ["KeyedMutex.run", () => all((n) => keyed.run(n, work))],
     baseline: ["Promise.all", () => all(work)],
-    atMost: 12,
+    atMost: 10,
   },
   {
     name: "1,000 tokens that are there",
@@ -59,7 +59,7 @@ await checkThresholds([
       },
     ],
     baseline: ["await", awaits],
-    atMost: 6,
+    atMost: 5.5,
   },
   {
     name: "a task in a line of 30,000 for a lock",
@@ -77,7 +77,7 @@ await checkThresholds([
     name: "leaving a line of 30,000 by one signal",
     subject: ["30,000 waiters once", () => cancelTogether(30_000)],
     baseline: ["1,000 thirty times", () => thirtyTimes(cancelTogether)],
-    atMost: 2.5,
+    atMost: 3,
   },
 ]);
 
