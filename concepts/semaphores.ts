@@ -669,7 +669,7 @@ class Permits {
 
   tryAcquire(action: string, options?: WeightOptions): Permit | undefined {
     const weight = this.#requireWeight(action, options);
-    if (this.line.waiting > 0) this.serve();
+    this.serve();
     if (this.line.waiting > 0 || weight > this.total - this.lent) return undefined;
     this.lent += weight;
     return this.#lend(weight);
@@ -693,8 +693,7 @@ class Permits {
     if (this.#suspended?.delete(holder)) return;
     this.#holder = undefined;
     this.lent -= weight;
-    if (this.line.waiting > 0) this.serve();
-    else if (this.lent === 0) this.onIdle?.();
+    this.serve();
   }
 
   /** Takes the permit from its holder, and returns what takes it for the same holder again. */

@@ -423,6 +423,25 @@ describe("Semaphore", () => {
     });
   });
 
+  test.each([
+    { weights: [1, 1], released: 0 },
+    { weights: [1, 1], released: 1 },
+    { weights: [1, 2], released: 0 },
+  ])("idle() waits for every permit: of $weights, number $released comes back", async (given) => {
+    const semaphore = new Semaphore(3);
+    const held = await Promise.all(given.weights.map((weight) => semaphore.acquire({ weight })));
+    let isIdle = false;
+    const idle = semaphore.idle().then(() => (isIdle = true));
+
+    held.splice(given.released, 1)[0]?.release();
+    semaphore.tryAcquire({ weight: 1 })?.release();
+    await drain();
+    expect(isIdle).toBe(false);
+
+    held[0]?.release();
+    await idle;
+  });
+
   test("idle() sees that the last in line has gone away", async () => {
     const semaphore = new Semaphore(2);
     const held = await semaphore.acquire();
