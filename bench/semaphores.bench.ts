@@ -77,7 +77,7 @@ await checkThresholds([
     name: "leaving a line of 10,000 by one signal",
     subject: ["10,000 waiters once", () => cancelTogether(10_000)],
     baseline: ["1,000 ten times", () => tenTimes(cancelTogether)],
-    atMost: 3,
+    atMost: 2,
   },
 ]);
 
