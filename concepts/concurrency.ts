@@ -246,7 +246,101 @@ export function asCompleted<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): AsyncGenerator<Completion<TaskResults<L>[number]>, void, undefined> {
-  return new Completions(tasks, options);
+  type One = Completion<TaskResults<L>[number]>;
+  type Step = IteratorResult<One, void>;
+  const arrived = new Fifo<One>();
+  const waiting = new Fifo<PromiseWithResolvers<Step>>();
+  let scope: Scope<void> | undefined;
+  let end: Promise<void> | undefined;
+  let hasEnded = false;
+  let isLeft = false;
+  let isTold = false;
+
+  const start = () =>
+    runAll<void>("run asCompleted", tasks, options, (own) => {
+      scope = own;
+      let hasFailed = false;
+      let cleanup: { error: unknown } | undefined;
+      return {
+        onValue(value, index) {
+          const one = { index, value } as One;
+          const place = waiting.shift();
+          if (place) return place.resolve({ done: false, value: one });
+          // The scope hears of an abort until this is taken.
+          own.enter();
+          arrived.push(one);
+        },
+        onError(error) {
+          if (own.isEcho(error)) return;
+          if (own.isOver) cleanup ??= { error };
+          else hasFailed = true;
+          own.fail(error);
+        },
+        onAbort() {
+          if (!hasFailed) drop();
+        },
+        finish() {
+          if (cleanup) throw cleanup.error;
+        },
+      };
+    });
+  const take = () => {
+    const one = arrived.shift();
+    if (one) scope!.leave();
+    return one;
+  };
+  const drop = () => {
+    for (let one; (one = take());) releaseHold(one.value);
+  };
+  /** Waits for the end; tells a failure once. */
+  const finish = async (): Promise<Step> => {
+    isLeft = true;
+    try {
+      await end;
+    } catch (error) {
+      if (!isTold) {
+        isTold = true;
+        throw error;
+      }
+    }
+    return { done: true, value: undefined };
+  };
+  const onEnd = () => {
+    hasEnded = true;
+    for (let place; (place = waiting.shift());) {
+      place.resolve(isLeft ? { done: true, value: undefined } : finish());
+    }
+  };
+
+  // Unlike a generator it can be left during a pending `next()`.
+  return {
+    next() {
+      if (isLeft) return Promise.resolve({ done: true, value: undefined });
+      if (!end) (end = start()).then(onEnd, onEnd);
+      const value = take();
+      if (value) return Promise.resolve({ done: false, value });
+      if (hasEnded) return finish();
+      const place = Promise.withResolvers<Step>();
+      waiting.push(place);
+      return place.promise;
+    },
+    return() {
+      isLeft = true;
+      scope?.stop();
+      drop();
+      return finish();
+    },
+    async throw(error) {
+      await this.return().catch(doNothing);
+      throw error;
+    },
+    async [Symbol.asyncDispose]() {
+      await this.return();
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }
 
 /**
@@ -311,30 +405,24 @@ export function mapConcurrent<S, T>(
     requireCount(action, "concurrency", options.concurrency);
 
     const results: T[] = [];
-    let free = options.concurrency;
-    const scope: Scope<T[]> = new Scope<T[]>(action, options.signal, resolve, reject, (scope) => ({
+    const scope: Scope<T[]> = new Scope<T[]>(action, options, resolve, reject, (scope) => ({
       ownSignals: fn.length > 2,
+      startNext: () => feed.pull(),
       onValue(value, index) {
         results[index] = value as T;
       },
       onError: (error) => scope.fail(error),
-      onFree() {
-        free++;
-        input.pull();
-      },
       onAbort() {
-        input.close();
+        feed.close();
         releaseHold(results);
       },
       finish: () => results,
     }));
-    const mayPull = () => free > 0 && !scope.isOver;
-    const input = new Input<S>(action, source, scope, mayPull, (item) => {
-      free--;
+    const feed = new Feed<S>(action, source, scope, (item) => {
       const index = results.push(undefined as T) - 1;
       scope.start((signal) => fn(item, index, signal), index);
     });
-    input.pull();
+    feed.pull();
   });
 }
 
@@ -413,36 +501,33 @@ export function taskGroup<T>(
   const action = "run taskGroup";
   return new Promise((resolve, reject) => {
     requireFunction(action, "body", body);
-    requireOptions(action, options);
-    const { concurrency = Infinity, signal } = options;
-    requireCount(action, "concurrency", concurrency);
-
     const BODY = -1;
-    let free = concurrency;
     let result: unknown;
     const errors = new Set<unknown>();
     const holds = new Set<unknown>();
-    const waiting = new Queue<{ task: Task<any> } & PromiseWithResolvers<any>>();
-    const scope: Scope<T> = new Scope<T>(action, signal, resolve, reject, (scope) => ({
+    const line = new Fifo<{ task: Task<any> } & PromiseWithResolvers<any>>();
+    const scope: Scope<T> = new Scope<T>(action, options, resolve, reject, (scope) => ({
+      startNext() {
+        const place = line.shift();
+        place?.resolve(scope.start(place.task, 0));
+      },
       onValue(value, index) {
-        if (index === BODY) result = value;
+        if (index === BODY) {
+          result = value;
+          scope.free--;
+        }
         if (mayHold(value)) holds.add(value);
       },
-      // Whoever awaits the task may use the hold until the group has ended.
+      // Its receiver may use a hold until the group has ended.
       onLate: (value) => holds.add(value),
-      onError(error) {
+      onError(error, index) {
+        if (index === BODY) scope.free--;
         if (scope.isEcho(error)) return;
         errors.add(error);
         scope.fail(error);
       },
-      onFree(index) {
-        if (index === BODY) return;
-        const next = waiting.shift();
-        if (next) next.resolve(scope.start(next.task, 0));
-        else free++;
-      },
       onAbort() {
-        for (let next; (next = waiting.shift());) next.reject(scope.reason);
+        for (let place; (place = line.shift());) place.reject(scope.reason);
       },
       finish: () => result as T,
       toError(cause) {
@@ -451,23 +536,16 @@ export function taskGroup<T>(
         return new AggregateError(errors, "The task group failed", { cause });
       },
     }));
-    const spawn = (task: Task<any>): Promise<any> => {
-      const refusal = scope.hasEnded
-        ? Promise.reject(new Error("Cannot spawn: the group has ended"))
-        : scope.isOver && Promise.reject(scope.reason);
-      if (refusal) {
-        refusal.catch(doNothing);
-        return refusal;
+    const spawn = (task: unknown): Promise<any> => {
+      const place = { task: task as Task<any>, ...Promise.withResolvers<any>() };
+      if (scope.hasEnded) place.reject(new Error("Cannot spawn: the group has ended"));
+      else if (scope.isOver) place.reject(scope.reason);
+      else {
+        if (typeof task !== "function") place.task = () => requireFunction("spawn", "task", task);
+        if (scope.free > 0) return scope.start(place.task, 0);
+        line.push(place);
       }
-      const checked =
-        typeof task === "function" ? task : () => requireFunction("spawn", "task", task);
-      if (free > 0) {
-        free--;
-        return scope.start(checked, 0);
-      }
-      const place = { task: checked, ...Promise.withResolvers<any>() };
       place.promise.catch(doNothing);
-      waiting.push(place);
       return place.promise;
     };
     const group: TaskGroup = {
@@ -476,6 +554,8 @@ export function taskGroup<T>(
       },
       spawn,
     };
+    // The body takes no task's place.
+    scope.free++;
     scope.start(() => body(group), BODY);
   });
 }
@@ -541,16 +621,54 @@ export function singleFlight<I, T>(
       const id = key(input);
       signal?.throwIfAborted();
       const joined = flights.get(id);
-      if (joined) return joined.board(signal);
-      const flight = new Flight<T>(() => flights.get(id) === flight && flights.delete(id));
+      if (joined) return join(joined, signal);
+
+      const flight: Flight<T> = {
+        ...Promise.withResolvers<T>(),
+        callers: 0,
+        controller: new AbortController(),
+        forget: () => flights.get(id) === flight && flights.delete(id),
+      };
       flights.set(id, flight);
-      const promise = flight.board(signal);
-      flight.takeOff((own) => fn(input, own));
+      const promise = join(flight, signal);
+      Promise.try(fn, input, flight.controller.signal).then(
+        (value) => {
+          flight.forget();
+          if (flight.callers === 0) releaseHold(value);
+          flight.resolve(value);
+        },
+        (error) => {
+          flight.forget();
+          flight.reject(error);
+        },
+      );
       return promise;
     } catch (error) {
       return Promise.reject(error);
     }
   };
+}
+
+/** One run of {@link singleFlight}; its promise is that of the callers that can't leave. */
+interface Flight<T> extends PromiseWithResolvers<T> {
+  /** How many have not left. */
+  callers: number;
+  controller: AbortController;
+  forget: () => void;
+}
+
+function join<T>(flight: Flight<T>, signal: AbortSignal | null | undefined): Promise<T> {
+  flight.callers++;
+  if (!signal) return flight.promise;
+  return new Promise((resolve, reject) => {
+    const stopListening = onAbort(signal, (reason) => {
+      reject(reason);
+      if (--flight.callers > 0) return;
+      flight.forget();
+      flight.controller.abort(reason);
+    });
+    flight.promise.finally(stopListening).then(resolve, reject);
+  });
 }
 
 /** How {@link hedge} tries. */
@@ -608,19 +726,20 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
     const errors: unknown[] = [];
     let started = 0;
     let failed = 0;
-    let isPausing = false;
     let stopTimer = doNothing;
-    const scope: Scope<T> = new Scope<T>("hedge", signal, resolve, reject, (scope) => ({
+    const scope: Scope<T> = new Scope<T>("hedge", { signal }, resolve, reject, (scope) => ({
       ...firstSuccess<T>(scope, errors, "All attempts failed"),
-      onFree() {
-        if (++failed % 10 > 0 || started === attempts || isPausing) return attempt();
-        // Else attempts that fail at once would block the event loop.
-        isPausing = true;
-        scope.enter();
-        startIn(Math.min(after, 1));
+      onError(error, index) {
+        errors[index] = error;
+        if (started === attempts || scope.isOver) return;
+        // Attempts that fail at once would block the event loop.
+        if (++failed % 10 === 0) startIn(Math.min(after, 1));
+        else attempt();
       },
-      // Starts nothing then, but stops the timer and ends the pause.
-      onAbort: () => attempt(),
+      onAbort() {
+        stopTimer();
+        if (started < attempts) scope.leave();
+      },
     }));
     const startIn = (ms: number) => {
       stopTimer();
@@ -628,15 +747,14 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
     };
     const attempt = () => {
       stopTimer();
-      if (started < attempts && !scope.isOver) {
-        const index = errors.push(undefined) - 1;
-        if (++started < attempts) startIn(after);
-        scope.start(task, index);
-      }
-      if (!isPausing) return;
-      isPausing = false;
-      scope.leave();
+      if (scope.isOver) return;
+      const isLast = ++started === attempts;
+      if (!isLast) startIn(after);
+      scope.start(task, errors.push(undefined) - 1);
+      if (isLast) scope.leave();
     };
+    // Until the last attempt has started, there may be more to wait for.
+    scope.enter();
     attempt();
   });
 }
@@ -645,13 +763,13 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
 interface Plan<R> {
   /** Whether a task has a signal of its own. Default: only if it declares a parameter. */
   ownSignals?: boolean;
+  /** There is a place free: starts another task, if there is one. */
+  startNext?: () => void;
   /** A task has succeeded before any abort. */
   onValue: (value: unknown, index: number) => void;
   /** A task has succeeded after an abort. Default: `releaseHold`. */
   onLate?: (value: unknown) => void;
   onError: (error: unknown, index: number) => void;
-  /** A task has ended before any abort: another one may start in its place. */
-  onFree?: (index: number) => void;
   /** Drops what nobody will receive. */
   onAbort?: () => void;
   /** All tasks have ended, without a failure or an abort from outside. */
@@ -662,65 +780,61 @@ interface Plan<R> {
 
 /** Tasks that are aborted together and waited for together: the base of most of the above. */
 class Scope<R> {
+  /** How many more tasks may run. */
+  free: number;
   hasEnded = false;
+  /** What all have been aborted with. */
+  reason: unknown;
   readonly #plan: Plan<R>;
   readonly #outer: AbortSignal | null | undefined;
   readonly #stopListening: () => void;
   readonly #resolve: (result: R) => void;
   readonly #reject: (error: unknown) => void;
-  readonly #ownControllers = new Set<AbortController>();
-  #controller: AbortController | undefined;
+  readonly #controllers = new Set<AbortController>();
+  #shared: AbortSignal | undefined;
   #running = 0;
   #isAborted = false;
-  #isCancelled = false;
+  /** What it rejects with. */
   #failure: { error: unknown } | undefined;
-  #abortError: DOMException | undefined;
 
   constructor(
     action: string,
-    outer: AbortSignal | null | undefined,
+    options: TasksOptions,
     resolve: (result: R) => void,
     reject: (error: unknown) => void,
     plan: (scope: Scope<R>) => Plan<R>,
   ) {
-    requireSignal(action, outer);
+    requireOptions(action, options);
+    const { concurrency = Infinity, signal } = options;
+    requireCount(action, "concurrency", concurrency);
+    requireSignal(action, signal);
     this.#plan = plan(this);
-    outer?.throwIfAborted();
-    this.#outer = outer;
+    signal?.throwIfAborted();
+    this.free = concurrency;
+    this.#outer = signal;
     this.#resolve = resolve;
     this.#reject = reject;
-    this.#stopListening = onAbort(outer ?? undefined, () => void this.isOver);
+    this.#stopListening = onAbort(signal ?? undefined, () => void this.isOver);
   }
 
   /** The signal of the tasks that have none of their own. */
   get signal(): AbortSignal {
-    return (this.#controller ??= new AbortController()).signal;
+    return (this.#shared ??= this.#newController().signal);
+  }
+
+  #newController(): AbortController {
+    const controller = new AbortController();
+    if (this.#isAborted) controller.abort(this.reason);
+    this.#controllers.add(controller);
+    return controller;
   }
 
   /** Whether there was an abort. The outer signal may not have told its listeners yet. */
   get isOver(): boolean {
     if (this.#outer?.aborted && !this.#isAborted && !this.hasEnded) {
-      this.#isCancelled = true;
-      this.#abort();
+      this.#abort(this.#outer.reason, { error: this.#outer.reason });
     }
     return this.#isAborted;
-  }
-
-  get hasFailed(): boolean {
-    return this.#failure !== undefined;
-  }
-
-  /** What all are aborted with. */
-  get reason(): unknown {
-    if (this.#isCancelled) return this.#outer!.reason;
-    if (!this.#abortError) {
-      const why = this.#failure ? "Another task failed" : "The result is no longer needed";
-      this.#abortError = new DOMException(why, "AbortError");
-      if (this.#failure) {
-        Object.defineProperty(this.#abortError, "cause", { value: this.#failure.error });
-      }
-    }
-    return this.#abortError;
   }
 
   /** Makes the scope wait for one more. */
@@ -735,7 +849,6 @@ class Scope<R> {
     this.#stopListening();
     const { finish, toError = (cause) => cause } = this.#plan;
     try {
-      if (this.#isCancelled) throw this.reason;
       if (this.#failure) throw this.#failure.error;
       this.#resolve(finish());
     } catch (cause) {
@@ -745,10 +858,9 @@ class Scope<R> {
 
   /** Runs a task, and returns the promise of its result, which need not be handled. */
   start(task: Task<unknown>, index: number): Promise<unknown> {
-    this.enter();
-    const plan = this.#plan;
-    let own: AbortController | undefined;
-    if (plan.ownSignals ?? task.length > 0) this.#ownControllers.add((own = new AbortController()));
+    this.#running++;
+    this.free--;
+    const own = (this.#plan.ownSignals ?? task.length > 0) ? this.#newController() : undefined;
     let outcome: Promise<unknown>;
     try {
       outcome = Promise.resolve(task(own ? own.signal : this.signal));
@@ -757,35 +869,46 @@ class Scope<R> {
     }
     outcome.then(
       (value) => {
-        if (own) this.#ownControllers.delete(own);
-        if (this.isOver) (plan.onLate ?? releaseHold)(value);
-        else plan.onValue(value, index);
-        this.#free(index);
+        if (own) this.#controllers.delete(own);
+        if (this.isOver) (this.#plan.onLate ?? releaseHold)(value);
+        else this.#plan.onValue(value, index);
+        this.#free();
       },
       (error) => {
-        if (own) this.#ownControllers.delete(own);
-        plan.onError(error, index);
-        this.#free(index);
+        if (own) this.#controllers.delete(own);
+        this.#plan.onError(error, index);
+        this.#free();
       },
     );
     return outcome;
   }
 
-  #free(index: number): void {
-    if (!this.isOver) this.#plan.onFree?.(index);
+  #free(): void {
+    this.free++;
+    if (this.free > 0 && !this.isOver) this.#plan.startNext?.();
     this.leave();
   }
 
   /** Aborts all because of a failure. Does nothing after an abort. */
   fail(error: unknown): void {
     if (this.isOver) return;
-    this.#failure = { error };
-    this.#abort();
+    const reason = new DOMException("Another task failed", "AbortError");
+    Object.defineProperty(reason, "cause", { value: error });
+    this.#abort(reason, { error });
   }
 
   /** Aborts what still runs. */
   stop(): void {
-    if (!this.isOver && !this.hasEnded) this.#abort();
+    if (this.isOver || this.hasEnded) return;
+    this.#abort(new DOMException("The result is no longer needed", "AbortError"));
+  }
+
+  #abort(reason: unknown, failure?: { error: unknown }): void {
+    this.#isAborted = true;
+    this.reason = reason;
+    this.#failure = failure;
+    for (const controller of this.#controllers) controller.abort(reason);
+    this.#plan.onAbort?.();
   }
 
   /** Whether an error merely passes on the abort. */
@@ -806,15 +929,6 @@ class Scope<R> {
       return false;
     }
   }
-
-  #abort(): void {
-    this.#isAborted = true;
-    if (this.#controller || this.#ownControllers.size > 0) {
-      this.#controller?.abort(this.reason);
-      for (const own of this.#ownControllers) own.abort(this.reason);
-    }
-    this.#plan.onAbort?.();
-  }
 }
 
 /** Runs the tasks of a list in one scope; `results` has a place for each. */
@@ -831,24 +945,16 @@ function runAll<R>(
     const list = [...tasks];
     const wrong = list.findIndex((task) => typeof task !== "function");
     if (wrong >= 0) requireFunction(action, `tasks[${wrong}]`, list[wrong]);
-    requireOptions(action, options);
-    const { concurrency = Infinity, signal } = options;
-    requireCount(action, "concurrency", concurrency);
-
     let next = 0;
     const startNext = () => {
-      const index = next++;
-      if (index < list.length) scope.start(list[index]!, index);
+      if (next < list.length) scope.start(list[next]!, next++);
     };
-    const scope: Scope<R> = new Scope<R>(action, signal, resolve, reject, (scope) => ({
-      ...plan(
-        scope,
-        list.map(() => undefined),
-      ),
-      onFree: startNext,
+    const scope: Scope<R> = new Scope<R>(action, options, resolve, reject, (scope) => ({
+      ...plan(scope, new Array(list.length).fill(undefined)),
+      startNext,
     }));
     scope.enter();
-    while (next < Math.min(concurrency, list.length) && !scope.isOver) startNext();
+    while (next < list.length && scope.free > 0 && !scope.isOver) startNext();
     scope.leave();
   });
 }
@@ -872,241 +978,90 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): P
   };
 }
 
-/** What {@link asCompleted} returns: unlike a generator it can be left during a pending `next()`. */
-class Completions<T> implements AsyncGenerator<Completion<T>, void, undefined> {
-  readonly #tasks: TaskList;
-  readonly #options: TasksOptions;
-  readonly #arrived = new Queue<Completion<T>>();
-  readonly #waiting = new Queue<PromiseWithResolvers<IteratorResult<Completion<T>, void>>>();
-  #scope: Scope<void> | undefined;
-  /** Resolves when all tasks have ended, once they have started. */
-  #end: Promise<void> | undefined;
-  #hasEnded = false;
-  #isLeft = false;
-  #failure: { error: unknown } | undefined;
-
-  constructor(tasks: TaskList, options: TasksOptions) {
-    this.#tasks = tasks;
-    this.#options = options;
-  }
-
-  next(): Promise<IteratorResult<Completion<T>, void>> {
-    if (!this.#isLeft) this.#end ??= this.#start();
-    this.#obey();
-    const value = this.#arrived.shift();
-    if (value) return Promise.resolve({ done: false, value });
-    if (this.#hasEnded || !this.#end) return this.#finish();
-    const waiting = Promise.withResolvers<IteratorResult<Completion<T>, void>>();
-    this.#waiting.push(waiting);
-    return waiting.promise;
-  }
-
-  async return(): Promise<IteratorResult<Completion<T>, void>> {
-    this.#isLeft = true;
-    this.#scope?.stop();
-    this.#drop();
-    await this.#end;
-    return this.#finish();
-  }
-
-  async throw(error: unknown): Promise<never> {
-    await this.return().catch(doNothing);
-    throw error;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return();
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async #start(): Promise<void> {
-    try {
-      await runAll<void>("run asCompleted", this.#tasks, this.#options, (scope) => {
-        this.#scope = scope;
-        return {
-          onValue: (value, index) => {
-            const completion = { index, value: value as T };
-            const waiting = this.#waiting.shift();
-            if (waiting) waiting.resolve({ done: false, value: completion });
-            else this.#arrived.push(completion);
-          },
-          onError: (error) => {
-            if (!scope.isOver) scope.fail(error);
-            else if (!scope.isEcho(error)) this.#failure ??= { error };
-          },
-          onAbort: () => {
-            if (!scope.hasFailed) this.#drop();
-          },
-          finish: doNothing,
-        };
-      });
-    } catch (error) {
-      this.#failure = { error };
-    }
-    this.#hasEnded = true;
-    for (let waiting; (waiting = this.#waiting.shift());) {
-      waiting.resolve(this.#isLeft ? { done: true, value: undefined } : this.#finish());
-    }
-  }
-
-  /** Obeys an abort from outside that comes after all tasks have ended. */
-  #obey(): void {
-    const signal = this.#options?.signal;
-    if (!this.#hasEnded || this.#isLeft || this.#failure || !signal?.aborted) return;
-    this.#failure = { error: signal.reason };
-    this.#drop();
-  }
-
-  /** Ends the iteration; tells a failure once. */
-  #finish(): Promise<IteratorReturnResult<void>> {
-    const failure = this.#failure;
-    this.#failure = undefined;
-    this.#isLeft = true;
-    return failure
-      ? Promise.reject(failure.error)
-      : Promise.resolve({ done: true, value: undefined });
-  }
-
-  #drop(): void {
-    for (let item; (item = this.#arrived.shift());) releaseHold(item.value);
-  }
-}
-
-/** The source of {@link mapConcurrent}. The scope waits for it to end or to be closed. */
-class Input<T> {
+/** Reads the source of {@link mapConcurrent}. The scope waits until it has ended or been closed. */
+class Feed<T> {
   readonly #action: string;
   readonly #source: Source<T>;
   readonly #scope: Scope<any>;
-  readonly #mayPull: () => boolean;
   readonly #onItem: (item: T) => void;
-  readonly #leave: () => void;
   #controller: AbortController | undefined;
   #iterator: ItemIterator | undefined;
-  #isSync = false;
+  #isOpen = true;
   /** Asked for something that has not come yet. */
   #isBusy = false;
   /** In the very call of `next()`. */
   #isCalling = false;
-  #hasEnded = false;
+  #isSync = false;
 
-  constructor(
-    action: string,
-    source: Source<T>,
-    scope: Scope<any>,
-    mayPull: () => boolean,
-    onItem: (item: T) => void,
-  ) {
+  constructor(action: string, source: Source<T>, scope: Scope<any>, onItem: (item: T) => void) {
     this.#action = action;
     this.#source = source;
     this.#scope = scope;
-    this.#mayPull = mayPull;
     this.#onItem = onItem;
-    this.#leave = () => scope.leave();
     scope.enter();
   }
 
   /** Asks for items, one at a time, as long as there is a place for them. */
-  pull(): void {
-    while (!this.#isBusy && !this.#hasEnded && this.#mayPull()) {
-      this.#isBusy = true;
-      try {
-        if (this.#iterator) this.#next(this.#iterator);
-        else if (isItems(this.#source)) this.#open(this.#source);
-        else this.#call(this.#source);
-      } catch (error) {
-        this.#fail(error);
+  async pull(): Promise<void> {
+    let isItem = false;
+    try {
+      while (!this.#isBusy && this.#isOpen && this.#scope.free > 0 && !this.#scope.isOver) {
+        this.#isBusy = true;
+        if (!this.#iterator) {
+          let items: any = this.#source;
+          if (!isItems(items)) {
+            this.#controller = new AbortController();
+            items = await items(this.#controller.signal);
+            if (!this.#isOpen) return closeUnopened(items);
+            if (!isItems(items)) {
+              throw invalid(this.#action, "what source returns", "a source", items, TypeError);
+            }
+          }
+          this.#isSync = !isStream(items) && !isAsync(items);
+          this.#iterator = iteratorOf(items);
+        }
+        if (!this.#isOpen) return void this.#return();
+        this.#isCalling = true;
+        let step = this.#iterator.next();
+        this.#isCalling = false;
+        if (!this.#isOpen && !step?.done) this.#return();
+        if (!this.#isSync) step = await step;
+        if (Object(step) !== step) {
+          throw invalid(this.#action, "the result of next()", "an object", step, TypeError);
+        }
+        if (step.done) return this.#end();
+        let item = step.value;
+        isItem = true;
+        if (this.#isSync && typeof item?.then === "function") item = await item;
+        isItem = this.#isBusy = false;
+        if (this.#scope.isOver) releaseHold(item);
+        else this.#onItem(item);
       }
+    } catch (error) {
+      if (!this.#isOpen) return;
+      if (isItem) this.#return();
+      this.#isOpen = false;
+      this.#scope.fail(error);
+      this.#controller?.abort(this.#scope.reason);
+      this.#scope.leave();
     }
+  }
+
+  #end(): void {
+    if (this.#isOpen) this.#scope.leave();
+    this.#isOpen = false;
   }
 
   /** Tells the source to close, and waits for that unless it is busy: it may be silent for ever. */
   close(): void {
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
     this.#controller?.abort(this.#scope.reason);
     // A generator can't be closed while it is running.
     const closing = this.#isCalling ? undefined : this.#return();
-    if (this.#isBusy) this.#leave();
-    else closing?.then(this.#leave, this.#leave);
-  }
-
-  #call(source: (signal: AbortSignal) => unknown): void {
-    this.#controller = new AbortController();
-    this.#await(source(this.#controller.signal), (items: any) => {
-      if (this.#hasEnded) closeUnopened(items);
-      else if (isItems(items)) this.#open(items);
-      else throw invalid(this.#action, "what source returns", "a source", items, TypeError);
-    });
-  }
-
-  #open(items: Items<T>): void {
-    this.#isSync = !isStream(items) && !isAsync(items);
-    this.#iterator = iteratorOf(items);
-    this.#isBusy = false;
-    if (this.#hasEnded) this.#return();
-  }
-
-  #next(iterator: ItemIterator): void {
-    this.#isCalling = true;
-    const step: any = iterator.next();
-    this.#isCalling = false;
-    if (this.#hasEnded && !step?.done) this.#return();
-    if (this.#isSync) this.#onStep(step);
-    else this.#await(step, (step) => this.#onStep(step));
-  }
-
-  #onStep(step: any): void {
-    if (Object(step) !== step) {
-      throw invalid(this.#action, "the result of next()", "an object", step, TypeError);
-    }
-    if (step.done) return this.#end();
-    const { value } = step;
-    if (!this.#isSync || typeof value?.then !== "function") return this.#deliver(value);
-    this.#await(
-      value,
-      (item) => this.#deliver(item),
-      () => this.#return(),
-    );
-  }
-
-  #deliver(item: any): void {
-    this.#isBusy = false;
-    if (this.#scope.isOver) releaseHold(item);
-    else this.#onItem(item);
-  }
-
-  #await(promise: unknown, onValue: (value: unknown) => void, onError = doNothing): void {
-    Promise.resolve(promise).then(
-      (value) => {
-        try {
-          onValue(value);
-          this.pull();
-        } catch (error) {
-          this.#fail(error);
-        }
-      },
-      (error) => {
-        if (!this.#hasEnded) onError();
-        this.#fail(error);
-      },
-    );
-  }
-
-  #end(): void {
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
-    this.#leave();
-  }
-
-  #fail(error: unknown): void {
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
-    this.#scope.fail(error);
-    this.#controller?.abort(this.#scope.reason);
-    this.#leave();
+    const leave = () => this.#scope.leave();
+    if (this.#isBusy) leave();
+    else closing?.then(leave, leave);
   }
 
   #return(): Promise<unknown> {
@@ -1117,29 +1072,26 @@ class Input<T> {
 }
 
 interface ItemIterator {
-  next: () => unknown;
+  next: () => any;
   return?: () => unknown;
 }
 
 /** First in, first out. */
-class Queue<T> {
-  #items: (T | undefined)[] = [];
-  #head = 0;
+class Fifo<T> {
+  #pushed: T[] = [];
+  /** The next is at the end. */
+  #reversed: T[] = [];
 
   push(item: T): void {
-    this.#items.push(item);
+    this.#pushed.push(item);
   }
 
   shift(): T | undefined {
-    if (this.#head === this.#items.length) return undefined;
-    const item = this.#items[this.#head];
-    this.#items[this.#head++] = undefined;
-    // Half of it is gone: what is left moves up, which costs each item one step at most.
-    if (this.#head * 2 >= this.#items.length) {
-      this.#items = this.#items.slice(this.#head);
-      this.#head = 0;
+    if (this.#reversed.length === 0) {
+      this.#reversed = this.#pushed.reverse();
+      this.#pushed = [];
     }
-    return item;
+    return this.#reversed.pop();
   }
 }
 
@@ -1167,7 +1119,7 @@ function isAsync(source: any): source is AsyncIterable<any> {
 }
 
 function iteratorOf(items: Items<any>): ItemIterator {
-  if (isStream(items)) return new StreamIterator(items.getReader());
+  if (isStream(items)) return readerOf(items);
   if (isAsync(items)) return items[Symbol.asyncIterator]() as ItemIterator;
   // Else those that fail before their turn would be unhandled.
   if (Array.isArray(items)) {
@@ -1177,92 +1129,30 @@ function iteratorOf(items: Items<any>): ItemIterator {
 }
 
 /** Unlike the platform's, it can be closed during a pending `next()`, and leaves no lock behind. */
-class StreamIterator {
-  readonly #reader: ReadableStreamDefaultReader<unknown>;
-
-  constructor(reader: ReadableStreamDefaultReader<unknown>) {
-    this.#reader = reader;
-  }
-
-  async next(): Promise<unknown> {
-    let isDone = true;
-    try {
-      const step = await this.#reader.read();
-      isDone = step.done;
-      return step;
-    } finally {
-      if (isDone) this.#reader.releaseLock();
-    }
-  }
-
-  return(): Promise<void> {
-    const closing = this.#reader.cancel();
-    this.#reader.releaseLock();
-    return closing;
-  }
+function readerOf(stream: ReadableStream): ItemIterator {
+  const reader = stream.getReader();
+  return {
+    async next() {
+      let isDone = true;
+      try {
+        const step = await reader.read();
+        isDone = step.done;
+        return step;
+      } finally {
+        if (isDone) reader.releaseLock();
+      }
+    },
+    return() {
+      const closing = reader.cancel();
+      reader.releaseLock();
+      return closing;
+    },
+  };
 }
 
 /** What was never iterated is closed by its own methods, if it has any. */
 function closeUnopened(items: any): void {
   Promise.try(() => (items?.cancel ?? items?.return)?.call(items)).catch(doNothing);
-}
-
-/** One run of {@link singleFlight}, and the callers that wait for it. */
-class Flight<T> {
-  readonly #callers = new Set<Caller<T>>();
-  readonly #controller = new AbortController();
-  readonly #forget: () => void;
-  /** Callers without a signal can't leave, and share one promise. */
-  #staying: Caller<T> | undefined;
-
-  constructor(forget: () => void) {
-    this.#forget = forget;
-  }
-
-  board(signal: AbortSignal | null | undefined): Promise<T> {
-    if (!signal && this.#staying) return this.#staying.promise;
-    const caller: Caller<T> = { ...Promise.withResolvers<T>(), stopListening: doNothing };
-    this.#callers.add(caller);
-    if (!signal) this.#staying = caller;
-    else caller.stopListening = onAbort(signal, (reason) => this.#leave(caller, reason));
-    return caller.promise;
-  }
-
-  takeOff(run: Task<T>): void {
-    let outcome: Promise<T>;
-    try {
-      outcome = Promise.resolve(run(this.#controller.signal));
-    } catch (error) {
-      outcome = Promise.reject(error);
-    }
-    outcome.then(
-      (value) => {
-        if (this.#callers.size === 0) releaseHold(value);
-        this.#land((caller) => caller.resolve(value));
-      },
-      (error) => this.#land((caller) => caller.reject(error)),
-    );
-  }
-
-  #land(tell: (caller: Caller<T>) => void): void {
-    this.#forget();
-    for (const caller of this.#callers) {
-      caller.stopListening();
-      tell(caller);
-    }
-  }
-
-  #leave(caller: Caller<T>, reason: unknown): void {
-    caller.reject(reason);
-    this.#callers.delete(caller);
-    if (this.#callers.size > 0) return;
-    this.#forget();
-    this.#controller.abort(reason);
-  }
-}
-
-interface Caller<T> extends PromiseWithResolvers<T> {
-  stopListening: () => void;
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
