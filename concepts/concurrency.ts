@@ -536,16 +536,18 @@ export function taskGroup<T>(
         return new AggregateError(errors, "The task group failed", { cause });
       },
     }));
-    const spawn = (task: unknown): Promise<any> => {
-      const place = { task: task as Task<any>, ...Promise.withResolvers<any>() };
-      if (scope.hasEnded) place.reject(new Error("Cannot spawn: the group has ended"));
-      else if (scope.isOver) place.reject(scope.reason);
-      else {
-        if (typeof task !== "function") place.task = () => requireFunction("spawn", "task", task);
-        if (scope.free > 0) return scope.start(place.task, 0);
-        line.push(place);
-      }
+    const spawn = (task: any): Promise<any> => {
+      const checked: Task<any> =
+        typeof task === "function" ? task : () => requireFunction("spawn", "task", task);
+      const isOpen = !scope.hasEnded && !scope.isOver;
+      if (isOpen && scope.free > 0) return scope.start(checked, 0);
+      const place = { task: checked, ...Promise.withResolvers<any>() };
       place.promise.catch(doNothing);
+      if (isOpen) line.push(place);
+      else
+        place.reject(
+          scope.hasEnded ? new Error("Cannot spawn: the group has ended") : scope.reason,
+        );
       return place.promise;
     };
     const group: TaskGroup = {
