@@ -70,7 +70,7 @@ export type Items<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | Readabl
  * Items, or a function that opens their source when they are needed. Its signal is aborted when
  * the source is closed before its end: that stops a source which would otherwise stay silent.
  */
-export type Source<T> = Items<T> | ((signal: AbortSignal) => Items<T> | PromiseLike<Items<T>>);
+export type MapSource<T> = Items<T> | ((signal: AbortSignal) => Items<T> | PromiseLike<Items<T>>);
 
 /**
  * Runs tasks at once, and returns their results in the order of the tasks. The first failure aborts
@@ -381,17 +381,17 @@ export function asCompleted<const L extends TaskList>(
  * ```
  */
 export function mapConcurrent<S, T>(
-  source: Source<S>,
+  source: MapSource<S>,
   fn: (item: S, index: number, signal: AbortSignal) => T | PromiseLike<T>,
   options: MapOptions,
 ): Promise<T[]>;
 export function mapConcurrent<S, R>(
-  source: Source<S>,
+  source: MapSource<S>,
   fn: (item: S, index: number, signal: AbortSignal) => R,
   options: MapOptions,
 ): Promise<Awaited<R>[]>;
 export function mapConcurrent<S, T>(
-  source: Source<S>,
+  source: MapSource<S>,
   fn: (item: S, index: number, signal: AbortSignal) => T | PromiseLike<T>,
   options: MapOptions = {} as MapOptions,
 ): Promise<T[]> {
@@ -623,7 +623,7 @@ export function singleFlight<I, T>(
       const id = key(input);
       signal?.throwIfAborted();
       const joined = flights.get(id);
-      if (joined) return join(joined, signal);
+      if (joined) return joinFlight(joined, signal);
 
       const flight: Flight<T> = {
         ...Promise.withResolvers<T>(),
@@ -632,7 +632,7 @@ export function singleFlight<I, T>(
         forget: () => flights.get(id) === flight && flights.delete(id),
       };
       flights.set(id, flight);
-      const promise = join(flight, signal);
+      const promise = joinFlight(flight, signal);
       Promise.try(fn, input, flight.controller.signal).then(
         (value) => {
           flight.forget();
@@ -659,7 +659,7 @@ interface Flight<T> extends PromiseWithResolvers<T> {
   forget: () => void;
 }
 
-function join<T>(flight: Flight<T>, signal: AbortSignal | null | undefined): Promise<T> {
+function joinFlight<T>(flight: Flight<T>, signal: AbortSignal | null | undefined): Promise<T> {
   flight.callers++;
   if (!signal) return flight.promise;
   return new Promise((resolve, reject) => {
@@ -983,7 +983,7 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): P
 /** Reads the source of {@link mapConcurrent}. The scope waits until it has ended or been closed. */
 class Feed<T> {
   readonly #action: string;
-  readonly #source: Source<T>;
+  readonly #source: MapSource<T>;
   readonly #scope: Scope<any>;
   readonly #onItem: (item: T) => void;
   #controller: AbortController | undefined;
@@ -995,7 +995,7 @@ class Feed<T> {
   #isCalling = false;
   #isSync = false;
 
-  constructor(action: string, source: Source<T>, scope: Scope<any>, onItem: (item: T) => void) {
+  constructor(action: string, source: MapSource<T>, scope: Scope<any>, onItem: (item: T) => void) {
     this.#action = action;
     this.#source = source;
     this.#scope = scope;
@@ -1019,7 +1019,7 @@ class Feed<T> {
               throw invalid(this.#action, "what source returns", "a source", items, TypeError);
             }
           }
-          this.#isSync = !isStream(items) && !isAsync(items);
+          this.#isSync = !(items.getReader ?? items[Symbol.asyncIterator]);
           this.#iterator = iteratorOf(items);
         }
         if (!this.#isOpen) return void this.#return();
@@ -1031,7 +1031,11 @@ class Feed<T> {
         if (Object(step) !== step) {
           throw invalid(this.#action, "the result of next()", "an object", step, TypeError);
         }
-        if (step.done) return this.#end();
+        if (step.done) {
+          if (this.#isOpen) this.#scope.leave();
+          this.#isOpen = false;
+          return;
+        }
         let item = step.value;
         isItem = true;
         if (this.#isSync && typeof item?.then === "function") item = await item;
@@ -1047,11 +1051,6 @@ class Feed<T> {
       this.#controller?.abort(this.#scope.reason);
       this.#scope.leave();
     }
-  }
-
-  #end(): void {
-    if (this.#isOpen) this.#scope.leave();
-    this.#isOpen = false;
   }
 
   /** Tells the source to close, and waits for that unless it is busy: it may be silent for ever. */
@@ -1108,26 +1107,18 @@ function mayHold(value: unknown): boolean {
   }
 }
 
-function isItems(source: any): source is Items<any> {
-  return source != null && (isStream(source) || isAsync(source) || source[Symbol.iterator] != null);
+function isItems(source: any): boolean {
+  return (source?.getReader ?? source?.[Symbol.asyncIterator] ?? source?.[Symbol.iterator]) != null;
 }
 
-function isStream(source: any): source is ReadableStream {
-  return typeof source.getReader === "function";
-}
-
-function isAsync(source: any): source is AsyncIterable<any> {
-  return source[Symbol.asyncIterator] != null;
-}
-
-function iteratorOf(items: Items<any>): ItemIterator {
-  if (isStream(items)) return readerOf(items);
-  if (isAsync(items)) return items[Symbol.asyncIterator]() as ItemIterator;
+function iteratorOf(items: any): ItemIterator {
+  if (items.getReader) return readerOf(items);
+  if (items[Symbol.asyncIterator]) return items[Symbol.asyncIterator]();
   // Else those that fail before their turn would be unhandled.
   if (Array.isArray(items)) {
     for (const item of items) if (item instanceof Promise) item.catch(doNothing);
   }
-  return items[Symbol.iterator]() as ItemIterator;
+  return items[Symbol.iterator]();
 }
 
 /** Unlike the platform's, it can be closed during a pending `next()`, and leaves no lock behind. */

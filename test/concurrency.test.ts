@@ -14,9 +14,9 @@ import {
   gather,
   hedge,
   mapConcurrent,
+  type MapSource,
   race,
   singleFlight,
-  type Source,
   type Task,
   type TaskGroup,
   taskGroup,
@@ -1231,7 +1231,7 @@ describe("mapConcurrent", () => {
     });
   });
 
-  test.each<[string, () => Source<number>]>([
+  test.each<[string, () => MapSource<number>]>([
     ["an iterator", () => silentAfter(1)],
     ["a generator", () => silentGenerator()],
     ["a stream", () => silentStream(1)],
@@ -3057,7 +3057,7 @@ describe("types", () => {
     const five = async () => 5;
     const wrap = <T>(task: Task<T>): Promise<T> => taskGroup<T>(({ spawn }) => spawn<T>(task));
     const again = <T>(task: Task<T>): Promise<T> => hedge<T>(task, { after: 1 });
-    const each = <S, T>(items: Source<S>, fn: (item: S) => Promise<T>): Promise<T[]> =>
+    const each = <S, T>(items: MapSource<S>, fn: (item: S) => Promise<T>): Promise<T[]> =>
       mapConcurrent<S, T>(items, fn, { concurrency: 1 });
 
     expectTypeOf(wrap(five)).toEqualTypeOf<Promise<number>>();
