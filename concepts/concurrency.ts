@@ -248,8 +248,8 @@ export function asCompleted<const L extends TaskList>(
 ): AsyncGenerator<Completion<TaskResults<L>[number]>, void, undefined> {
   type One = Completion<TaskResults<L>[number]>;
   type Step = IteratorResult<One, void>;
-  const arrived = new Fifo<One>();
-  const waiting = new Fifo<PromiseWithResolvers<Step>>();
+  const arrived = new Backlog<One>();
+  const waiting = new Backlog<PromiseWithResolvers<Step>>();
   let scope: Scope<void> | undefined;
   let end: Promise<void> | undefined;
   let hasEnded = false;
@@ -505,7 +505,7 @@ export function taskGroup<T>(
     let result: unknown;
     const errors = new Set<unknown>();
     const holds = new Set<unknown>();
-    const line = new Fifo<{ task: Task<any> } & PromiseWithResolvers<any>>();
+    const line = new Backlog<{ task: Task<any> } & PromiseWithResolvers<any>>();
     const scope: Scope<T> = new Scope<T>(action, options, resolve, reject, (scope) => ({
       startNext() {
         const place = line.shift();
@@ -623,26 +623,22 @@ export function singleFlight<I, T>(
       const id = key(input);
       signal?.throwIfAborted();
       const joined = flights.get(id);
-      if (joined) return joinFlight(joined, signal);
+      if (joined) return board(joined, signal);
 
       const flight: Flight<T> = {
-        ...Promise.withResolvers<T>(),
-        callers: 0,
+        callers: new Set(),
+        staying: undefined,
         controller: new AbortController(),
         forget: () => flights.get(id) === flight && flights.delete(id),
       };
       flights.set(id, flight);
-      const promise = joinFlight(flight, signal);
+      const promise = board(flight, signal);
       Promise.try(fn, input, flight.controller.signal).then(
         (value) => {
-          flight.forget();
-          if (flight.callers === 0) releaseHold(value);
-          flight.resolve(value);
+          if (flight.callers.size === 0) releaseHold(value);
+          land(flight, (caller) => caller.resolve(value));
         },
-        (error) => {
-          flight.forget();
-          flight.reject(error);
-        },
+        (error) => land(flight, (caller) => caller.reject(error)),
       );
       return promise;
     } catch (error) {
@@ -651,26 +647,43 @@ export function singleFlight<I, T>(
   };
 }
 
-/** One run of {@link singleFlight}; its promise is that of the callers that can't leave. */
-interface Flight<T> extends PromiseWithResolvers<T> {
-  /** How many have not left. */
-  callers: number;
+/** One run of {@link singleFlight}. */
+interface Flight<T> {
+  /** Those that have not left. */
+  callers: Set<Caller<T>>;
+  /** The callers without a signal can't leave, and share one promise. */
+  staying: Caller<T> | undefined;
   controller: AbortController;
   forget: () => void;
 }
 
-function joinFlight<T>(flight: Flight<T>, signal: AbortSignal | null | undefined): Promise<T> {
-  flight.callers++;
-  if (!signal) return flight.promise;
-  return new Promise((resolve, reject) => {
-    const stopListening = onAbort(signal, (reason) => {
-      reject(reason);
-      if (--flight.callers > 0) return;
+interface Caller<T> extends PromiseWithResolvers<T> {
+  stopListening: () => void;
+}
+
+function board<T>(flight: Flight<T>, signal: AbortSignal | null | undefined): Promise<T> {
+  if (!signal && flight.staying) return flight.staying.promise;
+  const caller: Caller<T> = { ...Promise.withResolvers<T>(), stopListening: doNothing };
+  flight.callers.add(caller);
+  if (!signal) flight.staying = caller;
+  else {
+    caller.stopListening = onAbort(signal, (reason) => {
+      caller.reject(reason);
+      flight.callers.delete(caller);
+      if (flight.callers.size > 0) return;
       flight.forget();
       flight.controller.abort(reason);
     });
-    flight.promise.finally(stopListening).then(resolve, reject);
-  });
+  }
+  return caller.promise;
+}
+
+function land<T>(flight: Flight<T>, tell: (caller: Caller<T>) => void): void {
+  flight.forget();
+  for (const caller of flight.callers) {
+    caller.stopListening();
+    tell(caller);
+  }
 }
 
 /** How {@link hedge} tries. */
@@ -1078,7 +1091,7 @@ interface ItemIterator {
 }
 
 /** First in, first out. */
-class Fifo<T> {
+class Backlog<T> {
   #pushed: T[] = [];
   /** The next is at the end. */
   #reversed: T[] = [];
