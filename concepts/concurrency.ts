@@ -14,23 +14,23 @@
  *
  * The rules they all keep:
  * - A task is a function, because a promise already runs: it can be neither limited nor aborted.
- * - They settle only after every task that was started has ended, cleanup included. A task that
- *   ignores its signal is waited for, too. (A caller of {@link singleFlight} leaves at once.)
+ * - They settle only after every task that was started has ended, cleanup included, even if it
+ *   ignores its signal. (A caller of {@link singleFlight} leaves at once.)
  * - An abort from outside aborts all tasks, waits for them, and rejects with its reason, even if
  *   the tasks then succeed. After an abort nothing more is called or started, except cleanups.
- * - The signal of a task is aborted with the reason of the abort from outside, or else with an
- *   AbortError, whose `cause` is the failure if there was one.
+ * - Tasks are aborted with the reason of the abort from outside, or else with an AbortError, whose
+ *   `cause` is the failure if there was one.
  * - A task that declares a parameter has a signal of its own, which is aborted only while the task
- *   runs: what it returns (a `Response`, say) stays usable when others are aborted later. Tasks
- *   that declare none share one signal, because a signal costs more than a short task; in
- *   {@link race}, {@link any} and {@link hedge} each has its own in any case.
- * - A result that is dropped (too late, lost a race, aborted) is released if it is a hold, which is
- *   a disposable with `release()`, such as a lock. Own other resources inside the task, with `using`.
- * - Functions with a single result drop later errors. {@link taskGroup} and {@link allSettled} keep
- *   all errors.
+ *   runs: what it returns (a `Response`, say) stays usable. Tasks that declare none share one
+ *   signal, because a signal costs more than a short task, but not in {@link race}, {@link any} and
+ *   {@link hedge}.
+ * - A result that is dropped (too late, lost a race, aborted) is released if it is a hold: a
+ *   disposable with `release()`, such as a lock. Own other resources inside the task, with `using`.
+ * - Functions with a single result drop later errors; {@link taskGroup} and {@link allSettled} keep
+ *   all.
  *
- * Known elsewhere as: `asyncio.gather`, `TaskGroup`, `as_completed` and `wait`; Go's `errgroup` and
- * `singleflight`; Java's `StructuredTaskScope`; p-map, p-all and p-any on npm.
+ * Known elsewhere as: `asyncio.gather`, `TaskGroup`, `as_completed` and `wait`; trio's nurseries;
+ * Go's `errgroup` and `singleflight`; Java's `StructuredTaskScope`; p-map, p-all and p-any on npm.
  *
  * @module
  */
@@ -76,8 +76,6 @@ export type MapSource<T> = Items<T> | ((signal: AbortSignal) => Items<T> | Promi
  * Runs tasks at once, and returns their results in the order of the tasks. The first failure aborts
  * the other tasks and starts no more; when those have ended `gather` rejects with it.
  *
- * Source of the idea: `asyncio.gather`, with the manners of Go's `errgroup`.
- *
  * @throws {TypeError} `tasks` is not an iterable of functions; nothing has been called then
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws what the first task to fail has thrown, or the signal's reason
@@ -89,12 +87,9 @@ export type MapSource<T> = Items<T> | ((signal: AbortSignal) => Items<T> | Promi
  * const [id, name] = await gather([() => 7, async () => "Ada"]);
  * console.assert(id + 1 === 8 && name.length === 3);
  *
- * const urls = ["/a", "/b", "/c"];
- * const pages = await gather(
- *   urls.map((url) => async (signal: AbortSignal) => `page of ${url}, ${signal.aborted}`),
- *   { concurrency: 2 },
- * );
- * console.assert(pages[2] === "page of /c, false");
+ * const get = (url: string) => async (signal: AbortSignal) => `${url}, ${signal.aborted}`;
+ * const pages = await gather(["/a", "/b", "/c"].map(get), { concurrency: 2 });
+ * console.assert(pages[2] === "/c, false");
  * ```
  */
 export function gather<const L extends TaskList>(
@@ -113,8 +108,6 @@ export function gather<const L extends TaskList>(
 
 /**
  * Runs tasks at once, all of them to their end, and tells how each ended. A failure aborts nothing.
- *
- * Source of the idea: `asyncio.gather(return_exceptions=True)`, `Promise.allSettled`.
  *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
  * @throws the signal's reason
@@ -148,8 +141,6 @@ export function allSettled<const L extends TaskList>(
  * Runs tasks at once; the first to settle decides, with its result or its error. The others are
  * aborted and waited for.
  *
- * Source of the idea: `asyncio.wait(return_when=FIRST_COMPLETED)`, `Promise.race`.
- *
  * @throws {RangeError} there are no tasks
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
  * @throws what the first task to settle has thrown, or the signal's reason
@@ -171,23 +162,15 @@ export function race<const L extends TaskList>(
 ): Promise<TaskResults<L>[number]> {
   return runAll("race", tasks, options, (scope, list) => {
     if (list.length === 0) throw new RangeError("Cannot race: tasks must not be empty");
-    let winner: unknown;
     return {
-      ownSignals: true,
-      onValue(value) {
-        winner = value;
-        scope.stop();
-      },
+      ...firstSuccess<TaskResults<L>[number]>(scope, list, "All tasks failed"),
       onError: (error) => scope.fail(error),
-      finish: () => winner as TaskResults<L>[number],
     };
   });
 }
 
 /**
  * Runs tasks at once; the first to succeed decides. The others are aborted and waited for.
- *
- * Source of the idea: `Promise.any`.
  *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
  * @throws {AggregateError} all tasks have failed; `errors` is in the order of the tasks
@@ -222,12 +205,9 @@ export interface Completion<T> {
  * Runs tasks at once, and yields their results as they come. A failure aborts the other tasks;
  * `next()` rejects with it when those have ended, after the results that came before.
  *
- * Leaving the loop, or calling `return()` during a pending `next()`, aborts what runs and waits for
- * it. It rejects with a failure that no `next()` has told, of a cleanup for example.
- *
- * Nothing starts before the first `next()`. A slow consumer doesn't hold up the tasks.
- *
- * Source of the idea: `asyncio.as_completed`.
+ * Nothing starts before the first `next()`. A slow consumer doesn't hold up the tasks. Leaving the
+ * loop, or calling `return()` during a pending `next()`, aborts what runs and waits for it; it
+ * rejects with a failure that no `next()` has told, of a cleanup for example.
  *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
  * @throws what the first task to fail has thrown, or the signal's reason
@@ -254,7 +234,6 @@ export function asCompleted<const L extends TaskList>(
   let end: Promise<void> | undefined;
   let hasEnded = false;
   let isLeft = false;
-  let isTold = false;
 
   const start = () =>
     runAll<void>("run asCompleted", tasks, options, (own) => {
@@ -295,14 +274,9 @@ export function asCompleted<const L extends TaskList>(
   /** Waits for the end; tells a failure once. */
   const finish = async (): Promise<Step> => {
     isLeft = true;
-    try {
-      await end;
-    } catch (error) {
-      if (!isTold) {
-        isTold = true;
-        throw error;
-      }
-    }
+    const told = end;
+    end = end?.catch(doNothing);
+    await told;
     return { done: true, value: undefined };
   };
   const onEnd = () => {
@@ -345,16 +319,13 @@ export function asCompleted<const L extends TaskList>(
 
 /**
  * Calls `fn` for each item, several at once, and returns the results in the order of the items. The
- * source is pulled only when `fn` has a place free, one item at a time, so that a long one needs no
- * more memory than its results and `concurrency` items.
+ * source is pulled only when `fn` has a place free, one item at a time: a long one needs no more
+ * memory than its results and `concurrency` items.
  *
- * The first failure, of `fn` or the source, or an abort from outside ends it: the source is pulled
- * no more and closed, and the signals given to `fn` are aborted. It rejects when `fn` has ended
- * everywhere and the source has been closed. Only a source in the middle of a `next()` is not
- * waited for: it has been told to close, and what it still yields is dropped. To stop such a
- * source write it as a function of a signal.
- *
- * Source of the idea: `Array.fromAsync`; `Executor.map(buffersize=…)` in Python; p-map.
+ * The first failure, of `fn` or the source, or an abort from outside ends it: the source is closed,
+ * the signals given to `fn` are aborted, and when all that has ended it rejects. Only a source in
+ * the middle of a `next()` is not waited for: it has been told to close, and what it still yields
+ * is dropped. To stop such a source write it as a function of a signal.
  *
  * @param source an iterable, an async iterable, a ReadableStream, or a function that returns one
  * @param fn is given the item, its index, and a signal: its own one if it declares three parameters
@@ -366,18 +337,13 @@ export function asCompleted<const L extends TaskList>(
  * ```ts
  * import { mapConcurrent } from "./concurrency.ts";
  *
- * async function* lines() {
+ * async function* lines(_signal: AbortSignal) {
  *   yield* ["1", "2", "3"];
  * }
- * const squares = await mapConcurrent(lines(), async (line) => Number(line) ** 2, {
+ * const squares = await mapConcurrent(lines, async (line) => Number(line) ** 2, {
  *   concurrency: 2,
  * });
  * console.assert(squares.join() === "1,4,9");
- *
- * // Opened when it is needed, and stopped by its signal if mapping fails.
- * const open = async (signal: AbortSignal) => (signal.aborted ? [] : ["4", "5"]);
- * const lengths = await mapConcurrent(open, (line) => line.length, { concurrency: 1 });
- * console.assert(lengths.join() === "1,1");
  * ```
  */
 export function mapConcurrent<S, T>(
@@ -407,22 +373,22 @@ export function mapConcurrent<S, T>(
     const results: T[] = [];
     const scope: Scope<T[]> = new Scope<T[]>(action, options, resolve, reject, (scope) => ({
       ownSignals: fn.length > 2,
-      startNext: () => feed.pull(),
+      startNext: () => input.pull(),
       onValue(value, index) {
         results[index] = value as T;
       },
       onError: (error) => scope.fail(error),
       onAbort() {
-        feed.close();
+        input.stop();
         releaseHold(results);
       },
       finish: () => results,
     }));
-    const feed = new Feed<S>(action, source, scope, (item) => {
+    const input = feed<S>(action, source, scope, (item) => {
       const index = results.push(undefined as T) - 1;
       scope.start((signal) => fn(item, index, signal), index);
     });
-    feed.pull();
+    input.pull();
   });
 }
 
@@ -445,19 +411,16 @@ export interface TaskGroup {
  * Runs `body`, which may spawn tasks, and returns its result when all of them have ended. The first
  * failure, of the body or a task, aborts `group.signal` and the signals of all tasks.
  *
- * It then rejects with an AggregateError of all failures, in order of time. Errors that merely echo
- * the abort are left out: its reason, and after the abort everything named AbortError, and groups
- * that contain nothing else. An error that the body passes on from a task is listed once.
- *
- * An abort from outside rejects with its very reason. If a cleanup then fails it rejects with the
- * AggregateError of those failures; `cause` is the reason.
+ * It then rejects with an AggregateError of all failures, in order of time; an error that the body
+ * passes on from a task is listed once. Errors that merely echo the abort are left out: its reason,
+ * and after the abort everything named AbortError, and groups that contain nothing else. An abort
+ * from outside rejects with its very reason, or, if cleanups then fail, with the AggregateError of
+ * their failures, whose `cause` is the reason.
  *
  * With `concurrency`, tasks beyond it wait in line; the body doesn't count. A task that spawns and
  * awaits another one can then deadlock.
  *
  * When the group rejects, the holds that its tasks returned are released.
- *
- * Source of the idea: trio's nurseries, `asyncio.TaskGroup`.
  *
  * @throws {TypeError} `body` is not a function
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
@@ -469,21 +432,14 @@ export interface TaskGroup {
  * import { taskGroup } from "./concurrency.ts";
  *
  * const seen: string[] = [];
- * await taskGroup((group) => {
+ * await taskGroup(({ spawn }) => {
  *   const visit = (page: string, links: string[]) => {
  *     seen.push(page);
- *     for (const link of links) group.spawn(async () => visit(link, []));
+ *     for (const link of links) spawn(async () => visit(link, []));
  *   };
  *   visit("home", ["news", "contact"]);
  * });
  * console.assert(seen.join() === "home,news,contact");
- *
- * const group = taskGroup(({ spawn }) => {
- *   spawn(() => Promise.reject("one"));
- *   spawn(() => Promise.reject("two"));
- * });
- * const error: AggregateError = await group.catch((error) => error);
- * console.assert(error.errors.join() === "one,two");
  * ```
  */
 export function taskGroup<T>(
@@ -577,8 +533,6 @@ export type SingleFlight<I, T> = (input: I, options?: WaitOptions) => Promise<T>
  *
  * A caller that aborts leaves alone, at once. When all have left, the run is aborted and its result
  * dropped, and the next caller starts a new one.
- *
- * Source of the idea: Go's `singleflight`.
  *
  * @param fn is given the first caller's input, and a signal
  * @throws {TypeError} `fn` or `key` is not a function
@@ -702,9 +656,8 @@ export interface HedgeOptions extends WaitOptions {
  * failed (every tenth failure gives the event loop a turn first). The first success decides; the
  * other attempts are aborted and waited for.
  *
- * Only for what may be done twice without harm: reading, say.
- *
- * Source of the idea: hedged requests, in "The Tail at Scale" by Dean and Barroso.
+ * Only for what may be done twice without harm: reading, say. The idea is that of hedged requests,
+ * in "The Tail at Scale" by Dean and Barroso.
  *
  * @throws {TypeError} `task` is not a function, or `after` or `attempts` not a number
  * @throws {RangeError} `after` is negative or NaN, or `attempts` neither a positive integer nor
@@ -993,101 +946,94 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): P
   };
 }
 
-/** Reads the source of {@link mapConcurrent}. The scope waits until it has ended or been closed. */
-class Feed<T> {
-  readonly #action: string;
-  readonly #source: MapSource<T>;
-  readonly #scope: Scope<any>;
-  readonly #onItem: (item: T) => void;
-  #controller: AbortController | undefined;
-  #iterator: ItemIterator | undefined;
-  #isOpen = true;
-  /** Asked for something that has not come yet. */
-  #isBusy = false;
-  /** In the very call of `next()`. */
-  #isCalling = false;
-  #isSync = false;
+interface ItemIterator {
+  next: () => any;
+  return?: () => unknown;
+}
 
-  constructor(action: string, source: MapSource<T>, scope: Scope<any>, onItem: (item: T) => void) {
-    this.#action = action;
-    this.#source = source;
-    this.#scope = scope;
-    this.#onItem = onItem;
-    scope.enter();
-  }
+/** Reads the source of {@link mapConcurrent}. The scope waits until it has ended or been closed. */
+function feed<T>(
+  action: string,
+  source: MapSource<T>,
+  scope: Scope<any>,
+  onItem: (item: T) => void,
+): { pull: () => void; stop: () => void } {
+  let controller: AbortController | undefined;
+  let iterator: ItemIterator | undefined;
+  let isSync = false;
+  let isOpen = true;
+  /** Asked for something that has not come yet. */
+  let isBusy = false;
+  /** In the very call of `next()`: a generator can't be closed then. */
+  let isCalling = false;
+  scope.enter();
 
   /** Asks for items, one at a time, as long as there is a place for them. */
-  async pull(): Promise<void> {
+  const pull = async (): Promise<void> => {
     let isItem = false;
     try {
-      while (!this.#isBusy && this.#isOpen && this.#scope.free > 0 && !this.#scope.isOver) {
-        this.#isBusy = true;
-        if (!this.#iterator) {
-          let items: any = this.#source;
+      while (!isBusy && isOpen && scope.free > 0 && !scope.isOver) {
+        isBusy = true;
+        if (!iterator) {
+          let items: any = source;
           if (!isItems(items)) {
-            this.#controller = new AbortController();
-            items = await items(this.#controller.signal);
-            if (!this.#isOpen) return closeUnopened(items);
+            controller = new AbortController();
+            items = await items(controller.signal);
+            if (!isOpen) return void close(items);
             if (!isItems(items)) {
-              throw invalid(this.#action, "what source returns", "a source", items, TypeError);
+              throw invalid(action, "what source returns", "a source", items, TypeError);
             }
           }
-          this.#isSync = !(items.getReader ?? items[Symbol.asyncIterator]);
-          this.#iterator = iteratorOf(items);
+          isSync = !(items.getReader ?? items[Symbol.asyncIterator]);
+          iterator = iteratorOf(items);
         }
-        if (!this.#isOpen) return void this.#return();
-        this.#isCalling = true;
-        let step = this.#iterator.next();
-        this.#isCalling = false;
-        if (!this.#isOpen && !step?.done) this.#return();
-        if (!this.#isSync) step = await step;
+        if (!isOpen) return void close();
+        isCalling = true;
+        let step = iterator.next();
+        isCalling = false;
+        if (!isOpen && !step?.done) close();
+        if (!isSync) step = await step;
         if (Object(step) !== step) {
-          throw invalid(this.#action, "the result of next()", "an object", step, TypeError);
+          throw invalid(action, "the result of next()", "an object", step, TypeError);
         }
         if (step.done) {
-          if (this.#isOpen) this.#scope.leave();
-          this.#isOpen = false;
+          if (isOpen) scope.leave();
+          isOpen = false;
           return;
         }
         let item = step.value;
         isItem = true;
-        if (this.#isSync && typeof item?.then === "function") item = await item;
-        isItem = this.#isBusy = false;
-        if (this.#scope.isOver) releaseHold(item);
-        else this.#onItem(item);
+        if (isSync && typeof item?.then === "function") item = await item;
+        isItem = isBusy = false;
+        if (scope.isOver) releaseHold(item);
+        else onItem(item);
       }
     } catch (error) {
-      if (!this.#isOpen) return;
-      if (isItem) this.#return();
-      this.#isOpen = false;
-      this.#scope.fail(error);
-      this.#controller?.abort(this.#scope.reason);
-      this.#scope.leave();
+      if (!isOpen) return;
+      if (isItem) close();
+      isOpen = false;
+      scope.fail(error);
+      controller?.abort(scope.reason);
+      scope.leave();
     }
-  }
-
-  /** Tells the source to close, and waits for that unless it is busy: it may be silent for ever. */
-  close(): void {
-    if (!this.#isOpen) return;
-    this.#isOpen = false;
-    this.#controller?.abort(this.#scope.reason);
-    // A generator can't be closed while it is running.
-    const closing = this.#isCalling ? undefined : this.#return();
-    const leave = () => this.#scope.leave();
-    if (this.#isBusy) leave();
-    else closing?.then(leave, leave);
-  }
-
-  #return(): Promise<unknown> {
-    const closing = Promise.try(() => this.#iterator?.return?.());
+  };
+  // What was never iterated is closed by its own method, if it has one.
+  const close = (items: any = iterator): Promise<unknown> => {
+    const closing = Promise.try(() => (items?.getReader ? items.cancel() : items?.return?.()));
     closing.catch(doNothing);
     return closing;
-  }
-}
-
-interface ItemIterator {
-  next: () => any;
-  return?: () => unknown;
+  };
+  /** Tells the source to close, and waits for that unless it is busy: it may be silent for ever. */
+  const stop = () => {
+    if (!isOpen) return;
+    isOpen = false;
+    controller?.abort(scope.reason);
+    const closing = isCalling ? undefined : close();
+    const leave = () => scope.leave();
+    if (isBusy) leave();
+    else closing?.then(leave, leave);
+  };
+  return { pull, stop };
 }
 
 /** First in, first out. */
@@ -1154,11 +1100,6 @@ function readerOf(stream: ReadableStream): ItemIterator {
       return closing;
     },
   };
-}
-
-/** What was never iterated is closed by its own methods, if it has any. */
-function closeUnopened(items: any): void {
-  Promise.try(() => (items?.cancel ?? items?.return)?.call(items)).catch(doNothing);
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
