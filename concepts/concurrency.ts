@@ -291,6 +291,8 @@ export function asCompleted<const L extends TaskList>(
     next() {
       if (isLeft) return Promise.resolve({ done: true, value: undefined });
       if (!end) (end = start()).then(onEnd, onEnd);
+      // After an abort that the scope has not heard of yet, it drops what has arrived.
+      void scope?.isOver;
       const value = take();
       if (value) return Promise.resolve({ done: false, value });
       if (hasEnded) return finish();

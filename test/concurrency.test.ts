@@ -674,6 +674,10 @@ describe("race", () => {
     await hedge(winner, { after: 0, attempts: 1 });
 
     expect(signals.map(({ aborted }) => aborted)).toEqual([false, true, false, true, false]);
+    expect(signals[1]?.reason).toMatchObject({
+      name: "AbortError",
+      message: "The result is no longer needed",
+    });
   });
 });
 
@@ -857,6 +861,16 @@ describe("asCompleted", () => {
 
       await expect(results.next()).rejects.toBe("stop");
     });
+  });
+
+  test("yields no more after an abort that its own listener has not heard of yet", async () => {
+    const { signal, abort } = lateSignal();
+    const results = asCompleted([() => 1, () => 2], { signal });
+    await results.next();
+    await microtasks(10);
+    abort("stop");
+
+    await expect(results.next()).rejects.toBe("stop");
   });
 
   test("can be left during a pending next(), which then is done", async () => {
@@ -2972,6 +2986,22 @@ describe("a hold that nobody receives is released:", () => {
       expect(await stayed).toBe(holds[1]);
       expect(holds.map(({ releases }) => releases)).toEqual([1, 0]);
     });
+  });
+
+  test("singleFlight's reaches its only caller or is released, in whatever microtask that aborts", async () => {
+    for (let turns = 0; turns < 20; turns++) {
+      const hold = new Hold();
+      const controller = new AbortController();
+      const fly = singleFlight(() => microtasks(5).then(() => hold));
+
+      const [outcome] = await Promise.all([
+        allSettled([() => fly(undefined, controller)]).then(([outcome]) => outcome),
+        microtasks(turns).then(() => controller.abort()),
+      ]);
+      await microtasks(20);
+
+      expect(hold.releases).toBe(outcome.status === "fulfilled" ? 0 : 1);
+    }
   });
 
   test("other disposables, which may be shared, are left alone", async () => {
