@@ -19,7 +19,7 @@ await checkThresholds([
     name: "1,000 tasks at once",
     subject: ["gather", () => gather(tasks)],
     baseline: promiseAll,
-    atMost: 3.5,
+    atMost: 3.2,
   },
   {
     name: "1,000 tasks, 10 at once",
@@ -49,7 +49,7 @@ await checkThresholds([
     name: "1,000 items of a stream, one at a time",
     subject: ["mapConcurrent", () => mapConcurrent(stream(), work, { concurrency: 1 })],
     baseline: ["for await", () => forAwait()],
-    atMost: 3.5,
+    atMost: 3,
   },
   {
     name: "1,000 callers join one run",
@@ -61,19 +61,19 @@ await checkThresholds([
     name: "20,000 tasks that listen to their signal: in one crowd / in 20",
     subject: ["20,000", () => gatherListening(20_000)],
     baseline: ["20 x 1,000", () => repeat(20, () => gatherListening(1_000))],
-    atMost: 4,
+    atMost: 2.5,
   },
   {
     name: "20,000 tasks that fail: in one crowd / in 20",
     subject: ["20,000", () => gatherFailing(20_000)],
     baseline: ["20 x 1,000", () => repeat(20, () => gatherFailing(1_000))],
-    atMost: 2,
+    atMost: 2.5,
   },
   {
     name: "20,000 callers with one signal join a run: in one crowd / in 20",
     subject: ["20,000", () => join(20_000)],
     baseline: ["20 x 1,000", () => repeat(20, () => join(1_000))],
-    atMost: 4,
+    atMost: 2.5,
   },
 ]);
 
