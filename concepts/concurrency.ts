@@ -962,12 +962,12 @@ function feed<T>(
 ): { pull: () => void; stop: () => void } {
   let controller: AbortController | undefined;
   let iterator: ItemIterator | undefined;
-  let isSync = false;
+  let isSync: boolean;
   let isOpen = true;
   /** Asked for something that has not come yet. */
   let isBusy = false;
   /** In the very call of `next()`: a generator can't be closed then. */
-  let isCalling = false;
+  let isCalling: boolean;
   scope.enter();
 
   /** Asks for items, one at a time, as long as there is a place for them. */
@@ -993,7 +993,7 @@ function feed<T>(
         isCalling = true;
         let step = iterator.next();
         isCalling = false;
-        if (!isOpen && !step?.done) close();
+        if (!isOpen && !step.done) close();
         if (!isSync) step = await step;
         if (Object(step) !== step) {
           throw invalid(action, "the result of next()", "an object", step, TypeError);
@@ -1019,9 +1019,9 @@ function feed<T>(
       scope.leave();
     }
   };
-  // What was never iterated is closed by its own method, if it has one.
+  // What was never iterated is closed by its own method. Without one, this fails unheard.
   const close = (items: any = iterator): Promise<unknown> => {
-    const closing = Promise.try(() => (items?.getReader ? items.cancel() : items?.return?.()));
+    const closing = Promise.try(() => (items.getReader ? items.cancel() : items.return()));
     closing.catch(doNothing);
     return closing;
   };
@@ -1030,10 +1030,10 @@ function feed<T>(
     if (!isOpen) return;
     isOpen = false;
     controller?.abort(scope.reason);
-    const closing = isCalling ? undefined : close();
     const leave = () => scope.leave();
-    if (isBusy) leave();
-    else closing?.then(leave, leave);
+    if (!isBusy) return void close().then(leave, leave);
+    if (!isCalling) close();
+    leave();
   };
   return { pull, stop };
 }

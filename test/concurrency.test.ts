@@ -1213,6 +1213,26 @@ describe("mapConcurrent", () => {
     });
   });
 
+  test("does not close a source that fails at its first next()", async () => {
+    let returns = 0;
+    const source = {
+      [Symbol.asyncIterator]: () => ({
+        next: fail("source failed", 0),
+        return: async () => ({ done: true as const, value: returns++ }),
+      }),
+    };
+
+    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("source failed");
+
+    expect(returns).toBe(0);
+  });
+
+  test("maps null and undefined", async () => {
+    const items = [null, undefined, 0];
+
+    expect(await mapConcurrent(items, (item) => item, { concurrency: 2 })).toEqual(items);
+  });
+
   test("calls nothing and pulls nothing when it is aborted before", async () => {
     const source = sourceOf([1]);
 
