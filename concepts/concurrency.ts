@@ -301,7 +301,6 @@ export function asCompleted<const L extends TaskList>(
       return place.promise;
     },
     return() {
-      isLeft = true;
       scope?.stop();
       drop();
       return finish();

@@ -776,6 +776,12 @@ describe("asCompleted", () => {
     });
   });
 
+  test("refuses bad arguments at the first next()", async () => {
+    await expect(asCompleted(5 as never).next()).rejects.toEqual(
+      new TypeError("Cannot run asCompleted: tasks must be an iterable of functions, received 5"),
+    );
+  });
+
   test("left, it starts no more", async () => {
     await virtualTime(async () => {
       let calls = 0;
