@@ -385,10 +385,13 @@ export function mapConcurrent<S, T>(
       },
       finish: () => results,
     }));
-    const input = feed<S>(action, source, scope, (item) => {
+    const onItem = (item: S) => {
       const index = results.push(undefined as T) - 1;
       scope.start((signal) => fn(item, index, signal), index);
-    });
+    };
+    const input = isArrayOfItems<S>(source)
+      ? feedArray(source, scope, onItem)
+      : feed(action, source, scope, onItem);
     input.pull();
   });
 }
@@ -1035,6 +1038,28 @@ function feed<T>(
     leave();
   };
   return { pull, stop };
+}
+
+/** As {@link feed}, for an array: it needs no asking, no waiting and no closing. */
+function feedArray<T>(items: readonly T[], scope: Scope<any>, onItem: (item: T) => void) {
+  let next = 0;
+  scope.enter();
+  const pull = (): void => {
+    while (next <= items.length && scope.free > 0 && !scope.isOver) {
+      if (next === items.length) return stop();
+      onItem(items[next++]!);
+    }
+  };
+  const stop = (): void => {
+    if (next <= items.length) scope.leave();
+    next = Infinity;
+  };
+  return { pull, stop };
+}
+
+/** Promises are awaited before their turn, so an array that has any is a source like others. */
+function isArrayOfItems<T>(source: unknown): source is T[] {
+  return Array.isArray(source) && !source.some((item) => typeof item?.then === "function");
 }
 
 /** First in, first out. */
