@@ -467,7 +467,7 @@ export function merge<S extends Source<unknown>[]>(...sources: S): Stream<Item<S
 export function merge<T>(...sources: Source<T>[]): Stream<T> {
   let open = sources.length;
   // Those whose value has come; the last of these values may still wait for the consumer.
-  const resting = new Queue<Intake<T>>();
+  const resting = new Fifo<Intake<T>>();
   const hub: Hub<T> = new Hub({
     pull() {
       while (resting.size > hub.ready && !hub.isOver) resting.shift().read();
@@ -610,7 +610,7 @@ export function parallelMap<T, R>(
 ): Stream<R> {
   requireFunction("run parallelMap", "fn", fn);
   requireOptions("run parallelMap", options);
-  const { concurrency, ordered = true } = options;
+  const { concurrency, ordered = true } = options ?? {};
   requirePositiveInteger("run parallelMap", "concurrency", concurrency);
   return mapAhead("run parallelMap", source, fn, concurrency, ordered);
 }
@@ -637,7 +637,7 @@ function mapAhead<T, R>(
   let shared: AbortController | undefined;
   const controllers = new Set<AbortController>();
   /** Results in the order of the source; the first of them isn't there yet. */
-  const slots = new Queue<Slot<R>>();
+  const slots = new Fifo<Slot<R>>();
 
   const work = async (value: T) => {
     const slot: Slot<R> = { isReady: false, value: undefined };
@@ -904,7 +904,7 @@ type Tuple<T, N extends number, R extends T[] = []> = number extends N
 
 // ─── How a stream is left ────────────────────────────────────────────────────────────────────────
 //
-//   consumer ── return() ──▶ Transform | Hub ── CLOSE ──▶ Input ── abort, return() ──▶ source
+//   consumer ── return() ──▶ Transform | Hub ── CLOSE ──▶ SourceReader ── abort, return() ──▶ source
 //
 //   The stream ends because …              and then waits for …
 //   its sources have ended                 nothing: there is nothing to close
@@ -922,7 +922,7 @@ const DONE: Step<never> = Object.freeze({ done: true, value: undefined });
 /** Closes an upstream; a symbol, so that users don't see it. */
 const CLOSE = Symbol("close");
 
-/** What an operator reads: another stream of this file, or the {@link Input} around a source. */
+/** What an operator reads: another stream of this file, or the {@link SourceReader} around a source. */
 interface Upstream<T> {
   /** Awaited in a `try`. Never called while a call is pending, nor after the end. */
   next(): Promise<Step<T>>;
@@ -1033,7 +1033,7 @@ class Transform<T, A, R> extends OwnStream<R> {
   async #fail(error: unknown): Promise<void> {
     const errors = new Set([error, ...(await errorsOf(this.#end(true)))]);
     if (!this.#isLeft) throwAll(errors);
-    for (const error of errors) if (!isAbortError(error)) this.#errors.add(error);
+    for (const error of errors) if (!isAbort(error)) this.#errors.add(error);
   }
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
@@ -1135,8 +1135,8 @@ interface Driver<T> {
 /** Stands between whatever its driver reads and a consumer who may leave at any time. */
 class Hub<T> extends OwnStream<T> implements Owner {
   readonly #driver: Driver<T>;
-  readonly #values = new Queue<T>();
-  readonly #waiters = new Queue<PromiseWithResolvers<Step<T>>>();
+  readonly #values = new Fifo<T>();
+  readonly #waiters = new Fifo<PromiseWithResolvers<Step<T>>>();
   readonly #errors = new Set<unknown>();
   readonly #closed = Promise.withResolvers<void>();
   #closing: "patiently" | "urgently" | undefined;
@@ -1203,7 +1203,7 @@ class Hub<T> extends OwnStream<T> implements Owner {
   }
 
   fail(error: unknown): void {
-    if (this.#isClosed || (this.isOver && isAbortError(error))) return;
+    if (this.#isClosed || (this.isOver && isAbort(error))) return;
     this.#errors.add(error);
     this.finish();
   }
@@ -1253,7 +1253,7 @@ class Hub<T> extends OwnStream<T> implements Owner {
 const PATIENCE = 50;
 
 /** A source as an operator reads it: opened at the first `next()`, closed once. */
-class Input<T> implements Upstream<T> {
+class SourceReader<T> implements Upstream<T> {
   readonly #action: string;
   readonly #source: Source<T>;
   #iterator: AsyncIterator<T> | undefined;
@@ -1320,7 +1320,7 @@ class Input<T> implements Upstream<T> {
         await this.#opening?.catch(doNothing);
       } else await closeUnread(this.#action, this.#source, isUrgent);
     } catch (error) {
-      if (!this.#controller || !isAbortError(error)) throw error;
+      if (!this.#controller || !isAbort(error)) throw error;
     }
   }
 
@@ -1446,7 +1446,7 @@ async function closeUnread(
 // ─── Helpers ─────────────────────────────────────────────────────────────────────────────────────
 
 /** A list with two ends. */
-class Queue<T> {
+class Fifo<T> {
   #first: Link<T> | undefined;
   #last: Link<T> | undefined;
   size = 0;
@@ -1479,7 +1479,7 @@ interface Link<T> {
 }
 
 function toUpstream<T>(action: string, source: Source<T>): Upstream<T> {
-  return source instanceof OwnStream ? source : new Input(action, source);
+  return source instanceof OwnStream ? source : new SourceReader(action, source);
 }
 
 function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined): Stream<T> {
@@ -1504,7 +1504,7 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return isObject(value) && typeof (value as Partial<PromiseLike<unknown>>).then === "function";
 }
 
-function isAbortError(error: unknown): boolean {
+function isAbort(error: unknown): boolean {
   try {
     return (error as Error | null | undefined)?.name === "AbortError";
   } catch {
@@ -1542,11 +1542,6 @@ function requireSource(action: string, source: unknown): void {
   // These wait for their turn; one that is rejected meanwhile must not count as unhandled.
   if (!Array.isArray(source) && !(source instanceof Set)) return;
   for (const value of source) if (value instanceof Promise) value.catch(doNothing);
-}
-
-function requireOptions(action: string, options: unknown): void {
-  if (Object(options) === options && typeof options !== "function") return;
-  throw invalid(action, "options", "an object", options, TypeError);
 }
 
 function requirePositive(action: string, name: string, value: number): void {
@@ -1623,10 +1618,13 @@ class AbortListeners extends Set<(reason: unknown) => void> {
     this.detach();
     const aborting = AbortListeners.#aborting;
     if (aborting.push(this) > 1) return;
-    for (const listeners of aborting) {
-      for (const listener of listeners) listener(listeners.#signal.reason);
+    try {
+      for (const listeners of aborting) {
+        for (const listener of listeners) listener(listeners.#signal.reason);
+      }
+    } finally {
+      aborting.length = 0;
     }
-    aborting.length = 0;
   }
 }
 
@@ -1638,7 +1636,7 @@ function releaseHold(value: unknown): void {
   for (const item of values) {
     if (Object(item) !== item) continue;
     try {
-      if (Array.isArray(item)) item.forEach((each) => values.add(each));
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
       if (it.status === "fulfilled") values.add(it.value);
       if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
@@ -1651,6 +1649,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);

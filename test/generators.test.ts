@@ -2913,7 +2913,15 @@ describe("arguments", () => {
     ],
     [
       () => parallelMap([], () => 1, wrong(undefined)),
-      "Cannot run parallelMap: options must be an object, received undefined",
+      "Cannot run parallelMap: concurrency must be a positive integer, received undefined",
+    ],
+    [
+      () => parallelMap([], () => 1, wrong(null)),
+      "Cannot run parallelMap: options must be an object, received null",
+    ],
+    [
+      () => interval(1, wrong(new AbortController().signal)),
+      "Cannot create interval: options must be an object, received AbortSignal",
     ],
     [
       () => parallelMap([], () => 1, wrong({})),
@@ -3136,10 +3144,11 @@ async function countAlive(
   return fewest;
 }
 
-/** Yields each number when it is that late, or at once when it is later. */
+/** Yields each number so many milliseconds after it is opened, or at once when it is later. */
 async function* comeAt(...times: number[]): AsyncGenerator<number> {
+  const start = performance.now();
   for (const time of times) {
-    await sleep(Math.max(0, time - performance.now()));
+    await sleep(Math.max(0, start + time - performance.now()));
     yield time;
   }
 }
