@@ -85,7 +85,7 @@ export function interval(ms: number, options: WaitOptions = {}): Stream<number> 
   let start: number | undefined;
   let tick = -1;
   let stopTimer: (() => void) | undefined;
-  const hub: Hub<number> = new Hub({
+  const hub: Hub<number> = new Hub("create interval", [], {
     pull() {
       if (stopTimer) return;
       const now = performance.now();
@@ -154,7 +154,7 @@ export function fromEvent<E extends Event = Event>(
     else if (dropOldest) hub.replaceOldest(event as E);
     else hub.fail(new Error(`Cannot keep up with "${type}": ${capacity} events wait already`));
   };
-  const hub: Hub<E> = new Hub({
+  const hub: Hub<E> = new Hub("listen", [], {
     pull() {
       if (!isListening) target.addEventListener(type, listener);
       isListening = true;
@@ -345,30 +345,33 @@ export function flatMap<T, R>(
   let index = 0;
   let inner: Intake<R> | undefined;
   let call: Promise<void> | undefined;
-  const close = async (isUrgent: boolean) => {
-    if (!isUrgent) await call;
-    // The inner source first, as if the loops were nested.
-    const errors = (await inner?.close(isUrgent)) ?? [];
-    return [...errors, ...(await outer.close(isUrgent))];
-  };
-  const hub: Hub<R> = new Hub({
+  const hub: Hub<R, T> = new Hub("flatMap", [source], {
     pull() {
       if (!call) (inner ?? outer).read();
     },
-    shut: close,
-  });
-  const outer: Intake<T> = new Intake("flatMap", source, hub, {
     arrived: (value) => void (call = enter(value)),
+    async shut(isUrgent) {
+      if (!isUrgent) await call;
+      // The inner source first, as if the loops were nested.
+      const errors = (await inner?.close(isUrgent)) ?? [];
+      return [...errors, ...(await outer.close(isUrgent))];
+    },
   });
+  const outer = hub.intakes[0]!;
+  const owner: Owner<R> = {
+    get isOver() {
+      return hub.isOver;
+    },
+    arrived: (value) => hub.put(value),
+    ended() {
+      inner = undefined;
+      outer.read();
+    },
+    failed: (error) => hub.fail(error),
+  };
   const enter = async (value: T) => {
     try {
-      inner = new Intake<R>("flatMap", await fn(value, index++), hub, {
-        arrived: (value) => hub.put(value),
-        ended() {
-          inner = undefined;
-          outer.read();
-        },
-      });
+      inner = new Intake("flatMap", await fn(value, index++), owner);
       if (!hub.isOver) inner.read();
       else for (const error of await inner.close(false)) hub.fail(error);
     } catch (error) {
@@ -414,23 +417,12 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
     if (chunk.length > 0) hub.put(chunk);
     chunk = [];
   };
-  const hub: Hub<T[]> = new Hub({
-    pull() {
-      if (hub.ready === 0) intake.read();
-    },
-    shut(isUrgent) {
-      stopTimer();
-      releaseHold(chunk);
-      chunk = [];
-      return intake.close(isUrgent);
-    },
-  });
-  const intake: Intake<T> = new Intake("batch", source, hub, {
-    arrived(value) {
+  const hub: Hub<T[], T> = new Hub("batch", [source], {
+    arrived(value, intake) {
       const length = chunk.push(value);
-      if (length === 1) stopTimer = startTimer(maxWait, flush);
+      if (length === 1 && maxWait < Infinity) stopTimer = startTimer(maxWait, flush);
       if (length === size) flush();
-      if (hub.isWanted) intake.read();
+      else if (hub.isWanted) intake.read();
     },
     ended() {
       flush();
@@ -439,6 +431,12 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
     failed(error) {
       flush();
       hub.fail(error);
+    },
+    shut(isUrgent) {
+      stopTimer();
+      releaseHold(chunk);
+      chunk = [];
+      return hub.closeSources(isUrgent);
     },
   });
   return hub;
@@ -468,26 +466,20 @@ export function merge<T>(...sources: Source<T>[]): Stream<T> {
   let open = sources.length;
   // Those whose value has come; the last of these values may still wait for the consumer.
   const resting = new Fifo<Intake<T>>();
-  const hub: Hub<T> = new Hub({
+  const hub: Hub<T> = new Hub("merge", sources, {
     pull() {
       while (resting.size > hub.ready && !hub.isOver) resting.shift().read();
       if (open === 0) hub.finish();
     },
-    shut: (isUrgent) => closeAll(intakes, isUrgent),
+    arrived(value, intake) {
+      resting.push(intake);
+      hub.put(value);
+    },
+    ended() {
+      if (--open === 0) hub.finish();
+    },
   });
-  const intakes = sources.map((source) => {
-    const intake: Intake<T> = new Intake("merge", source, hub, {
-      arrived(value) {
-        resting.push(intake);
-        hub.put(value);
-      },
-      ended() {
-        if (--open === 0) hub.finish();
-      },
-    });
-    resting.push(intake);
-    return intake;
-  });
+  for (const intake of hub.intakes) resting.push(intake);
   return hub;
 }
 
@@ -512,31 +504,26 @@ export function zip<T extends unknown[]>(
 ): Stream<{ [K in keyof T]: Awaited<T[K]> }> {
   let values: unknown[] = [];
   let missing = 0;
-  const hub: Hub<{ [K in keyof T]: Awaited<T[K]> }> = new Hub({
+  const hub: Hub<{ [K in keyof T]: Awaited<T[K]> }, unknown> = new Hub("zip", sources, {
     pull() {
-      if (intakes.length === 0) hub.finish();
+      if (sources.length === 0) hub.finish();
       if (missing > 0) return;
-      missing = intakes.length;
-      for (const intake of intakes) if (!hub.isOver) intake.read();
+      missing = sources.length;
+      for (const intake of hub.intakes) if (!hub.isOver) intake.read();
+    },
+    arrived(value, intake) {
+      values[hub.intakes.indexOf(intake)] = value;
+      if (--missing > 0) return;
+      const all = values;
+      values = [];
+      hub.put(all as never);
     },
     shut(isUrgent) {
       releaseHold(values);
       values = [];
-      return closeAll(intakes, isUrgent);
+      return hub.closeSources(isUrgent);
     },
   });
-  const intakes = sources.map(
-    (source, n) =>
-      new Intake<unknown>("zip", source, hub, {
-        arrived(value) {
-          values[n] = value;
-          if (--missing > 0) return;
-          const all = values;
-          values = [];
-          hub.put(all as never);
-        },
-      }),
-  );
   return hub;
 }
 
@@ -665,10 +652,20 @@ function mapAhead<T, R>(
     while (slots.first?.isReady) hub.put(slots.shift().value as R);
   };
   const pull = () => {
-    if (free > 0 && !isSourceDone && !hub.isOver) intake.read();
+    if (free > 0 && !isSourceDone && !hub.isOver) hub.read();
   };
-  const hub: Hub<R> = new Hub({
+  const hub: Hub<R, T> = new Hub(action, [source], {
     pull,
+    arrived(value) {
+      free--;
+      running++;
+      work(value);
+      pull();
+    },
+    ended() {
+      isSourceDone = true;
+      if (running === 0) hub.finish();
+    },
     taken() {
       free++;
       pull();
@@ -679,22 +676,10 @@ function mapAhead<T, R>(
         const reason = new DOMException("The result is no longer needed", "AbortError");
         for (const controller of [shared, ...controllers]) controller?.abort(reason);
       }
-      return Promise.all([intake.close(isUrgent), idle?.promise]).then(([errors]) => errors);
+      return Promise.all([hub.closeSources(isUrgent), idle?.promise]).then(([errors]) => errors);
     },
     closed() {
       while (slots.size > 0) releaseHold(slots.shift().value);
-    },
-  });
-  const intake: Intake<T> = new Intake(action, source, hub, {
-    arrived(value) {
-      free--;
-      running++;
-      work(value);
-      pull();
-    },
-    ended() {
-      isSourceDone = true;
-      if (running === 0) hub.finish();
     },
   });
   return hub;
@@ -727,18 +712,16 @@ export function tee<T, const N extends number = number>(
   /** For how many readers an object waits that none of them has received. */
   const unclaimed = new Map<unknown, number>();
   const readers = new Set<Hub<T>>();
-  const all: Owner = {
+  const intake = new Intake<T>("tee", source, {
     get isOver() {
       return readers.size === 0;
     },
-    finish: () => readers.forEach((reader) => reader.finish()),
-    fail: (error) => readers.forEach((reader) => reader.fail(error)),
-  };
-  const intake: Intake<T> = new Intake("tee", source, all, {
     arrived(value) {
       if (isObject(value)) unclaimed.set(value, readers.size);
       for (const reader of readers) reader.put(value);
     },
+    ended: () => readers.forEach((reader) => reader.finish()),
+    failed: (error) => readers.forEach((reader) => reader.fail(error)),
   });
   const drop = (value: T) => {
     const left = unclaimed.get(value) ?? 0;
@@ -747,7 +730,7 @@ export function tee<T, const N extends number = number>(
     if (left === 1) releaseHold(value);
   };
   for (let n = 0; n < count; n++) {
-    const reader: Hub<T> = new Hub({
+    const reader: Hub<T> = new Hub("tee", [], {
       pull() {
         if (reader.ready === 0) intake.read();
       },
@@ -811,23 +794,20 @@ export function takeUntil<T>(
     if (options.reject && !hub.isOver) hub.fail(signal!.reason);
     else hub.finish(true);
   };
-  const hub: Hub<T> = new Hub({
+  const hub: Hub<T> = new Hub("takeUntil", [source], {
     pull() {
       if (signal?.aborted) return abort();
       stopListening ??= onAbort(signal ?? undefined, abort);
-      intake.read();
+      hub.read();
     },
-    async shut(isUrgent) {
-      const errors = await intake.close(isUrgent);
-      return errors.filter((error) => !isAborted || error !== signal!.reason);
-    },
-    closed: () => stopListening?.(),
-  });
-  const intake: Intake<T> = new Intake("takeUntil", source, hub, {
-    arrived: (value) => hub.put(value),
     failed(error) {
       if (!isAborted) hub.fail(error);
     },
+    async shut(isUrgent) {
+      const errors = await hub.closeSources(isUrgent);
+      return errors.filter((error) => !isAborted || error !== signal!.reason);
+    },
+    closed: () => stopListening?.(),
   });
   return hub;
 }
@@ -854,14 +834,8 @@ export function lines(source: Source<Uint8Array>): Stream<string> {
   const decoder = new TextDecoder();
   // A long line is put together once, not with every chunk.
   let pieces: string[] = [];
-  const hub: Hub<string> = new Hub({
-    pull() {
-      if (hub.ready === 0) intake.read();
-    },
-    shut: (isUrgent) => intake.close(isUrgent),
-  });
-  const intake: Intake<Uint8Array> = new Intake("read lines", source, hub, {
-    arrived(chunk) {
+  const hub: Hub<string, Uint8Array> = new Hub("read lines", [source], {
+    arrived(chunk, intake) {
       if (!ArrayBuffer.isView(chunk)) {
         throw invalid("read lines", "a chunk", "a Uint8Array", chunk, TypeError);
       }
@@ -904,7 +878,7 @@ type Tuple<T, N extends number, R extends T[] = []> = number extends N
 
 // ─── How a stream is left ────────────────────────────────────────────────────────────────────────
 //
-//   consumer ── return() ──▶ Transform | Hub ── CLOSE ──▶ SourceReader ── abort, return() ──▶ source
+//   consumer ─ return() ─▶ Transform | Hub ─ CLOSE ─▶ SourceReader ─ abort, return() ─▶ source
 //
 //   The stream ends because …              and then waits for …
 //   its sources have ended                 nothing: there is nothing to close
@@ -922,14 +896,20 @@ const DONE: Step<never> = Object.freeze({ done: true, value: undefined });
 /** Closes an upstream; a symbol, so that users don't see it. */
 const CLOSE = Symbol("close");
 
-/** What an operator reads: another stream of this file, or the {@link SourceReader} around a source. */
+/** What an operator reads: another stream of this file, or the {@link SourceReader} of a source. */
 interface Upstream<T> {
   /** Awaited in a `try`. Never called while a call is pending, nor after the end. */
   next(): Promise<Step<T>>;
-  /** Opens a source without reading it. */
-  open?(): Promise<void> | undefined;
+  /** Opens it for a `for await` loop, which doesn't call next() itself. */
+  values(): AsyncIterable<T>;
   /** May be called again, for example because it has become urgent. */
   [CLOSE](isUrgent: boolean): Promise<void>;
+}
+
+/** Who reads an upstream. */
+interface Reader {
+  /** Whether it is in the middle of a `next()`. */
+  readonly isReading: boolean;
 }
 
 abstract class OwnStream<T> implements Stream<T>, Upstream<T> {
@@ -937,6 +917,10 @@ abstract class OwnStream<T> implements Stream<T>, Upstream<T> {
   abstract [CLOSE](isUrgent: boolean): Promise<void>;
 
   [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  values(): this {
     return this;
   }
 
@@ -954,18 +938,19 @@ const SKIP = Symbol("skip");
 const END = Symbol("end");
 
 /** Yields at most one value for each of its source's, and reads only while the consumer waits. */
-class Transform<T, A, R> extends OwnStream<R> {
+class Transform<T, A, R> extends OwnStream<R> implements Reader {
   readonly #input: Upstream<T>;
   readonly #fn: (value: T, index: number) => A | PromiseLike<A>;
   readonly #select: (value: T, answer: A) => R | typeof SKIP | typeof END;
-  readonly #limit: number;
   readonly #errors = new Set<unknown>();
+  #limit: number;
   #index = 0;
   #calls = 0;
   #last: Promise<Step<R>> | undefined;
   #isInputOpen = true;
   #isOver = false;
   #isLeft = false;
+  isReading = false;
 
   constructor(
     action: string,
@@ -975,7 +960,7 @@ class Transform<T, A, R> extends OwnStream<R> {
     limit = Infinity,
   ) {
     super();
-    this.#input = toUpstream(action, source);
+    this.#input = upstreamOf(action, source, this);
     this.#fn = fn;
     this.#select = select;
     this.#limit = limit;
@@ -988,21 +973,20 @@ class Transform<T, A, R> extends OwnStream<R> {
   }
 
   async #step(): Promise<Step<R>> {
-    let isReading = false;
     try {
       while (!this.#isOver) {
-        if (this.#index === this.#limit) {
-          if (this.#index === 0) await this.#input.open?.();
+        // Its own end is as if the consumer had left; an error is urgent.
+        if (this.#index >= this.#limit) {
           await this.#end(false);
           break;
         }
-        isReading = true;
+        this.isReading = true;
         const step = await this.#input.next();
         if (isDone(step)) {
           this.#isInputOpen = false;
           break;
         }
-        isReading = false;
+        this.isReading = false;
         if (this.#isOver) {
           releaseHold(step.value);
           break;
@@ -1010,89 +994,96 @@ class Transform<T, A, R> extends OwnStream<R> {
         let answer = this.#fn(step.value, this.#index++);
         if (isThenable(answer)) answer = await answer;
         const result = this.#select(step.value, answer as A);
-        if (result === END) await this.#end(false);
+        if (result === END) this.#limit = 0;
         else if (this.#isOver) releaseHold(result);
         else if (result !== SKIP) return { done: false, value: result };
       }
     } catch (error) {
-      if (isReading) this.#isInputOpen = false;
-      await this.#fail(error);
+      if (this.isReading) this.#isInputOpen = false;
+      const errors = [error, ...(await errorsOf(this.#end(true)))];
+      if (!this.#isLeft) throwAll(errors);
+      for (const error of errors) if (!isAbort(error)) this.#errors.add(error);
     } finally {
       this.#calls--;
+      this.isReading = false;
     }
     this.#isOver = true;
     return DONE;
   }
 
-  /** Its own end is as if the consumer had left; an error is urgent. */
   async #end(isUrgent: boolean): Promise<void> {
     this.#isOver = true;
     if (this.#isInputOpen) await this.#input[CLOSE](isUrgent);
   }
 
-  async #fail(error: unknown): Promise<void> {
-    const errors = new Set([error, ...(await errorsOf(this.#end(true)))]);
-    if (!this.#isLeft) throwAll(errors);
-    for (const error of errors) if (!isAbort(error)) this.#errors.add(error);
-  }
-
   async [CLOSE](isUrgent: boolean): Promise<void> {
-    this.#isOver = true;
-    const closing = this.#isInputOpen ? this.#input[CLOSE](isUrgent) : undefined;
+    const closing = this.#end(isUrgent);
     if (isUrgent) return closing;
     this.#isLeft = true;
-    const errors = new Set(await errorsOf(closing));
+    const errors = await errorsOf(closing);
     await this.#last?.catch(doNothing);
-    for (const error of this.#errors) errors.add(error);
+    errors.push(...this.#errors);
     this.#errors.clear();
     throwAll(errors);
   }
 }
 
-/** Reads one upstream, a value at a time, for a {@link Hub} or several. */
-class Intake<T> {
+/** For whom an {@link Intake} reads. */
+interface Owner<T> {
+  readonly isOver: boolean;
+  arrived(value: T, intake: Intake<T>): void;
+  ended(): void;
+  failed(error: unknown): void;
+}
+
+/** Reads one upstream, a value at a time. */
+class Intake<T> implements Reader {
   readonly #upstream: Upstream<T>;
-  readonly #owner: Owner;
-  readonly #sink: Sink<T>;
-  #isReading = false;
+  readonly #owner: Owner<T>;
   #isLooping = false;
   #isOpen = true;
+  #goOn: (() => void) | undefined;
+  isReading = false;
 
-  constructor(action: string, source: Source<T>, owner: Owner, sink: Sink<T>) {
-    this.#upstream = toUpstream(action, source);
+  constructor(action: string, source: Source<T>, owner: Owner<T>) {
+    this.#upstream = upstreamOf(action, source, this);
     this.#owner = owner;
-    this.#sink = sink;
   }
 
   /** Does nothing if it is reading already. */
   read(): void {
-    this.#isReading = true;
+    if (this.isReading) return;
+    this.isReading = true;
     if (!this.#isLooping) this.#loop();
+    else this.#goOn?.();
+    this.#goOn = undefined;
   }
 
-  /** Reads on as long as what arrives calls for more. */
   async #loop(): Promise<void> {
     this.#isLooping = true;
-    const [upstream, owner, sink] = [this.#upstream, this.#owner, this.#sink];
-    let isUpstream = true;
+    const owner = this.#owner;
     try {
-      while (this.#isReading) {
-        isUpstream = true;
-        const step = await upstream.next();
-        const isEnd = isDone(step);
-        this.#isReading = isUpstream = false;
-        if (isEnd) this.#isOpen = false;
-        if (owner.isOver) releaseHold(step.value);
-        else if (!isEnd) sink.arrived(step.value);
-        else if (sink.ended) sink.ended();
-        else owner.finish();
+      for await (const value of this.#upstream.values()) {
+        this.isReading = false;
+        if (owner.isOver) releaseHold(value);
+        else this.#hand(value);
+        // Leaving the loop would close the source. Whoever is never told to go on is garbage.
+        if (!this.isReading) await new Promise<void>((resolve) => (this.#goOn = resolve));
       }
+      this.#isOpen = this.isReading = false;
+      if (!owner.isOver) owner.ended();
     } catch (error) {
-      if (isUpstream) this.#isOpen = false;
-      if (sink.failed) sink.failed(error);
-      else owner.fail(error);
+      this.#isOpen = this.isReading = false;
+      owner.failed(error);
     }
-    this.#isLooping = false;
+  }
+
+  #hand(value: T): void {
+    try {
+      this.#owner.arrived(value, this);
+    } catch (error) {
+      this.#owner.failed(error);
+    }
   }
 
   /** Resolves to what has gone wrong. */
@@ -1101,40 +1092,30 @@ class Intake<T> {
   }
 }
 
-/** Whom an {@link Intake} reads for. */
-interface Owner {
-  readonly isOver: boolean;
-  finish(): void;
-  fail(error: unknown): void;
-}
-
-/** What becomes of what comes; by default the end and an error are the owner's. */
-interface Sink<T> {
-  arrived(value: T): void;
+/** What is particular to an operator. Left out, values, the end and errors are passed on. */
+interface Operator<T, S> {
+  /** The consumer asks for a value. Default: reads the source, unless a value is there. */
+  pull?(): void;
+  arrived?(value: S, intake: Intake<S>): void;
   ended?(): void;
   failed?(error: unknown): void;
-}
-
-/** What is particular to an operator. */
-interface Driver<T> {
-  /** The consumer asks for a value: makes sure that one is on its way. */
-  pull(): void;
   /** The consumer has received a value. */
   taken?(value: T): void;
   /** Nobody will receive the value. Default: releases it. */
   drop?(value: T): void;
   /**
    * Stops all that feeds the stream, and resolves to what has gone wrong. Called again when it
-   * becomes urgent.
+   * becomes urgent. Default: closes the sources.
    */
-  shut(isUrgent: boolean): Promise<unknown[]> | void;
+  shut?(isUrgent: boolean): Promise<unknown[]> | void;
   /** Nothing runs any more. */
   closed?(): void;
 }
 
-/** Stands between whatever its driver reads and a consumer who may leave at any time. */
-class Hub<T> extends OwnStream<T> implements Owner {
-  readonly #driver: Driver<T>;
+/** Stands between sources, or what else an operator has, and a consumer who may leave any time. */
+class Hub<T, S = T> extends OwnStream<T> implements Owner<S> {
+  readonly intakes: readonly Intake<S>[];
+  readonly #operator: Operator<T, S>;
   readonly #values = new Fifo<T>();
   readonly #waiters = new Fifo<PromiseWithResolvers<Step<T>>>();
   readonly #errors = new Set<unknown>();
@@ -1143,9 +1124,10 @@ class Hub<T> extends OwnStream<T> implements Owner {
   #isLeft = false;
   #isClosed = false;
 
-  constructor(driver: Driver<T>) {
+  constructor(action: string, sources: readonly Source<S>[], operator: Operator<T, S>) {
     super();
-    this.#driver = driver;
+    this.#operator = operator;
+    this.intakes = sources.map((source) => new Intake(action, source, this));
   }
 
   get isOver(): boolean {
@@ -1166,7 +1148,7 @@ class Hub<T> extends OwnStream<T> implements Owner {
     if (!this.isOver) this.#pull();
     if (this.ready > 0) {
       const value = this.#values.shift();
-      this.#driver.taken?.(value);
+      this.#operator.taken?.(value);
       return Promise.resolve({ done: false, value });
     }
     if (this.#isClosed) return this.#tell();
@@ -1177,10 +1159,31 @@ class Hub<T> extends OwnStream<T> implements Owner {
 
   #pull(): void {
     try {
-      this.#driver.pull();
+      if (this.#operator.pull) this.#operator.pull();
+      else if (this.ready === 0) this.read();
     } catch (error) {
       this.fail(error);
     }
+  }
+
+  /** Reads the first source. */
+  read(): void {
+    this.intakes[0]!.read();
+  }
+
+  arrived(value: S, intake: Intake<S>): void {
+    if (this.#operator.arrived) this.#operator.arrived(value, intake);
+    else this.put(value as never);
+  }
+
+  ended(): void {
+    if (this.#operator.ended) this.#operator.ended();
+    else this.finish();
+  }
+
+  failed(error: unknown): void {
+    if (this.#operator.failed) this.#operator.failed(error);
+    else this.fail(error);
   }
 
   /** Hands a value to the consumer, now or when it asks. */
@@ -1188,7 +1191,7 @@ class Hub<T> extends OwnStream<T> implements Owner {
     if (this.#isLeft) return this.#drop(value);
     if (!this.isWanted) return this.#values.push(value);
     this.#waiters.shift().resolve({ done: false, value });
-    this.#driver.taken?.(value);
+    this.#operator.taken?.(value);
     if (this.isWanted && !this.isOver) this.#pull();
   }
 
@@ -1198,7 +1201,7 @@ class Hub<T> extends OwnStream<T> implements Owner {
   }
 
   #drop(value: T): void {
-    if (this.#driver.drop) this.#driver.drop(value);
+    if (this.#operator.drop) this.#operator.drop(value);
     else releaseHold(value);
   }
 
@@ -1224,23 +1227,25 @@ class Hub<T> extends OwnStream<T> implements Owner {
   async #close(isUrgent: boolean): Promise<void> {
     if (this.#closing === "urgently" || (this.#closing && !isUrgent)) return;
     this.#closing = isUrgent ? "urgently" : "patiently";
-    let errors: unknown[];
-    try {
-      errors = (await this.#driver.shut(isUrgent)) ?? [];
-    } catch (error) {
-      errors = [error];
-    }
+    const { shut } = this.#operator;
+    const shutting = Promise.try(async () => (shut ? shut(isUrgent) : this.closeSources(isUrgent)));
+    const errors = await shutting.catch((error: unknown) => [error]);
     if (this.#isClosed) return;
-    for (const error of errors) this.#errors.add(error);
+    for (const error of errors ?? []) this.#errors.add(error);
     this.#isClosed = true;
-    this.#driver.closed?.();
-    while (this.isWanted) this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
+    this.#operator.closed?.();
+    while (this.#waiters.size > 0)
+      this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
     this.#closed.resolve();
+  }
+
+  async closeSources(isUrgent: boolean): Promise<unknown[]> {
+    return (await Promise.all(this.intakes.map((intake) => intake.close(isUrgent)))).flat();
   }
 
   /** The end, or what has gone wrong, once. */
   async #tell(): Promise<Step<T>> {
-    const errors = new Set(this.#errors);
+    const errors = [...this.#errors];
     this.#errors.clear();
     throwAll(errors);
     return DONE;
@@ -1249,103 +1254,114 @@ class Hub<T> extends OwnStream<T> implements Owner {
 
 // ─── Sources of others ───────────────────────────────────────────────────────────────────────────
 
-/** How many microtasks an urgent close gives a source to settle its `next()`. */
+/**
+ * How many microtasks an urgent close gives a source in the middle of a `next()`: one that is about
+ * to answer is closed like one that rests, and a silent one isn't waited for.
+ */
 const PATIENCE = 50;
 
-/** A source as an operator reads it: opened at the first `next()`, closed once. */
+/** A source, opened at the first `next()` and closed once. */
 class SourceReader<T> implements Upstream<T> {
   readonly #action: string;
   readonly #source: Source<T>;
+  readonly #reader: Reader;
   #iterator: AsyncIterator<T> | undefined;
   #controller: AbortController | undefined;
   #isOpen = false;
   #opening: Promise<void> | undefined;
-  #pending: Promise<Step<T>> | undefined;
   #isClosed = false;
-  #closing: Promise<void> | undefined;
+  #closing = Promise.resolve();
 
-  constructor(action: string, source: Source<T>) {
+  constructor(action: string, source: Source<T>, reader: Reader) {
     requireSource(action, source);
     this.#action = action;
     this.#source = source;
+    this.#reader = reader;
+  }
+
+  /** A generator itself, if it is one, because `for await` is faster with that. */
+  values(): AsyncIterable<T> {
+    if (isSequence(this.#source)) this.#open();
+    return isGenerator(this.#iterator) && !this.#isClosed ? this.#iterator : this;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
   }
 
   next(): Promise<Step<T>> {
-    const step = this.#iterator ? this.#iterator.next() : this.#start();
-    return (this.#pending = step as Promise<Step<T>>);
+    if (!this.#isOpen) this.#open();
+    const read = () => (this.#isClosed ? DONE : this.#iterator!.next()) as Promise<Step<T>>;
+    return this.#iterator ? read() : Promise.resolve(this.#opening).then(read);
   }
 
-  #start(): Promise<Step<T>> {
-    const first = () => (this.#isClosed ? DONE : this.#iterator!.next()) as Promise<Step<T>>;
-    const opening = this.open();
-    return opening ? opening.then(first) : first();
-  }
-
-  open(): Promise<void> | undefined {
+  #open(): void {
     this.#isOpen = true;
     const source = this.#source;
-    if (typeof source !== "function" || isSequence(source)) {
-      return (this.#opening = this.#enter(source as Sequence<T>));
+    if (isSequence(source)) this.#iterator = iterate(source);
+    else {
+      this.#controller = new AbortController();
+      this.#opening = Promise.try(source, this.#controller.signal).then((sequence) => {
+        requireSource(this.#action, sequence);
+        this.#iterator = iterate(sequence);
+      });
     }
-    const { signal } = (this.#controller = new AbortController());
-    return (this.#opening = Promise.try(source, signal).then((sequence) => {
-      requireSource(this.#action, sequence);
-      return this.#enter(sequence);
-    }));
   }
 
-  #enter(source: Sequence<T>): Promise<void> | undefined {
-    const iterator = iterate(source);
-    // Perhaps that was enough for the stream to be left.
-    if (this.#isClosed) return closeIterator(this.#action, iterator);
-    this.#iterator = iterator;
-    return undefined;
-  }
-
-  [CLOSE](isUrgent: boolean): Promise<void> {
+  async [CLOSE](isUrgent: boolean): Promise<void> {
     const isFirst = !this.#isClosed;
     this.#isClosed = true;
     if (isFirst) this.#closing = this.#close(isUrgent);
-    const closing = this.#closing ?? Promise.resolve();
-    if (isUrgent) return this.#waitUnlessReading(closing, isFirst);
-    return isFirst ? closing : closing.catch(doNothing);
+    // The first is told what fails.
+    const closing = isFirst ? this.#closing : this.#closing.catch(doNothing);
+    closing.catch(doNothing);
+    if (isUrgent) {
+      for (let n = 0; this.#reader.isReading && n < PATIENCE; n++) await undefined;
+      if (this.#reader.isReading) return;
+    }
+    await closing;
   }
 
   async #close(isUrgent: boolean): Promise<void> {
     try {
       this.#controller?.abort(new DOMException("The stream was left", "AbortError"));
-      if (this.#iterator) await closeIterator(this.#action, this.#iterator);
-      else if (this.#isOpen) {
+      if (!this.#isOpen) {
+        // Nobody has read it. An abort lets go of what is open, but opens nothing.
+        const source = Object(this.#source);
+        if (!isUrgent || "getReader" in source || "return" in source) {
+          if (isSequence(source)) this.#iterator = iterate(source) as AsyncIterator<T>;
+        }
+      } else if (!this.#iterator) {
         await undefined; // Now it is known whether opening it takes time.
         await this.#opening?.catch(doNothing);
-      } else await closeUnread(this.#action, this.#source, isUrgent);
+      }
+      if (!this.#iterator?.return) return;
+      const result = await this.#iterator.return();
+      if (isObject(result)) return;
+      throw invalid(this.#action, "the result of return()", "an object", result, TypeError);
     } catch (error) {
       if (!this.#controller || !isAbort(error)) throw error;
     }
   }
-
-  /** A source that stops soon, because it was told to or has been about to answer, is awaited. */
-  async #waitUnlessReading(closing: Promise<void>, isFirst: boolean): Promise<void> {
-    let isReading = this.#pending !== undefined;
-    const stop = () => (isReading = false);
-    closing.then(stop, stop);
-    Promise.resolve(this.#pending).then(stop, stop);
-    for (let n = 0; isReading && n < PATIENCE; n++) await undefined;
-    if (!isReading) await (isFirst ? closing : closing.catch(doNothing));
-  }
 }
 
-/** The `next` of all generators. */
-const nextOfGenerators = Object.getPrototypeOf(async function* () {}.prototype).next;
+/** What all generators inherit. */
+const generators: AsyncGenerator = Object.getPrototypeOf(async function* () {}.prototype);
+
+function isGenerator<T>(it: AsyncIterator<T> | undefined): it is AsyncGenerator<T> {
+  const keys = ["next", Symbol.asyncIterator] as const;
+  return keys.every((key) => (it as AsyncGenerator | undefined)?.[key] === generators[key]);
+}
 
 function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
   if ("getReader" in Object(source)) return new StreamReader(source as ReadableStream<T>);
-  if (Symbol.asyncIterator in Object(source)) {
-    const iterator = (source as AsyncIterable<T>)[Symbol.asyncIterator]();
-    const settles = iterator.next === nextOfGenerators || iterator instanceof OwnStream;
-    return settles ? iterator : new Guard(iterator, false);
+  if (!(Symbol.asyncIterator in Object(source))) {
+    return new Guard((source as Iterable<T>)[Symbol.iterator](), true);
   }
-  return new Guard((source as Iterable<T>)[Symbol.iterator](), true);
+  const iterator = (source as AsyncIterable<T>)[Symbol.asyncIterator]();
+  return isGenerator(iterator) || iterator instanceof OwnStream
+    ? iterator
+    : new Guard(iterator, false);
 }
 
 /** Reads a `ReadableStream`, whose own iterator can't be closed in the middle of a `next()`. */
@@ -1405,8 +1421,7 @@ class Guard<T> implements AsyncIterator<T, void> {
       return { done, value: await value } as Step<T>;
     } catch (error) {
       const isOpen = !done && !this.#isClosed;
-      const errors = isOpen ? await errorsOf(Promise.try(() => this.#iterator.return?.())) : [];
-      throwAll(new Set([error, ...errors]));
+      throwAll([error, ...(isOpen ? await errorsOf(this.#iterator.return?.()) : [])]);
       throw error;
     }
   }
@@ -1414,7 +1429,7 @@ class Guard<T> implements AsyncIterator<T, void> {
   async return(): Promise<Step<T>> {
     this.#isClosed = true;
     try {
-      // A result that isn't an object is for closeIterator() to see.
+      // A result that isn't an object is for the caller to see.
       return this.#iterator.return ? ((await this.#iterator.return()) as Step<T>) : DONE;
     } finally {
       this.#settle?.(DONE);
@@ -1422,64 +1437,37 @@ class Guard<T> implements AsyncIterator<T, void> {
   }
 }
 
-async function closeIterator(
-  action: string,
-  iterator: AsyncIterator<unknown> | Iterator<unknown>,
-): Promise<void> {
-  if (!iterator.return) return;
-  const result = await iterator.return();
-  if (Object(result) === result) return;
-  throw invalid(action, "the result of return()", "an object", result, TypeError);
-}
-
-/** Lets go of a source that nobody has read; after an abort only if that needs no opening. */
-async function closeUnread(
-  action: string,
-  source: Source<unknown>,
-  isUrgent: boolean,
-): Promise<void> {
-  if (!isSequence(source)) return;
-  const isOpen = "getReader" in Object(source) || "return" in Object(source);
-  if (isOpen || !isUrgent) await closeIterator(action, iterate(source));
-}
-
 // ─── Helpers ─────────────────────────────────────────────────────────────────────────────────────
 
-/** A list with two ends. */
+/** A list from whose head values are taken. */
 class Fifo<T> {
-  #first: Link<T> | undefined;
-  #last: Link<T> | undefined;
-  size = 0;
+  #items: T[] = [];
+  #head = 0;
+
+  get size(): number {
+    return this.#items.length - this.#head;
+  }
 
   get first(): T | undefined {
-    return this.#first?.value;
+    return this.#items[this.#head];
   }
 
   push(value: T): void {
-    const link: Link<T> = { value, next: undefined };
-    if (this.#last) this.#last.next = link;
-    else this.#first = link;
-    this.#last = link;
-    this.size++;
+    this.#items.push(value);
   }
 
   /** Only when it isn't empty. */
   shift(): T {
-    const { value, next } = this.#first!;
-    this.#first = next;
-    if (!next) this.#last = undefined;
-    this.size--;
+    const value = this.#items[this.#head]!;
+    this.#items[this.#head++] = undefined as never;
+    // Moves what is left when at least as much has gone, so that a value is moved once on average.
+    if (2 * this.#head >= this.#items.length) (this.#items.splice(0, this.#head), (this.#head = 0));
     return value;
   }
 }
 
-interface Link<T> {
-  readonly value: T;
-  next: Link<T> | undefined;
-}
-
-function toUpstream<T>(action: string, source: Source<T>): Upstream<T> {
-  return source instanceof OwnStream ? source : new SourceReader(action, source);
+function upstreamOf<T>(action: string, source: Source<T>, reader: Reader): Upstream<T> {
+  return source instanceof OwnStream ? source : new SourceReader(action, source, reader);
 }
 
 function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined): Stream<T> {
@@ -1512,21 +1500,21 @@ function isAbort(error: unknown): boolean {
   }
 }
 
-async function closeAll<T>(intakes: Intake<T>[], isUrgent: boolean): Promise<unknown[]> {
-  return (await Promise.all(intakes.map((intake) => intake.close(isUrgent)))).flat();
-}
-
 /** What the promise is rejected with, or nothing. */
-function errorsOf(promise: Promise<unknown> | void): Promise<unknown[]> {
-  return Promise.resolve(promise).then(
-    () => [],
-    (error: unknown) => [error],
-  );
+async function errorsOf(promise: unknown): Promise<unknown[]> {
+  try {
+    await promise;
+    return [];
+  } catch (error) {
+    return [error];
+  }
 }
 
-function throwAll(errors: Set<unknown>): void {
-  if (errors.size > 1) throw new AggregateError(errors, "A stream failed, and so did its cleanup");
-  for (const error of errors) throw error;
+/** An error that is there twice is told once. */
+function throwAll(errors: unknown[]): void {
+  const all = new Set(errors);
+  if (all.size > 1) throw new AggregateError(all, "A stream failed, and so did its cleanup");
+  for (const error of all) throw error;
 }
 
 function isSequence(source: unknown): source is Sequence<unknown> {

@@ -2160,8 +2160,8 @@ describe("a source that is a function", () => {
     expect(await errorOf(leave(source))).toBe(echo);
   });
 
-  test("is called by take(source, 0), and what it throws is told", async () => {
-    expect(await errorOf(take(() => Promise.reject(broken), 0).next())).toBe(broken);
+  test("is not called by take(source, 0)", async () => {
+    expect(await Array.fromAsync(take(() => Promise.reject(broken), 0))).toEqual([]);
   });
 
   test("an AbortError after the abort is dropped, another error is told", async () => {
@@ -2782,9 +2782,6 @@ describe("a source's answers are taken as `for await` takes them", () => {
           expect(await errorOf(operate(source).next())).toBeInstanceOf(TypeError);
         }
       }
-      expect(await errorOf(operate(sourceOf(async () => 5)).next())).toEqual(
-        new TypeError("Cannot read a source: the result of next() must be an object, received 5"),
-      );
     }
   });
 
