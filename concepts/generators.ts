@@ -187,12 +187,9 @@ export function map<T, R>(
   source: Source<T>,
   fn: (value: T, index: number) => R,
 ): Stream<Awaited<R>>;
-export function map<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number) => R | PromiseLike<R>,
-): Stream<R> {
+export function map(source: Source<any>, fn: (value: any, index: number) => any): Stream<any> {
   requireFunction("map", "fn", fn);
-  return new Transform<T, R, R>("map", source, fn, (_, result) => result);
+  return new Transform("map", source, fn, (_, result) => result);
 }
 
 /**
@@ -273,14 +270,8 @@ export function takeWhile<T, S extends T>(
   source: Source<T>,
   fn: (value: T, index: number) => value is S,
 ): Stream<S>;
-export function takeWhile<T>(
-  source: Source<T>,
-  fn: (value: T, index: number) => unknown,
-): Stream<T>;
-export function takeWhile<T>(
-  source: Source<T>,
-  fn: (value: T, index: number) => unknown,
-): Stream<T> {
+export function takeWhile<T>(source: Source<T>, fn: (value: T, i: number) => unknown): Stream<T>;
+export function takeWhile<T>(source: Source<T>, fn: (value: T, i: number) => unknown): Stream<T> {
   requireFunction("takeWhile", "fn", fn);
   return new Transform("takeWhile", source, fn, (value: T, isIn) => (isIn ? value : END));
 }
@@ -337,15 +328,12 @@ export function flatMap<T, S extends Source<unknown> | PromiseLike<Source<unknow
   source: Source<T>,
   fn: (value: T, index: number) => S,
 ): Stream<Item<Awaited<S>>>;
-export function flatMap<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number) => Source<R> | PromiseLike<Source<R>>,
-): Stream<R> {
+export function flatMap(source: Source<any>, fn: (value: any, i: number) => any): Stream<any> {
   requireFunction("flatMap", "fn", fn);
   let index = 0;
-  let inner: Intake<R> | undefined;
+  let inner: Intake<unknown> | undefined;
   let call: Promise<void> | undefined;
-  const hub: Hub<R, T> = new Hub("flatMap", [source], {
+  const hub: Hub<unknown> = new Hub("flatMap", [source], {
     pull() {
       if (!call) (inner ?? outer).read();
     },
@@ -358,7 +346,7 @@ export function flatMap<T, R>(
     },
   });
   const outer = hub.intakes[0]!;
-  const owner: Owner<R> = {
+  const owner: Owner<unknown> = {
     get isOver() {
       return hub.isOver;
     },
@@ -369,7 +357,7 @@ export function flatMap<T, R>(
     },
     failed: (error) => hub.fail(error),
   };
-  const enter = async (value: T) => {
+  const enter = async (value: unknown) => {
     try {
       inner = new Intake("flatMap", await fn(value, index++), owner);
       if (!hub.isOver) inner.read();
@@ -590,11 +578,11 @@ export function parallelMap<T, R>(
   fn: (value: T, index: number, signal: AbortSignal) => R,
   options: ParallelOptions,
 ): Stream<Awaited<R>>;
-export function parallelMap<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number, signal: AbortSignal) => R | PromiseLike<R>,
+export function parallelMap(
+  source: Source<any>,
+  fn: (value: any, index: number, signal: AbortSignal) => any,
   options: ParallelOptions,
-): Stream<R> {
+): Stream<any> {
   requireFunction("run parallelMap", "fn", fn);
   requireOptions("run parallelMap", options);
   const { concurrency, ordered = true } = options ?? {};
@@ -896,31 +884,19 @@ const DONE: Step<never> = Object.freeze({ done: true, value: undefined });
 /** Closes an upstream; a symbol, so that users don't see it. */
 const CLOSE = Symbol("close");
 
-/** What an operator reads: another stream of this file, or the {@link SourceReader} of a source. */
-interface Upstream<T> {
-  /** Awaited in a `try`. Never called while a call is pending, nor after the end. */
-  next(): Promise<Step<T>>;
-  /** Opens it for a `for await` loop, which doesn't call next() itself. */
-  values(): AsyncIterable<T>;
-  /** May be called again, for example because it has become urgent. */
-  [CLOSE](isUrgent: boolean): Promise<void>;
-}
-
-/** Who reads an upstream. */
-interface Reader {
-  /** Whether it is in the middle of a `next()`. */
-  readonly isReading: boolean;
-}
-
-abstract class OwnStream<T> implements Stream<T>, Upstream<T> {
+/** What an operator reads, and what it is itself: a stream of this file, or a source in one. */
+abstract class Upstream<T> implements Stream<T> {
+  /** Awaited in a `try`. A reader never calls it while a call is pending, nor after the end. */
   abstract next(): Promise<Step<T>>;
+  /** May be called again, for example because it has become urgent. */
   abstract [CLOSE](isUrgent: boolean): Promise<void>;
 
-  [Symbol.asyncIterator](): this {
+  /** Opens it for a `for await` loop, which need not call its next(). */
+  values(): AsyncIterable<T> {
     return this;
   }
 
-  values(): this {
+  [Symbol.asyncIterator](): this {
     return this;
   }
 
@@ -938,7 +914,7 @@ const SKIP = Symbol("skip");
 const END = Symbol("end");
 
 /** Yields at most one value for each of its source's, and reads only while the consumer waits. */
-class Transform<T, A, R> extends OwnStream<R> implements Reader {
+class Transform<T, A, R> extends Upstream<R> {
   readonly #input: Upstream<T>;
   readonly #fn: (value: T, index: number) => A | PromiseLike<A>;
   readonly #select: (value: T, answer: A) => R | typeof SKIP | typeof END;
@@ -960,7 +936,7 @@ class Transform<T, A, R> extends OwnStream<R> implements Reader {
     limit = Infinity,
   ) {
     super();
-    this.#input = upstreamOf(action, source, this);
+    this.#input = source instanceof Upstream ? source : new SourceReader(action, source, this);
     this.#fn = fn;
     this.#select = select;
     this.#limit = limit;
@@ -1037,7 +1013,7 @@ interface Owner<T> {
 }
 
 /** Reads one upstream, a value at a time. */
-class Intake<T> implements Reader {
+class Intake<T> {
   readonly #upstream: Upstream<T>;
   readonly #owner: Owner<T>;
   #isLooping = false;
@@ -1046,7 +1022,7 @@ class Intake<T> implements Reader {
   isReading = false;
 
   constructor(action: string, source: Source<T>, owner: Owner<T>) {
-    this.#upstream = upstreamOf(action, source, this);
+    this.#upstream = source instanceof Upstream ? source : new SourceReader(action, source, this);
     this.#owner = owner;
   }
 
@@ -1113,7 +1089,7 @@ interface Operator<T, S> {
 }
 
 /** Stands between sources, or what else an operator has, and a consumer who may leave any time. */
-class Hub<T, S = T> extends OwnStream<T> implements Owner<S> {
+class Hub<T, S = T> extends Upstream<T> implements Owner<S> {
   readonly intakes: readonly Intake<S>[];
   readonly #operator: Operator<T, S>;
   readonly #values = new Fifo<T>();
@@ -1261,10 +1237,10 @@ class Hub<T, S = T> extends OwnStream<T> implements Owner<S> {
 const PATIENCE = 50;
 
 /** A source, opened at the first `next()` and closed once. */
-class SourceReader<T> implements Upstream<T> {
+class SourceReader<T> extends Upstream<T> {
   readonly #action: string;
   readonly #source: Source<T>;
-  readonly #reader: Reader;
+  readonly #reader: { readonly isReading: boolean };
   #iterator: AsyncIterator<T> | undefined;
   #controller: AbortController | undefined;
   #isOpen = false;
@@ -1272,7 +1248,9 @@ class SourceReader<T> implements Upstream<T> {
   #isClosed = false;
   #closing = Promise.resolve();
 
-  constructor(action: string, source: Source<T>, reader: Reader) {
+  /** `reader.isReading` tells whether it is in the middle of a `next()`. */
+  constructor(action: string, source: Source<T>, reader: { readonly isReading: boolean }) {
+    super();
     requireSource(action, source);
     this.#action = action;
     this.#source = source;
@@ -1280,13 +1258,9 @@ class SourceReader<T> implements Upstream<T> {
   }
 
   /** A generator itself, if it is one, because `for await` is faster with that. */
-  values(): AsyncIterable<T> {
+  override values(): AsyncIterable<T> {
     if (isSequence(this.#source)) this.#open();
     return isGenerator(this.#iterator) && !this.#isClosed ? this.#iterator : this;
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
   }
 
   next(): Promise<Step<T>> {
@@ -1359,7 +1333,7 @@ function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
     return new Guard((source as Iterable<T>)[Symbol.iterator](), true);
   }
   const iterator = (source as AsyncIterable<T>)[Symbol.asyncIterator]();
-  return isGenerator(iterator) || iterator instanceof OwnStream
+  return isGenerator(iterator) || iterator instanceof Upstream
     ? iterator
     : new Guard(iterator, false);
 }
@@ -1464,10 +1438,6 @@ class Fifo<T> {
     if (2 * this.#head >= this.#items.length) (this.#items.splice(0, this.#head), (this.#head = 0));
     return value;
   }
-}
-
-function upstreamOf<T>(action: string, source: Source<T>, reader: Reader): Upstream<T> {
-  return source instanceof OwnStream ? source : new SourceReader(action, source, reader);
 }
 
 function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined): Stream<T> {
