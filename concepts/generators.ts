@@ -45,6 +45,9 @@ export type Sequence<T> = Iterable<T | PromiseLike<T>> | AsyncIterable<T> | Read
 export type Source<T> =
   Sequence<T> | ((signal: AbortSignal) => Sequence<T> | PromiseLike<Sequence<T>>);
 
+/** Called with a value and its index. */
+type PerValue<T, R> = (value: T, index: number) => R;
+
 /** What all functions here return: to be looped over, once. */
 export interface Stream<T> extends AsyncIterableIterator<T, void, undefined>, AsyncDisposable {
   /** The next value, or the end. */
@@ -179,15 +182,9 @@ export function fromEvent<E extends Event = Event>(
  * console.assert(squares.join() === "1,4,9");
  * ```
  */
-export function map<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number) => R | PromiseLike<R>,
-): Stream<R>;
-export function map<T, R>(
-  source: Source<T>,
-  fn: (value: T, index: number) => R,
-): Stream<Awaited<R>>;
-export function map(source: Source<any>, fn: (value: any, index: number) => any): Stream<any> {
+export function map<T, R>(source: Source<T>, fn: PerValue<T, R | PromiseLike<R>>): Stream<R>;
+export function map<T, R>(source: Source<T>, fn: PerValue<T, R>): Stream<Awaited<R>>;
+export function map(source: Source<any>, fn: PerValue<any, any>): Stream<any> {
   requireFunction("map", "fn", fn);
   return new Transform("map", source, fn, (_, result) => result);
 }
@@ -209,8 +206,8 @@ export function filter<T, S extends T>(
   source: Source<T>,
   fn: (value: T, index: number) => value is S,
 ): Stream<S>;
-export function filter<T>(source: Source<T>, fn: (value: T, index: number) => unknown): Stream<T>;
-export function filter<T>(source: Source<T>, fn: (value: T, index: number) => unknown): Stream<T> {
+export function filter<T>(source: Source<T>, fn: PerValue<T, unknown>): Stream<T>;
+export function filter<T>(source: Source<T>, fn: PerValue<T, unknown>): Stream<T> {
   requireFunction("filter", "fn", fn);
   return new Transform("filter", source, fn, valueOrSkip);
 }
@@ -270,8 +267,8 @@ export function takeWhile<T, S extends T>(
   source: Source<T>,
   fn: (value: T, index: number) => value is S,
 ): Stream<S>;
-export function takeWhile<T>(source: Source<T>, fn: (value: T, i: number) => unknown): Stream<T>;
-export function takeWhile<T>(source: Source<T>, fn: (value: T, i: number) => unknown): Stream<T> {
+export function takeWhile<T>(source: Source<T>, fn: PerValue<T, unknown>): Stream<T>;
+export function takeWhile<T>(source: Source<T>, fn: PerValue<T, unknown>): Stream<T> {
   requireFunction("takeWhile", "fn", fn);
   return new Transform("takeWhile", source, fn, (value: T, isIn) => (isIn ? value : END));
 }
@@ -322,13 +319,13 @@ export function scan<T, A>(
  */
 export function flatMap<T, R>(
   source: Source<T>,
-  fn: (value: T, index: number) => Source<R> | PromiseLike<Source<R>>,
+  fn: PerValue<T, Source<R> | PromiseLike<Source<R>>>,
 ): Stream<R>;
 export function flatMap<T, S extends Source<unknown> | PromiseLike<Source<unknown>>>(
   source: Source<T>,
-  fn: (value: T, index: number) => S,
+  fn: PerValue<T, S>,
 ): Stream<Item<Awaited<S>>>;
-export function flatMap(source: Source<any>, fn: (value: any, i: number) => any): Stream<any> {
+export function flatMap(source: Source<any>, fn: PerValue<any, any>): Stream<any> {
   requireFunction("flatMap", "fn", fn);
   let index = 0;
   let inner: Intake<unknown> | undefined;
@@ -916,7 +913,7 @@ const END = Symbol("end");
 /** Yields at most one value for each of its source's, and reads only while the consumer waits. */
 class Transform<T, A, R> extends Upstream<R> {
   readonly #input: Upstream<T>;
-  readonly #fn: (value: T, index: number) => A | PromiseLike<A>;
+  readonly #fn: PerValue<T, A | PromiseLike<A>>;
   readonly #select: (value: T, answer: A) => R | typeof SKIP | typeof END;
   readonly #errors = new Set<unknown>();
   #limit: number;
@@ -931,7 +928,7 @@ class Transform<T, A, R> extends Upstream<R> {
   constructor(
     action: string,
     source: Source<T>,
-    fn: (value: T, index: number) => A | PromiseLike<A>,
+    fn: PerValue<T, A | PromiseLike<A>>,
     select: (value: T, answer: A) => R | typeof SKIP | typeof END,
     limit = Infinity,
   ) {
