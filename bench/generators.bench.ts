@@ -11,7 +11,7 @@ import {
 } from "../concepts/generators.ts";
 import { checkThresholds } from "./thresholds.ts";
 
-const COUNT = 10_000;
+const COUNT = 2_000;
 const double = (n: number) => 2 * n;
 const isThird = (n: number) => n % 3 === 0;
 const work = async (n: number) => 2 * n;
@@ -39,13 +39,13 @@ const bareLoop = ["for await", () => drain(numbers())] as const;
 
 await checkThresholds([
   {
-    name: "10,000 values through two operators",
+    name: "2,000 values through two operators",
     subject: ["map + filter", () => drain(filter(map(numbers(), double), isThird))],
     baseline: ["two generators", () => drain(filterByHand(mapByHand()))],
     atMost: 2.1,
   },
   {
-    name: "10,000 values of ten sources",
+    name: "2,000 values of ten sources",
     subject: [
       "merge",
       () => drain(merge(...Array.from({ length: 10 }, () => numbers(COUNT / 10)))),
@@ -54,19 +54,19 @@ await checkThresholds([
     atMost: 6.5,
   },
   {
-    name: "10,000 values that an abort may cut off",
+    name: "2,000 values that an abort may cut off",
     subject: ["takeUntil", () => drain(takeUntil(numbers(), signal))],
     baseline: bareLoop,
     atMost: 6.5,
   },
   {
-    name: "10,000 values read ahead",
+    name: "2,000 values read ahead",
     subject: ["buffer", () => drain(buffer(numbers(), 16))],
     baseline: bareLoop,
     atMost: 7.5,
   },
   {
-    name: "10,000 values worked on 16 at a time",
+    name: "2,000 values worked on 16 at a time",
     subject: ["parallelMap", () => drain(parallelMap(numbers(), work, { concurrency: 16 }))],
     baseline: [
       "await",
@@ -77,42 +77,42 @@ await checkThresholds([
     atMost: 7,
   },
   {
-    name: "10,000 values in batches of 100",
+    name: "2,000 values in batches of 100",
     subject: ["batch", () => drain(batch(numbers(), 100))],
     baseline: ["by hand", () => drain(batchByHand(100))],
     atMost: 2.6,
   },
   {
-    name: "10,000 lines of a stream of bytes",
+    name: "2,000 lines of a stream of bytes",
     subject: ["lines", () => drain(lines(inPieces(16_384)))],
     baseline: ["split, for await", () => drain(splitAll())],
     atMost: 1.5,
   },
   {
     name: "a byte of a long line costs as much as one of a short line",
-    subject: ["1 x 1 MB", () => drain(lines(inPieces(100, new Uint8Array(1e6))))],
+    subject: ["1 x 200 kB", () => drain(lines(inPieces(100, new Uint8Array(2e5))))],
     baseline: [
-      "100 x 10 kB",
-      () => repeat(100, () => drain(lines(inPieces(100, new Uint8Array(1e4))))),
+      "20 x 10 kB",
+      () => repeat(20, () => drain(lines(inPieces(100, new Uint8Array(1e4))))),
     ],
     atMost: 1.5,
   },
   {
     name: "a value costs as much however far a reader lags",
-    subject: ["1 x 100,000 behind", () => lag(100_000)],
-    baseline: ["100 x 1,000 behind", () => repeat(100, () => lag(1_000))],
+    subject: ["1 x 20,000 behind", () => lag(20_000)],
+    baseline: ["20 x 1,000 behind", () => repeat(20, () => lag(1_000))],
     atMost: 2.5,
   },
   {
     name: "a value of a long stream costs as much as one of a short stream",
-    subject: ["1 x 100,000", () => pipeline(100_000)],
-    baseline: ["100 x 1,000", () => repeat(100, () => pipeline(1_000))],
+    subject: ["1 x 20,000", () => pipeline(20_000)],
+    baseline: ["20 x 1,000", () => repeat(20, () => pipeline(1_000))],
     atMost: 1.5,
   },
   {
     name: "a value of many sources costs as much as one of few",
-    subject: ["10,000 x 10", () => drain(merge(...sources(10_000)))],
-    baseline: ["100 times 100 x 10", () => repeat(100, () => drain(merge(...sources(100))))],
+    subject: ["2,000 x 10", () => drain(merge(...sources(2_000)))],
+    baseline: ["20 times 100 x 10", () => repeat(20, () => drain(merge(...sources(100))))],
     atMost: 3,
   },
 ]);

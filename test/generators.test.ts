@@ -383,14 +383,14 @@ describe("interval", () => {
     });
   });
 
-  test("does not drift in a day of fractions", async () => {
+  test("does not drift in ten minutes of fractions", async () => {
     await virtualTime(async (clock) => {
       for await (const tick of interval(1000 / 3)) {
         await sleep(1);
-        if (tick === 3 * 3600 - 1) break;
+        if (tick === 3 * 600 - 1) break;
       }
 
-      expect(clock.elapsed).toBeCloseTo(3_600_001, 5);
+      expect(clock.elapsed).toBeCloseTo(600_001, 5);
     });
   });
 
