@@ -955,7 +955,9 @@ class Transform<T, A, R> extends Upstream<R> {
         }
         this.isReading = true;
         const step = await this.#input.next();
-        if (isDone(step)) {
+        // Like `for await`, it takes no primitive for a result.
+        if (!isObject(step)) throw new TypeError(`${describe(step)} is not an iterator's result`);
+        if (step.done) {
           this.#isInputOpen = false;
           break;
         }
@@ -1014,7 +1016,9 @@ class Intake<T> {
   readonly #upstream: Upstream<T>;
   readonly #owner: Owner<T>;
   #isLooping = false;
+  #isAsked = false;
   #isOpen = true;
+  #isClosed = false;
   #goOn: (() => void) | undefined;
   isReading = false;
 
@@ -1025,23 +1029,26 @@ class Intake<T> {
 
   /** Does nothing if it is reading already. */
   read(): void {
-    if (this.isReading) return;
-    this.isReading = true;
+    if (this.#isAsked) return;
+    this.#isAsked = true;
     if (!this.#isLooping) this.#loop();
     else this.#goOn?.();
     this.#goOn = undefined;
   }
 
   async #loop(): Promise<void> {
-    this.#isLooping = true;
+    this.#isLooping = this.isReading = true;
     const owner = this.#owner;
     try {
       for await (const value of this.#upstream.values()) {
-        this.isReading = false;
+        this.isReading = this.#isAsked = false;
         if (owner.isOver) releaseHold(value);
         else this.#hand(value);
-        // Leaving the loop would close the source. Whoever is never told to go on is garbage.
-        if (!this.isReading) await new Promise<void>((resolve) => (this.#goOn = resolve));
+        // Leaving the loop would close the source. A loop that never goes on is garbage.
+        while (!this.#isAsked || this.#isClosed) {
+          await new Promise<void>((resolve) => (this.#goOn = resolve));
+        }
+        this.isReading = true;
       }
       this.#isOpen = this.isReading = false;
       if (!owner.isOver) owner.ended();
@@ -1061,6 +1068,7 @@ class Intake<T> {
 
   /** Resolves to what has gone wrong. */
   close(isUrgent: boolean): Promise<unknown[]> {
+    this.#isClosed = true;
     return errorsOf(this.#isOpen ? this.#upstream[CLOSE](isUrgent) : undefined);
   }
 }
@@ -1432,7 +1440,10 @@ class Fifo<T> {
     const value = this.#items[this.#head]!;
     this.#items[this.#head++] = undefined as never;
     // Moves what is left when at least as much has gone, so that a value is moved once on average.
-    if (2 * this.#head >= this.#items.length) (this.#items.splice(0, this.#head), (this.#head = 0));
+    if (2 * this.#head >= this.#items.length) {
+      this.#items.splice(0, this.#head);
+      this.#head = 0;
+    }
     return value;
   }
 }
@@ -1443,12 +1454,6 @@ function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined
 
 function valueOrSkip<T>(value: T, isIn: unknown): T | typeof SKIP {
   return isIn ? value : SKIP;
-}
-
-/** Like `for await`, it takes no primitive for a result. */
-function isDone(step: Step<unknown>): step is IteratorReturnResult<void> {
-  if (isObject(step)) return Boolean(step.done);
-  throw invalid("read a source", "the result of next()", "an object", step, TypeError);
 }
 
 function isObject(value: unknown): value is object {

@@ -1633,6 +1633,34 @@ describe("takeUntil", () => {
     expect(closed).toBe(1);
   });
 
+  // The function of flatMap, which delivers the inner source, is not waited for.
+  test.each(Object.entries(operators).filter(([name]) => name !== "flatMap, inner"))(
+    "awaits the cleanup of a source that answers at once, whenever the abort comes: %s",
+    async (_name, operate) => {
+      for (const kind of ["iterator", "generator"] as const) {
+        for (let microtasks = 0; microtasks < 30; microtasks++) {
+          await virtualTime(async () => {
+            const { source, seen } = probe({ kind });
+            const controller = new AbortController();
+            const reading = Array.fromAsync(takeUntil(operate(source), controller.signal));
+            for (let n = 0; n < microtasks; n++) await undefined;
+            controller.abort();
+
+            await reading;
+
+            const { closed, cleanedUp } = seen;
+            expect({ kind, microtasks, closed, cleanedUp }).toEqual({
+              kind,
+              microtasks,
+              closed: seen.opened,
+              cleanedUp: kind === "generator" && seen.pulled === 0 ? 0 : seen.opened,
+            });
+          });
+        }
+      }
+    },
+  );
+
   test("one signal can end many, and nothing of them is left", async () => {
     await virtualTime(async () => {
       const { controller, listeners } = watchedController();
