@@ -1029,7 +1029,6 @@ class Intake<T> {
 
   /** Does nothing if it is reading already. */
   read(): void {
-    if (this.#isAsked) return;
     this.#isAsked = true;
     if (!this.#isLooping) this.#loop();
     else this.#goOn?.();
@@ -1264,7 +1263,7 @@ class SourceReader<T> extends Upstream<T> {
 
   /** A generator itself, if it is one, because `for await` is faster with that. */
   override values(): AsyncIterable<T> {
-    if (isSequence(this.#source)) this.#open();
+    this.#open();
     return isGenerator(this.#iterator) && !this.#isClosed ? this.#iterator : this;
   }
 

@@ -2716,6 +2716,42 @@ describe("what is open is closed, once", () => {
     expect(await map(source, (n) => n).return()).toEqual({ done: true, value: undefined });
   });
 
+  test("what is open already when an abort comes before the first read, but nothing is opened then", async () => {
+    let cancelled = 0;
+    const stream = new ReadableStream<number>({ cancel: () => void cancelled++ });
+    let closed = 0;
+    const generator = comeAt(1);
+    const close = generator.return.bind(generator);
+    generator.return = (value) => (closed++, close(value));
+    const { source, seen } = probe({});
+
+    for (const unread of [stream, generator, source]) {
+      expect(await Array.fromAsync(takeUntil(unread, AbortSignal.abort()))).toEqual([]);
+    }
+
+    expect({ cancelled, closed, opened: seen.opened }).toEqual({
+      cancelled: 1,
+      closed: 1,
+      opened: 0,
+    });
+  });
+
+  test.each(["map", "merge of one", "takeUntil"])(
+    "a source that %s has read is told in the very call of return()",
+    async (name) => {
+      await virtualTime(async () => {
+        const { source, seen } = probe({});
+        const stream = operators[name]!(source);
+        await stream.next();
+
+        const leaving = stream.return();
+
+        expect(seen.closed).toBe(1);
+        await leaving;
+      });
+    },
+  );
+
   test("a ReadableStream that nobody has read is cancelled", async () => {
     let cancelled = 0;
     await map(new ReadableStream({ cancel: () => void cancelled++ }), (n) => n).return();
