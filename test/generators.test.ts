@@ -1502,6 +1502,23 @@ describe("takeUntil", () => {
     },
   );
 
+  test("asked for more and left in one call, it awaits the cleanup also when an abort comes", async () => {
+    await virtualTime(async (clock) => {
+      const { source, seen } = probe({});
+      const controller = new AbortController();
+      const stream = takeUntil(source, controller.signal);
+      await stream.next();
+      setTimeout(() => controller.abort(), 5);
+
+      const waiting = stream.next();
+      await stream.return();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      expect(clock.elapsed).toBe(10);
+      expect(seen).toMatchObject({ pulled: 1, closed: 1, cleanedUp: 1 });
+    });
+  });
+
   test("one of two readers that is aborted does not disturb the other", async () => {
     await virtualTime(async (clock) => {
       const { source, seen } = probe({ kind: "generator", every: 200, count: 1, then: "end" });
