@@ -970,8 +970,7 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 
   detach(): void {
-    abortListeners.delete(this.#signal);
-    this.#signal.removeEventListener("abort", this);
+    if (abortListeners.delete(this.#signal)) this.#signal.removeEventListener("abort", this);
   }
 
   /** Tells one signal's listeners after the other's: nested scopes would overflow the stack. */
@@ -989,15 +988,24 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 }
 
-/** Releases a hold, or a list of holds, that nobody will receive. Leaves other values alone. */
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
 function releaseHold(value: unknown): void {
   if (Object(value) !== value) return;
-  // Nobody is left who could be told of an error.
-  Promise.try(() => {
-    if (Array.isArray(value)) return value.forEach(releaseHold);
-    const hold = value as Partial<Disposable & AsyncDisposable & { release: () => unknown }>;
-    return (hold[Symbol.dispose] ?? hold[Symbol.asyncDispose]) && hold.release?.();
-  }).catch(doNothing);
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    if (Object(item) !== item) continue;
+    try {
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
 }
 
 function doNothing(): void {}
