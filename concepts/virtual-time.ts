@@ -30,8 +30,8 @@ export interface VirtualTimeOptions extends WaitOptions {
   /** Real milliseconds after which the run is given up. Default: 3000, well under a test's limit. */
   realTimeLimit?: number | undefined;
   /**
-   * Real milliseconds to wait before the clock jumps, for a body that races timers against I/O.
-   * Default: 0.
+   * Real milliseconds in which nothing sets a timer, before the clock jumps: for a body that races
+   * timers against I/O. Default: 0.
    */
   idle?: number | undefined;
   /**
@@ -71,9 +71,11 @@ export class DeadlockError extends Error {
  * fifth, so that time passes.
  *
  * The clock sees timers and promises, nothing else: no socket, file, worker or `crypto`, and no
- * timer that goes around the globals (`node:timers/promises`, `Bun.sleep`). When no timer is left it
- * gives them some 50 ms of real time before it names a deadlock, or `idle` if that is longer. Times
- * are exact only without them.
+ * timer that goes around the globals (`node:timers/promises`, `Bun.sleep`). While timers wait it
+ * jumps, whatever else is under way; when none is left it gives some 50 ms of real time to what it
+ * can't see before it names a deadlock. Raise `idle` for I/O that takes longer, or that must come
+ * before a timer. A server in the same process may set timers of its own, which move the clock:
+ * times are exact only without I/O.
  *
  * When the run must end before the body has, `clock.signal` is aborted and the timers are dropped.
  * The body can then clean up, in virtual time, with timers of its own; what it still waits for after
@@ -119,19 +121,27 @@ export async function virtualTime<T>(
   options: VirtualTimeOptions = {},
 ): Promise<T> {
   requireFunction(START, "body", body);
-  if (Object(options) !== options) {
-    throw invalid(START, "options", "an object", options, TypeError);
+  requireOptions(START, options);
+  const { now = Date.UTC(2000), maxTimers = 1_000_000, realTimeLimit = 3000 } = options;
+  const { idle = 0, leftovers = "drop", signal } = options;
+  const startDate = describe(now) === "Date" ? Number(now) : now;
+  if (typeof startDate !== "number" || Number.isNaN(new Date(startDate).getTime())) {
+    throw invalid(START, "now", "a valid time", startDate);
   }
-  const run = new Run(body, options);
-  options.signal?.throwIfAborted();
+  requirePositiveInteger(START, "maxTimers", maxTimers);
+  requireDuration(START, "realTimeLimit", realTimeLimit);
+  requireDuration(START, "idle", idle);
+  if (!["drop", "drain", "fail"].includes(leftovers)) {
+    throw invalid(START, "leftovers", '"drop", "drain" or "fail"', leftovers, TypeError);
+  }
+  requireSignal(START, signal);
+  signal?.throwIfAborted();
   // The error holds the stack, which says where the run began.
-  return run.start(new Error());
+  const world = new World(startDate, new Error());
+  return new Run(body, world, { maxTimers, realTimeLimit, idle, leftovers }).start(signal);
 }
 
 const START = "start virtual time";
-
-/** Where a run leaves word that it is under way, so that two copies of this file find each other. */
-const RUNNING = Symbol.for("async-concepts.virtual-time");
 
 /** How many turns of a real millisecond are given to what happens outside before a deadlock. */
 const GRACE = 50;
@@ -139,325 +149,244 @@ const GRACE = 50;
 /** How many timers may fire for the cleanup of a body that was ended. */
 const MAX_CLEANUP_TIMERS = 1000;
 
-/** A run of a body: turns the event loop, fires a timer in each turn, and decides when to end. */
+type Settings = Omit<
+  { [K in keyof VirtualTimeOptions]-?: NonNullable<VirtualTimeOptions[K]> },
+  "now" | "signal"
+>;
+
+/** A run of a body: fires a timer in each turn of the event loop, and decides when to end. */
 class Run<T> implements VirtualClock {
   readonly #body: (clock: VirtualClock) => T | PromiseLike<T>;
-  readonly #clock = new Clock(startOfClock());
-  readonly #startDate: number;
-  readonly #maxTimers: number;
-  readonly #realTimeLimit: number;
-  readonly #idle: number;
-  readonly #leftovers: "drop" | "drain" | "fail";
-  readonly #signal: AbortSignal | undefined;
-  readonly #platform = new Platform();
+  readonly #world: World;
+  readonly #settings: Settings;
   readonly #ended = Promise.withResolvers<T>();
-  #world: World | undefined;
-  #stopListening = doNothing;
-  #controller: AbortController | undefined;
-  #deadline = Infinity;
-  #begun = false;
-  /** What has come of the body. */
+  readonly #controller = new AbortController();
+  readonly #deadline: number;
+  /** How many timers may still fire. */
+  #timersLeft: number;
   #outcome: PromiseSettledResult<T> | undefined;
   /** Why the run ends before the body has; errors that came later stand behind the first. */
   #failures: unknown[] | undefined;
   #aborted = false;
-  #over = false;
-  #fired = 0;
-  #cleanupFired = 0;
-  /** The real timer that is waited for, if it isn't a turn. */
-  #waiting: unknown;
-  #quietTurns = 0;
-  /** What the clock had done when a wait of `idle` began. */
-  #idleSince = -1;
-  #jumpAt = 0;
+  /** For how many turns the clock has stayed as it was, and what it was: see {@link Clock}. */
+  #idleTurns = 0;
+  #idleSince = 0;
 
-  constructor(
-    body: (clock: VirtualClock) => T | PromiseLike<T>,
-    {
-      now = Date.UTC(2000),
-      maxTimers = 1_000_000,
-      realTimeLimit = 3000,
-      idle = 0,
-      leftovers = "drop",
-      signal,
-    }: VirtualTimeOptions,
-  ) {
-    this.#startDate = toTime(now);
-    requirePositiveInteger(START, "maxTimers", maxTimers);
-    requireDuration(START, "realTimeLimit", realTimeLimit);
-    requireDuration(START, "idle", idle);
-    if (!["drop", "drain", "fail"].includes(leftovers)) {
-      throw invalid(START, "leftovers", '"drop", "drain" or "fail"', leftovers, TypeError);
-    }
-    requireSignal(START, signal);
+  constructor(body: (clock: VirtualClock) => T | PromiseLike<T>, world: World, settings: Settings) {
     this.#body = body;
-    this.#maxTimers = maxTimers;
-    this.#realTimeLimit = realTimeLimit;
-    this.#idle = idle;
-    this.#leftovers = leftovers;
-    this.#signal = signal ?? undefined;
+    this.#world = world;
+    this.#settings = settings;
+    this.#timersLeft = settings.maxTimers;
+    this.#deadline = world.realNow() + settings.realTimeLimit;
   }
 
   get elapsed(): number {
-    return this.#clock.elapsed;
+    return this.#world.clock.elapsed;
   }
 
   get pending(): number {
-    return this.#clock.pending;
+    return this.#world.clock.pending;
   }
 
   get signal(): AbortSignal {
-    return (this.#controller ??= new AbortController()).signal;
+    return this.#controller.signal;
   }
 
-  start(began: Error): Promise<T> {
-    refuseAnotherRun();
-    this.#platform.refuseFakeTimers();
-    this.#world = new World(this.#clock, this.#platform, this.#startDate);
-    this.#world.enter(began);
-    this.#deadline = this.#platform.now() + this.#realTimeLimit;
-    this.#stopListening = onAbort(this.#signal, (reason) => {
-      if (this.#outcome && !this.#failures && this.#leftovers !== "drain") return;
-      this.#aborted ||= !this.#failures;
+  start(signal: AbortSignal | null | undefined): Promise<T> {
+    this.#world.enter();
+    const stopListening = onAbort(signal ?? undefined, (reason) => {
+      if (this.#failures || this.#isDone()) return;
+      this.#aborted = true;
       this.#stop(reason);
     });
-    this.#platform.onTestEnd((done) => this.#testEnded(done));
-    this.#platform.nextTurn(this.#turn);
+    this.#world.undo.push(stopListening);
+    this.#stopWithTest();
+    this.#world.nextTurn(this.#begin);
     return this.#ended.promise;
   }
 
-  // A callback of the platform's, and not a continuation of a promise: ticks come before promises.
-  readonly #turn = (): void => {
-    if (this.#over) return;
-    this.#waiting = undefined;
-    const clock = this.#clock;
-    if (!this.#begun && !this.#failures) return this.#begin();
-    if (this.#isDone()) return this.#end();
-    if (!this.#failures) {
-      if (this.#platform.now() >= this.#deadline) {
-        return this.#giveUp(`${this.#realTimeLimit} ms of real time have passed`);
-      }
-      if (clock.size === 0) return this.#awaitOutside();
-      if (this.#isToWait()) return;
-      if (this.#fired === this.#maxTimers) return this.#giveUp(`${this.#fired} timers have fired`);
+  /** Bun ends a test at an unhandled rejection, and begins the next in the same turn. */
+  #stopWithTest(): void {
+    try {
+      builtin("bun:test")?.onTestFinished((done: () => void) => {
+        if (this.#world.over) return done();
+        const when = `Stopped ${this.#when()}: the test has ended before it`;
+        this.#stop(new Error(`${when}. Was the run awaited?`));
+        this.#ended.promise.finally(done).catch(doNothing);
+      });
+    } catch {
+      // Not in a test.
     }
+  }
+
+  // A callback of the platform's, and not a continuation of a promise: ticks come before promises.
+  readonly #begin = (): void => {
+    if (this.#failures) return this.#end();
+    this.#world.nextTurn(this.#turn);
+    const settle = (outcome: PromiseSettledResult<T>) => {
+      this.#outcome = outcome;
+      if (this.#world.over && outcome.status === "fulfilled") releaseHold(outcome.value);
+    };
+    Promise.try(this.#body, this).then(
+      (value) => settle({ status: "fulfilled", value }),
+      (reason) => settle({ status: "rejected", reason }),
+    );
+  };
+
+  readonly #turn = (): void => {
+    if (this.#world.over) return;
+    if (this.#isDone()) return this.#end();
+    if (this.#isToWait()) return void this.#world.platform["setTimeout"](this.#turn, 1);
     // First of all, because the callback may block and turn the event loop itself, as `expect()
     // .rejects` does in bun:test.
-    this.#platform.nextTurn(this.#turn);
-    this.#fired++;
-    this.#quietTurns = 0;
+    this.#world.nextTurn(this.#turn);
     try {
-      clock.fireNext();
+      if (!this.#failures) this.#checkLimits();
+      this.#timersLeft--;
+      this.#world.clock.fireNext();
     } catch (error) {
       this.#stop(error);
     }
   };
 
-  #begin(): void {
-    this.#begun = true;
-    this.#platform.nextTurn(this.#turn);
-    Promise.try(this.#body, this).then(
-      (value) => this.#settle({ status: "fulfilled", value }),
-      (reason) => this.#settle({ status: "rejected", reason }),
-    );
-  }
-
-  #settle(outcome: PromiseSettledResult<T>): void {
-    this.#outcome = outcome;
-    if (this.#over) {
-      if (outcome.status === "fulfilled") releaseHold(outcome.value);
-    } else this.#wake();
-  }
-
   #isDone(): boolean {
-    if (!this.#failures) {
-      return !!this.#outcome && (this.#leftovers !== "drain" || this.#clock.pending === 0);
-    }
-    return (
-      !this.#begun ||
-      !!this.#outcome ||
-      this.#clock.size === 0 ||
-      this.#cleanupFired++ === MAX_CLEANUP_TIMERS
-    );
+    const { size, pending } = this.#world.clock;
+    if (this.#failures) return !!this.#outcome || size === 0 || this.#timersLeft === 0;
+    const { status } = this.#outcome ?? {};
+    if (status === "fulfilled" && this.#settings.leftovers === "drain") return pending === 0;
+    return !!status;
   }
 
-  /** No timer is left: something outside may wake the body, or nothing will. */
-  #awaitOutside(): void {
-    if (this.#quietTurns++ < Math.max(GRACE, this.#idle)) return this.#wait(1);
-    const error = new DeadlockError(
-      `Deadlock ${this.#when()}: the body waits, and no timer is left to wake it. ` +
-        "(The clock can't see sockets, files, workers, crypto, and timers that go around the " +
-        "globals, such as node:timers/promises: the option idle gives them more real time)",
-    );
-    this.#platform.nextTurn(this.#turn);
-    this.#stop(error);
-  }
-
-  /** Whether real time must pass before the clock jumps; any timer set or cleared starts it anew. */
+  /** Whether real time must pass first. Any timer that is set or cleared starts the wait anew. */
   #isToWait(): boolean {
-    if (this.#idle === 0 || this.#clock.nextDue === this.#clock.elapsed) return false;
-    const now = this.#platform.now();
-    if (this.#idleSince !== this.#clock.changes) {
-      this.#idleSince = this.#clock.changes;
-      this.#jumpAt = now + this.#idle;
-    }
-    if (now >= this.#jumpAt) return false;
-    this.#wait(Math.min(this.#jumpAt - now, this.#deadline - now, 2 ** 31 - 1));
-    return true;
+    const { clock, realNow } = this.#world;
+    const { idle } = this.#settings;
+    const due = clock.next?.due;
+    if (this.#failures || (due !== undefined && (idle === 0 || due === clock.elapsed)))
+      return false;
+    if (this.#idleSince !== clock.changes) this.#idleTurns = 0;
+    this.#idleSince = clock.changes;
+    const turns = due === undefined ? Math.max(GRACE, idle) : idle;
+    return this.#idleTurns++ < turns && realNow() < this.#deadline;
   }
 
-  #wait(ms: number): void {
-    this.#waiting = this.#platform.globals["setTimeout"](this.#turn, ms);
-  }
-
-  #wake(): void {
-    if (this.#waiting === undefined) return;
-    this.#platform.globals["clearTimeout"](this.#waiting);
-    this.#waiting = undefined;
-    this.#platform.nextTurn(this.#turn);
-  }
-
-  #giveUp(why: string): void {
-    this.#platform.nextTurn(this.#turn);
+  #checkLimits(): void {
+    const { maxTimers, realTimeLimit } = this.#settings;
+    let limit: string;
+    if (this.#world.realNow() >= this.#deadline) {
+      limit = `${realTimeLimit} ms of real time have passed`;
+    } else if (this.#world.clock.size === 0) {
+      throw new DeadlockError(
+        `Deadlock ${this.#when()}: the body waits, and no timer is left to wake it. ` +
+          "(The clock can't see sockets, files, workers, crypto, and timers that go around the " +
+          "globals, such as node:timers/promises: the option idle gives them more real time)",
+      );
+    } else if (this.#timersLeft === 0) limit = `${maxTimers} timers have fired`;
+    else return;
     const still = this.#outcome ? "timers are still left" : "the body still waits";
-    this.#stop(new Error(`Gave up ${this.#when()}: ${why}, and ${still}`));
-  }
-
-  /** Calls `done` once the body has been told. */
-  #testEnded(done: () => void): void {
-    if (this.#over) return done();
-    const error = `Stopped ${this.#when()}: the test has ended before it. Was the run awaited?`;
-    this.#stop(new Error(error));
-    this.#ended.promise.finally(done).catch(doNothing);
+    throw new Error(`Gave up ${this.#when()}: ${limit}, and ${still}`);
   }
 
   #when(): string {
-    return `at ${this.#clock.elapsed} ms of virtual time`;
+    return `at ${this.elapsed} ms of virtual time`;
   }
 
   /** Tells the body to end. Timers that it sets from now on are its cleanup's. */
   #stop(reason: unknown): void {
     if (this.#failures) return void this.#failures.push(reason);
     this.#failures = [reason];
-    this.#clock.drop();
-    (this.#controller ??= new AbortController()).abort(reason);
-    this.#wake();
+    this.#timersLeft = MAX_CLEANUP_TIMERS;
+    this.#world.clock.drop();
+    this.#controller.abort(reason);
   }
 
   #end(): void {
-    this.#over = true;
-    this.#stopListening();
-    this.#platform.close();
-    const pending = this.#clock.pending;
+    this.#world.leave();
     const { resolve, reject } = this.#ended;
-    const notRestored = this.#world!.leave();
     const outcome = this.#outcome;
     const failures = this.#failures ?? [];
-    if (notRestored) failures.push(notRestored);
-    if (!this.#failures && outcome?.status === "fulfilled" && this.#leftovers === "fail") {
-      if (pending > 0) {
-        failures.push(new Error(`Timers are left behind ${this.#when()}: ${pending} still wait`));
+    if (outcome?.status === "rejected") {
+      if (!failures.includes(outcome.reason)) failures.push(outcome.reason);
+    } else if (outcome) {
+      const left = this.#settings.leftovers === "fail" ? this.pending : 0;
+      if (!this.#failures && left === 0) return resolve(outcome.value);
+      if (!this.#failures) {
+        failures.push(new Error(`Timers are left behind ${this.#when()}: ${left} still wait`));
       }
+      releaseHold(outcome.value);
     }
-    if (failures.length === 0 && outcome?.status === "fulfilled") return resolve(outcome.value);
-    if (outcome?.status === "fulfilled") releaseHold(outcome.value);
-    else if (outcome && !failures.includes(outcome.reason)) failures.push(outcome.reason);
-    if (this.#aborted || failures.length === 1) return reject(failures[0]);
-    reject(new AggregateError(failures, "Several errors in virtual time"));
+    if (this.#aborted || failures.length === 1) reject(failures[0]);
+    else reject(new AggregateError(failures, "Several errors in virtual time"));
   }
 }
 
-/**
- * What `performance.now` says at first: the same in every run, so that fractions are rounded alike,
- * and later than the platform's, so that it never goes back. Not 0, which some caches take for
- * "never".
- */
-function startOfClock(): number {
-  return 2 ** Math.max(20, Math.ceil(Math.log2(performance.now() + 1)));
-}
-
-function refuseAnotherRun(): void {
-  const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
-  if (!other) return;
-  // Below the line of the function itself stands that of its caller.
-  const frames = String(other.stack)
-    .split("\n")
-    .filter((line) => /:\d+:\d+/.test(line));
-  const place = frames[1]?.trim().replace(/^at /, "");
-  throw new Error(
-    `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
-      `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
-  );
-}
-
-function toTime(now: unknown): number {
-  const time = describe(now) === "Date" ? Number(now) : now;
-  if (typeof time !== "number") throw invalid(START, "now", "a valid time", now);
-  if (Number.isNaN(new Date(time).getTime())) throw invalid(START, "now", "a valid time", time);
-  return time;
-}
-
-/**
- * Timers in the order of their turn, and how much time has passed. A binary heap, in arrays of plain
- * numbers, because a crowd of objects would miss the processor's cache at every comparison. A timer
- * that is cleared leaves a dead entry, whose order is no longer the timer's.
- */
+/** How much time has passed, and the timers that wait. */
 class Clock {
   elapsed = 0;
-  /** What `performance.now` says. */
-  now: number;
+  /**
+   * What `performance.now` says. It begins at the same number in every run, so that fractions are
+   * rounded alike, and later than the platform's, so that it never goes back. Not at 0, which some
+   * caches take for "never".
+   */
+  now: number = 2 ** Math.max(20, Math.ceil(Math.log2(performance.now() + 1)));
   /** How many timers wait. */
   size = 0;
   /** How many timers were set or cleared. */
   changes = 0;
-  readonly #dues: number[] = [];
-  readonly #orders: number[] = [];
-  readonly #timers: Timer[] = [];
   /** How many have a delay. */
   #delayed = 0;
-  /** How many don't count as pending. */
-  #uncounted = 0;
+  /** How many are of an `AbortSignal.timeout`. */
+  #signals = 0;
   #firing: Timer | undefined;
-
-  constructor(now: number) {
-    this.now = now;
-  }
+  /** By its time, the first of the timers that are due then: a ring, in the order of their turn. */
+  readonly #rings = new Map<number, Timer>();
+  /** A binary heap of these times, and of some whose timers were all cleared. */
+  #dues: number[] = [];
 
   get pending(): number {
-    return this.size - this.#uncounted;
+    return this.size - this.#signals;
   }
 
-  get nextDue(): number {
-    this.#dropDead();
-    return this.#dues[0]!;
+  /** The timer whose turn is next. */
+  get next(): Timer | undefined {
+    for (;;) {
+      const first = this.#rings.get(this.#dues[0]!);
+      if (first || this.#dues.length === 0) return first;
+      this.#removeLeastDue();
+    }
   }
 
   set(timer: Timer): void {
     timer.due = this.elapsed + timer.delay;
     timer.dueNow = this.now + timer.delay;
-    timer.order = this.changes++;
-    if (timer.delay > 0) this.#delayed++;
-    else if (this.#delayed > 0) this.#delayInLoop(timer);
-    if (!timer.counts) this.#uncounted++;
-    this.size++;
-    this.#place(this.#dues.length, timer.due, timer.order, timer);
+    if (timer.delay === 0) this.#delayInLoop(timer);
+    this.#count(timer, 1);
+    const first = this.#rings.get(timer.due);
+    timer.next = first ?? timer;
+    timer.previous = first?.previous ?? timer;
+    timer.previous.next = timer.next.previous = timer;
+    if (first) return;
+    this.#rings.set(timer.due, timer);
+    this.#raise(this.#dues.length, timer.due);
   }
 
   clear(timer: Timer): void {
-    if (timer.order < 0) return;
-    timer.order = -1;
-    this.changes++;
-    if (timer.delay > 0) this.#delayed--;
-    if (!timer.counts) this.#uncounted--;
-    this.size--;
-    if (this.#timers.length > 2 * this.size + 100) this.#sweep();
+    const { next, previous } = timer;
+    if (!next) return;
+    this.#count(timer, -1);
+    next.previous = previous;
+    previous!.next = next;
+    timer.next = undefined;
+    if (next === timer) this.#rings.delete(timer.due);
+    else if (this.#rings.get(timer.due) === timer) this.#rings.set(timer.due, next);
+    if (this.#dues.length < 2 * this.#rings.size + 100) return;
+    // What is sorted is a heap.
+    this.#dues = [...this.#rings.keys()].sort((a, b) => a - b);
   }
 
-  /** Jumps to the timer that is due first, and fires it. */
+  /** Jumps to the next timer, and fires it. */
   fireNext(): void {
-    this.#dropDead();
-    const timer = this.#timers[0]!;
-    this.#removeHead();
+    const timer = this.next!;
     this.clear(timer);
     this.elapsed = timer.due;
     this.now = Math.max(this.now, timer.dueNow);
@@ -467,8 +396,14 @@ class Clock {
 
   /** Forgets all timers. */
   drop(): void {
-    for (const timer of [...this.#timers]) this.clear(timer);
-    this.#sweep();
+    for (let timer; (timer = this.next);) this.clear(timer);
+  }
+
+  #count(timer: Timer, change: number): void {
+    this.changes++;
+    this.size += change;
+    if (timer.delay > 0) this.#delayed += change;
+    if (timer.kind === "Signal") this.#signals += change;
   }
 
   /**
@@ -476,97 +411,60 @@ class Clock {
    * the timers that have a delay would never fire. Immediates count less: a turn takes microseconds.
    */
   #delayInLoop(timer: Timer): void {
-    const before = this.#firing?.delay === 0 ? this.#firing.chain : 0;
-    timer.chain = before + (timer.kind === "Immediate" ? 10 : 200);
-    if (timer.chain <= 1000) return;
-    timer.chain = timer.kind === "Immediate" ? 0 : 1000;
-    timer.due = this.elapsed + 1;
-    timer.dueNow = this.now + 1;
+    const limit = timer.kind === "Immediate" ? 100 : 5;
+    timer.chain = this.#delayed > 0 && this.#firing?.delay === 0 ? this.#firing.chain + 1 : 1;
+    if (timer.chain <= limit) return;
+    timer.chain = timer.kind === "Immediate" ? 0 : limit;
+    timer.due++;
+    timer.dueNow++;
   }
 
-  #dropDead(): void {
-    while (this.#timers.length > 0 && this.#timers[0]!.order !== this.#orders[0]) {
-      this.#removeHead();
-    }
-  }
-
-  /** Removes all dead entries, before they are more than the others. */
-  #sweep(): void {
-    const orders = this.#orders.splice(0);
-    const timers = this.#timers.splice(0);
-    this.#dues.length = 0;
-    for (const [n, timer] of timers.entries()) {
-      if (timer.order !== orders[n]) continue;
-      this.#place(this.#dues.length, timer.due, timer.order, timer);
-    }
-  }
-
-  #removeHead(): void {
+  #removeLeastDue(): void {
     const dues = this.#dues;
     const due = dues.pop()!;
-    const order = this.#orders.pop()!;
-    const timer = this.#timers.pop()!;
     if (dues.length === 0) return;
     // The gap sinks to the bottom, where the last entry most likely belongs.
     let gap = 0;
     for (let child = 1; child < dues.length; child = 2 * gap + 1) {
-      const other = child + 1;
-      if (other < dues.length && this.#isBefore(dues[other]!, this.#orders[other]!, child)) child++;
-      this.#move(child, gap);
+      if (child + 1 < dues.length && dues[child + 1]! < dues[child]!) child++;
+      dues[gap] = dues[child]!;
       gap = child;
     }
-    this.#place(gap, due, order, timer);
+    this.#raise(gap, due);
   }
 
-  /** Fills a gap, which rises as far as the entry must. */
-  #place(gap: number, due: number, order: number, timer: Timer): void {
+  /** Puts an entry into a gap, which rises as far as the entry must. */
+  #raise(gap: number, due: number): void {
+    const dues = this.#dues;
     while (gap > 0) {
       const parent = (gap - 1) >> 1;
-      if (!this.#isBefore(due, order, parent)) break;
-      this.#move(parent, gap);
+      if (dues[parent]! <= due) break;
+      dues[gap] = dues[parent]!;
       gap = parent;
     }
-    this.#dues[gap] = due;
-    this.#orders[gap] = order;
-    this.#timers[gap] = timer;
-  }
-
-  #isBefore(due: number, order: number, index: number): boolean {
-    const other = this.#dues[index]!;
-    return due < other || (due === other && order < this.#orders[index]!);
-  }
-
-  #move(from: number, to: number): void {
-    this.#dues[to] = this.#dues[from]!;
-    this.#orders[to] = this.#orders[from]!;
-    this.#timers[to] = this.#timers[from]!;
+    dues[gap] = due;
   }
 }
 
 type Callback = (...args: any[]) => unknown;
-
-interface AsyncResource {
-  runInAsyncScope(callback: Callback, self: unknown, ...args: unknown[]): unknown;
-}
 
 /** What `setTimeout` and its like return, with the methods of Node's Timeout. */
 class Timer {
   /** When it fires: as `elapsed` has it, and as `performance.now` will say it, exactly. */
   due = 0;
   dueNow = 0;
-  /** Which one it is of all that were set; -1 while it is not set. */
-  order = -1;
-  /** See {@link Clock}. */
+  /** Its neighbours in a ring of the {@link Clock}; none while it is not set. */
+  next: Timer | undefined;
+  previous: Timer | undefined;
+  /** How many timers of 0 ms have led to it. */
   chain = 0;
-  readonly kind: "Timeout" | "Interval" | "Immediate";
+  readonly kind: "Timeout" | "Interval" | "Immediate" | "Signal";
   readonly delay: number;
-  /** Whether it counts as pending. */
-  readonly counts: boolean;
   readonly #world: World;
   readonly #callback: Callback;
   readonly #args: readonly unknown[];
   /** Keeps the context of AsyncLocalStorage in which the timer was set. */
-  readonly #context: AsyncResource | undefined;
+  readonly #context: any;
   #id: number | undefined;
   #cleared = false;
   #hasRef = true;
@@ -578,28 +476,25 @@ class Timer {
     kind: Timer["kind"],
     delay: number,
     callback: Callback,
-    args: readonly unknown[] = NO_ARGUMENTS,
-    counts = true,
+    args: readonly unknown[],
   ) {
     this.#world = world;
     this.kind = kind;
     this.delay = delay;
-    this.counts = counts;
     this.#callback = callback;
     this.#args = args;
-    const { AsyncResource } = world.platform;
-    if (AsyncResource) this.#context = new AsyncResource(kind);
+    if (world.AsyncResource) this.#context = new world.AsyncResource(kind);
     world.clock.set(this);
   }
 
   fire(): void {
-    if (this.kind !== "Interval") this.#forgetId();
+    if (this.kind !== "Interval") this.#world.timers.delete(this.#id);
     try {
       if (this.#context) this.#context.runInAsyncScope(this.#callback, this, ...this.#args);
       else Reflect.apply(this.#callback, this, this.#args);
     } finally {
       // Only now, as on the platforms: what the callback has set comes before the next round.
-      if (this.kind === "Interval" && !this.#cleared && this.order < 0) this.#world.clock.set(this);
+      if (this.kind === "Interval" && !this.#cleared && !this.next) this.#world.clock.set(this);
     }
   }
 
@@ -622,23 +517,23 @@ class Timer {
   refresh(): this {
     if (this.#cleared) return this;
     const { over, clock, platform } = this.#world;
-    if (!over) {
+    if (over) {
+      platform["clearTimeout"](this.#successor);
+      this.#successor = platform[`set${this.kind}`](this.#callback, this.delay, ...this.#args);
+      if (!this.#hasRef) this.#successor.unref();
+    } else {
       clock.clear(this);
       clock.set(this);
-    } else if (this.#successor) this.#successor.refresh();
-    else {
-      const set = platform.globals[this.kind === "Interval" ? "setInterval" : "setTimeout"];
-      this.#successor = set(this.#callback, this.delay, ...this.#args);
-      if (!this.#hasRef) this.#successor.unref();
     }
     return this;
   }
 
   close(): this {
     this.#cleared = true;
-    this.#forgetId();
-    this.#world.clock.clear(this);
-    if (this.#successor) this.#world.platform.globals["clearTimeout"](this.#successor);
+    const { timers, clock, platform } = this.#world;
+    timers.delete(this.#id);
+    clock.clear(this);
+    if (this.#successor) platform["clearTimeout"](this.#successor);
     return this;
   }
 
@@ -647,119 +542,58 @@ class Timer {
   }
 
   [Symbol.toPrimitive](): number {
-    this.#id ??= ++lastId;
+    this.#id ??= ++lastTimerId;
     this.#world.timers.set(this.#id, this);
     return this.#id;
   }
-
-  #forgetId(): void {
-    if (this.#id !== undefined) this.#world.timers.delete(this.#id);
-  }
 }
-
-const NO_ARGUMENTS: readonly unknown[] = [];
 
 /** Above all numbers that a platform gives to its own timers; no two runs share one. */
-let lastId = 2 ** 30;
+let lastTimerId = 2 ** 30;
 
-type Process = { getBuiltinModule?: (name: string) => any; versions?: object };
+/** Where a run leaves word that it is under way, so that two copies of this file find each other. */
+const RUNNING = Symbol.for("async-concepts.virtual-time");
 
-/** What the platform has of its own, as it is before the run. */
-class Platform {
-  readonly globals = pick(globalThis, [
-    "setTimeout",
-    "setInterval",
-    "setImmediate",
-    "clearTimeout",
-    "clearInterval",
-    "clearImmediate",
-  ]);
-  readonly now: () => number = performance.now.bind(performance);
-  readonly AsyncResource: (new (kind: string) => AsyncResource) | undefined;
-  readonly #process = (globalThis as { process?: Process }).process;
-  #channel: MessageChannel | undefined;
-  #givesNumbers: boolean | undefined;
-
-  constructor() {
-    this.AsyncResource = this.#process?.getBuiltinModule?.("node:async_hooks")?.AsyncResource;
-  }
-
-  /** Calls back in the next turn of the event loop, after all promises have been worked off. */
-  nextTurn(callback: () => void): void {
-    const { setImmediate } = this.globals;
-    if (setImmediate) return void setImmediate(callback);
-    if (!this.#channel) {
-      this.#channel = new MessageChannel();
-      this.#channel.port1.onmessage = callback;
-    }
-    this.#channel.port2.postMessage(null);
-  }
-
-  close(): void {
-    this.#channel?.port1.close();
-  }
-
-  /** Fake timers would stop the event loop's turns. */
-  refuseFakeTimers(): void {
-    const { setTimeout, setImmediate } = this.globals;
-    const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
-    if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
-    throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
-  }
-
-  /** Bun ends a test at an unhandled rejection and begins the next in the same turn. */
-  onTestEnd(callback: (done: () => void) => void): void {
-    try {
-      this.#process?.getBuiltinModule?.("bun:test")?.onTestFinished(callback);
-    } catch {
-      // Not in a test.
-    }
-  }
-
-  /** Whether its timers are plain numbers, as in browsers. */
-  get givesNumbers(): boolean {
-    if (this.#givesNumbers === undefined) {
-      const timer = this.globals["setTimeout"](doNothing);
-      this.globals["clearTimeout"](timer);
-      this.#givesNumbers = typeof timer === "number";
-    }
-    return this.#givesNumbers;
-  }
-
-  /** Node and Deno give a timer to `AbortSignal.timeout`, which can't hold more than any other. */
-  get holdsAnyTimeout(): boolean {
-    return "Bun" in globalThis || !this.#process;
-  }
-}
-
-function pick(target: object, names: string[]): Record<string, any> {
-  const values = target as Record<string, unknown>;
-  return Object.fromEntries(names.map((name) => [name, values[name]]));
+/** What a module of Node's exports, where there is one. */
+function builtin(name: string): any {
+  return (globalThis as { process?: any }).process?.getBuiltinModule?.(name);
 }
 
 /** The globals of a run. When it is over they do what the platform's do. */
 class World {
   over = false;
-  readonly clock: Clock;
-  readonly platform: Platform;
+  readonly clock = new Clock();
   /** Timers whose number was asked for. */
-  readonly timers = new Map<number, Timer>();
+  readonly timers = new Map<number | undefined, Timer>();
+  /** The timer functions outside. */
+  readonly platform: Record<PropertyKey, any> = {};
+  readonly realNow: () => number = performance.now.bind(performance);
+  readonly AsyncResource: any = builtin("node:async_hooks")?.AsyncResource;
+  /** What is to be done in the end, backwards. */
+  readonly undo: (() => unknown)[] = [];
   readonly #startDate: number;
-  readonly #undo: (() => boolean)[] = [];
+  readonly #began: Error;
+  #channel: MessageChannel | undefined;
 
-  constructor(clock: Clock, platform: Platform, startDate: number) {
-    this.clock = clock;
-    this.platform = platform;
+  constructor(startDate: number, began: Error) {
     this.#startDate = startDate;
+    this.#began = began;
   }
 
-  get #date(): number {
-    return Math.floor(this.#startDate + this.clock.elapsed);
+  /** Calls back in the next turn of the event loop, after all promises have been worked off. */
+  nextTurn(callback: () => void): void {
+    const { setImmediate } = this.platform;
+    if (setImmediate) return void setImmediate(callback);
+    this.#channel ??= new MessageChannel();
+    this.#channel.port1.onmessage = callback;
+    this.#channel.port2.postMessage(null);
   }
 
-  enter(began: Error): void {
+  enter(): void {
+    this.#refuseAnotherRun();
+    this.#refuseFakeTimers();
     try {
-      this.#replace(globalThis, { [RUNNING]: began }, true);
+      this.#put(globalThis, RUNNING, this.#began);
       this.#replaceTimers();
       this.#replaceDates();
     } catch (error) {
@@ -768,114 +602,115 @@ class World {
     }
   }
 
-  /** Puts everything back; returns the error if that fails. */
-  leave(): Error | undefined {
+  /** Puts everything back. */
+  leave(): void {
     this.over = true;
-    const failed = this.#undo.reverse().filter((putBack) => !putBack());
-    return failed.length ? new Error("Cannot put the globals back: they were frozen") : undefined;
+    this.#channel?.port1.close();
+    for (const putBack of this.undo.reverse()) putBack();
+  }
+
+  #refuseAnotherRun(): void {
+    const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
+    if (!other) return;
+    // Below the line of the function itself stands that of its caller.
+    const frames = String(other.stack)
+      .split("\n")
+      .filter((line) => /:\d+:\d+/.test(line));
+    const place = frames[1]?.trim().replace(/^at /, "");
+    throw new Error(
+      `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
+        `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
+    );
+  }
+
+  /** They would stop the event loop's turns. */
+  #refuseFakeTimers(): void {
+    const { setTimeout, setImmediate } = globalThis as Record<string, any>;
+    const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
+    if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
+    throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
   }
 
   #replaceTimers(): void {
-    const { globals } = this.platform;
     const world = this;
-    const set = (
-      name: string,
-      kind: Timer["kind"],
-      delay: number,
-      callback: Callback,
-      args: unknown[],
-    ) => {
-      requireFunction(`call ${name}`, "callback", callback);
+    const { platform } = world;
+    let probe: unknown;
+    const set = (kind: Timer["kind"], delay: number, callback: Callback, args: unknown[]) => {
+      requireFunction(`call set${kind}`, "callback", callback);
       const timer = new Timer(world, kind, delay, callback, args);
-      return world.platform.givesNumbers ? +timer : timer;
+      // In browsers timers are plain numbers.
+      if (!probe) platform["clearTimeout"]((probe = platform["setTimeout"](doNothing)));
+      return typeof probe === "number" ? +timer : timer;
     };
-    const clear = (name: string) => (timer?: unknown) => {
-      const own = timer instanceof Timer ? timer : world.#timerOf(timer);
-      if (own) own.close();
-      else globals[name]?.(timer);
-    };
-    const functions = {
-      setTimeout(callback: Callback, ms?: unknown, ...args: unknown[]): unknown {
-        if (world.over) return globals["setTimeout"](callback, ms, ...args);
-        return set("setTimeout", "Timeout", toDelay(ms), callback, args);
-      },
-      setInterval(callback: Callback, ms?: unknown, ...args: unknown[]): unknown {
-        if (world.over) return globals["setInterval"](callback, ms, ...args);
-        // One of 0 ms would never let the clock go on. Node makes it 1, too.
-        return set("setInterval", "Interval", Math.max(1, toDelay(ms)), callback, args);
-      },
-      setImmediate(callback: Callback, ...args: unknown[]): unknown {
-        if (world.over) return globals["setImmediate"](callback, ...args);
-        return set("setImmediate", "Immediate", 0, callback, args);
-      },
-      clearTimeout: clear("clearTimeout"),
-      clearInterval: clear("clearInterval"),
-      clearImmediate: clear("clearImmediate"),
-    };
-    this.#replace(globalThis, functions);
-    this.#promisify("setTimeout", (done, ms) => new Timer(world, "Timeout", toDelay(ms), done));
-    this.#promisify("setImmediate", (done) => new Timer(world, "Immediate", 0, done));
+    world.#override(globalThis, "setTimeout", (callback, ms, ...args) =>
+      set("Timeout", toDelay(ms), callback, args),
+    );
+    // An interval of 0 ms would never let the clock go on. Node makes it 1, too.
+    world.#override(globalThis, "setInterval", (callback, ms, ...args) =>
+      set("Interval", Math.max(1, toDelay(ms)), callback, args),
+    );
+    world.#override(globalThis, "setImmediate", (callback, ...args) =>
+      set("Immediate", 0, callback, args),
+    );
+    for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
+      world.#override(globalThis, name, (timer) => {
+        const isId = typeof timer === "number" || typeof timer === "string";
+        const own = isId ? world.timers.get(Number(timer)) : timer;
+        if (own instanceof Timer) own.close();
+        else platform[name]?.(timer);
+      });
+    }
+    world.#overridePromisified("setTimeout");
+    world.#overridePromisified("setImmediate");
 
-    const timeout = AbortSignal.timeout;
-    this.#replace(AbortSignal, {
-      timeout(ms: number): AbortSignal {
-        const held = Number.isInteger(ms) && toDelay(ms) === ms;
-        // The platform refuses what it refuses.
-        if (world.over || !held) {
-          const signal = timeout.call(AbortSignal, ms);
-          if (world.over) return signal;
-        }
-        const whole = Math.trunc(Number(ms));
-        const delay = world.platform.holdsAnyTimeout ? whole : toDelay(whole);
-        const controller = new AbortController();
-        const abort = () =>
-          controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
-        new Timer(world, "Timeout", delay, abort, NO_ARGUMENTS, false);
-        return controller.signal;
-      },
+    const { timeout } = AbortSignal;
+    // Node and Deno give it a timer, which can't hold more than any other.
+    const holdsAny = "Bun" in globalThis || !("process" in globalThis);
+    world.#override(AbortSignal, "timeout", (ms) => {
+      // The platform refuses what it refuses.
+      if (!Number.isInteger(ms) || toDelay(ms) !== ms) timeout.call(AbortSignal, ms);
+      const whole = Math.trunc(Number(ms));
+      const controller = new AbortController();
+      const abort = () =>
+        controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
+      new Timer(world, "Signal", holdsAny ? whole : toDelay(whole), abort, []);
+      return controller.signal;
     });
   }
 
-  #timerOf(id: unknown): Timer | undefined {
-    const isId = typeof id === "number" || typeof id === "string";
-    return isId ? this.timers.get(Number(id)) : undefined;
-  }
-
   /** What `util.promisify` makes of a timer function, where the platform has it. */
-  #promisify(
-    name: "setTimeout" | "setImmediate",
-    set: (done: () => void, ms: unknown) => Timer,
-  ): void {
+  #overridePromisified(name: "setTimeout" | "setImmediate"): void {
     const key = Symbol.for("nodejs.util.promisify.custom");
-    const original = this.platform.globals[name]?.[key];
+    const original: Callback | undefined = this.platform[name]?.[key];
     if (!original) return;
-    const promised = (...args: any[]): Promise<unknown> => {
-      if (this.over) return original(...args);
+    const target: object = globalThis[name];
+    Object.defineProperty(target, key, { value: original, configurable: true });
+    this.#override(target, key, (...args) => {
       const [ms, value, options] = name === "setTimeout" ? args : [0, ...args];
       const signal: AbortSignal | undefined = options?.signal;
-      return new Promise((resolve, reject) => {
-        const abort = (cause: unknown) => {
-          const error = new Error("The operation was aborted", { cause });
-          reject(Object.assign(error, { name: "AbortError", code: "ABORT_ERR" }));
-        };
-        if (signal?.aborted) return abort(signal.reason);
-        const timer = set(() => {
+      // The platform has the right error.
+      if (signal?.aborted) return original(...args);
+      return new Promise((resolve) => {
+        const fire = () => {
           stopListening();
           resolve(value);
-        }, ms);
-        const stopListening = onAbort(signal, (reason) => {
+        };
+        const kind = name === "setTimeout" ? "Timeout" : "Immediate";
+        const timer = new Timer(this, kind, toDelay(ms), fire, []);
+        const stopListening = onAbort(signal, () => {
           timer.close();
-          abort(reason);
+          resolve(original(...args));
         });
       });
-    };
-    const replaced = (globalThis as unknown as Record<string, object>)[name]!;
-    Object.defineProperty(replaced, key, { value: promised });
+    });
+  }
+
+  get #date(): number {
+    return Math.floor(this.#startDate + this.clock.elapsed);
   }
 
   #replaceDates(): void {
     const world = this;
-    const { clock, platform } = this;
     const Real = Date;
     // Not a proxy: what is written to it must not reach the platform's.
     function VirtualDate(...args: unknown[]): unknown {
@@ -883,49 +718,50 @@ class World {
       if (new.target) return Reflect.construct(Real, dated, new.target);
       return world.over ? Real() : new Real(world.#date).toString();
     }
-    const functions = {
-      now: () => (world.over ? Real.now() : world.#date),
-    };
-    Object.defineProperties(VirtualDate, {
-      ...Object.getOwnPropertyDescriptors(Real),
-      now: { value: functions.now, configurable: true, writable: true },
-    });
-    this.#replace(globalThis, { Date: VirtualDate });
-    this.#replace(Real.prototype, { constructor: VirtualDate });
-    this.#replace(performance, {
-      now: () => (world.over ? platform.now() : clock.now),
-      timeOrigin: this.#startDate - clock.now,
-    });
+    Object.defineProperties(VirtualDate, Object.getOwnPropertyDescriptors(Real));
+    this.#override(VirtualDate, "now", () => world.#date);
+    this.#put(globalThis, "Date", VirtualDate);
+    this.#put(Real.prototype, "constructor", VirtualDate);
+    this.#override(performance, "now", () => world.clock.now);
+    this.#put(performance, "timeOrigin", this.#startDate - this.clock.now);
 
     const { Temporal } = globalThis as { Temporal?: any };
     if (!Temporal) return;
-    const real = { instant: Temporal.Now.instant, zone: Temporal.Now.timeZoneId };
-    const instant = () =>
-      world.over ? real.instant() : Temporal.Instant.fromEpochMilliseconds(world.#date);
-    const zoned = (zone: unknown = real.zone()) => instant().toZonedDateTimeISO(zone);
-    this.#replace(Temporal.Now, {
-      instant,
-      zonedDateTimeISO: zoned,
-      plainDateTimeISO: (zone?: unknown) => zoned(zone).toPlainDateTime(),
-      plainDateISO: (zone?: unknown) => zoned(zone).toPlainDate(),
-      plainTimeISO: (zone?: unknown) => zoned(zone).toPlainTime(),
-    });
+    const { Now, Instant } = Temporal;
+    const zoned = (zone: unknown = Now.timeZoneId()) =>
+      Instant.fromEpochMilliseconds(world.#date).toZonedDateTimeISO(zone);
+    this.#override(Now, "instant", () => Instant.fromEpochMilliseconds(world.#date));
+    this.#override(Now, "zonedDateTimeISO", zoned);
+    for (const kind of ["DateTime", "Date", "Time"]) {
+      this.#override(Now, `plain${kind}ISO`, (zone) => zoned(zone)[`toPlain${kind}`]());
+    }
   }
 
-  /** Replaces those properties of `target` that it has. */
-  #replace(target: object, values: Record<PropertyKey, unknown>, add = false): void {
-    for (const key of Reflect.ownKeys(values)) {
-      if (!add && !(key in target)) continue;
-      const own = Reflect.getOwnPropertyDescriptor(target, key);
-      const enumerable = own ? own.enumerable! : !add;
-      const property = { value: values[key], configurable: true, enumerable, writable: true };
-      if (!Reflect.defineProperty(target, key, property)) {
-        throw new TypeError(`Cannot ${START}: ${String(key)} can't be replaced, it is frozen`);
-      }
-      this.#undo.push(() =>
-        own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
-      );
+  /** Replaces a function of `target`, where it has it, until the run is over. */
+  #override(target: object, name: PropertyKey, virtual: Callback): void {
+    const original = (target as Record<PropertyKey, any>)[name];
+    if (!original) return;
+    if (target === globalThis) this.platform[name] = original;
+    const world = this;
+    // A method has the name, and can't be constructed.
+    const methods = {
+      [name](...args: unknown[]): unknown {
+        return world.over ? Reflect.apply(original, target, args) : virtual(...args);
+      },
+    };
+    this.#put(target, name, Reflect.get(methods, name));
+  }
+
+  #put(target: object, key: PropertyKey, value: unknown): void {
+    const own = Reflect.getOwnPropertyDescriptor(target, key);
+    const enumerable = own?.enumerable ?? false;
+    const property = { value, configurable: true, enumerable, writable: true };
+    if (!Reflect.defineProperty(target, key, property)) {
+      throw new TypeError(`Cannot ${START}: ${String(key)} can't be replaced, it is frozen`);
     }
+    this.undo.push(() =>
+      own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
+    );
   }
 }
 
@@ -1009,6 +845,13 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** A signal in place of `{ signal }` would silently never be heard. */
+function requireOptions(action: string, options: unknown): void {
+  if (options === undefined) return;
+  if (typeof options === "object" && options !== null && !("throwIfAborted" in options)) return;
+  throw invalid(action, "options", "an object", options, TypeError);
+}
 
 function requireFunction(action: string, name: string, value: unknown): void {
   if (typeof value !== "function") throw invalid(action, name, "a function", value, TypeError);
