@@ -250,23 +250,22 @@ class Run<T> implements VirtualClock {
   };
 
   #isDone(): boolean {
-    const { size, pending } = this.#world.clock;
-    if (this.#failures) return !!this.#outcome || size === 0 || this.#timersLeft === 0;
-    const { status } = this.#outcome ?? {};
-    if (status === "fulfilled" && this.#settings.leftovers === "drain") return pending === 0;
-    return !!status;
+    const { clock } = this.#world;
+    if (this.#failures) return !!this.#outcome || clock.size === 0 || this.#timersLeft === 0;
+    if (!this.#outcome) return false;
+    const drains = this.#settings.leftovers === "drain" && this.#outcome.status === "fulfilled";
+    return !drains || clock.pending === 0;
   }
 
   /** Whether real time must pass first. Any timer that is set or cleared starts the wait anew. */
   #isToWait(): boolean {
     const { clock, realNow } = this.#world;
     const { idle } = this.#settings;
-    const due = clock.next?.due;
-    if (this.#failures || (due !== undefined && (idle === 0 || due === clock.elapsed)))
-      return false;
+    if (this.#failures) return false;
+    if (clock.size > 0 && (idle === 0 || clock.next!.due === clock.elapsed)) return false;
     if (this.#idleSince !== clock.changes) this.#idleTurns = 0;
     this.#idleSince = clock.changes;
-    const turns = due === undefined ? Math.max(GRACE, idle) : idle;
+    const turns = clock.size === 0 ? Math.max(GRACE, idle) : idle;
     return this.#idleTurns++ < turns && realNow() < this.#deadline;
   }
 
@@ -338,10 +337,13 @@ class Clock {
   /** How many are of an `AbortSignal.timeout`. */
   #signals = 0;
   #firing: Timer | undefined;
-  /** By its time, the first of the timers that are due then: a ring, in the order of their turn. */
-  readonly #rings = new Map<number, Timer>();
-  /** A binary heap of these times, and of some whose timers were all cleared. */
-  #dues: number[] = [];
+  /**
+   * A binary heap of timers and their times, which stand apart because a crowd of objects would miss
+   * the processor's cache at every comparison. A timer that is cleared or refreshed keeps its entry,
+   * which is then too early, and mended when its turn has come.
+   */
+  #timers: Timer[] = [];
+  readonly #dues: number[] = [];
 
   get pending(): number {
     return this.size - this.#signals;
@@ -350,43 +352,39 @@ class Clock {
   /** The timer whose turn is next. */
   get next(): Timer | undefined {
     for (;;) {
-      const first = this.#rings.get(this.#dues[0]!);
-      if (first || this.#dues.length === 0) return first;
-      this.#removeLeastDue();
+      const timer = this.#timers[0];
+      if (!timer || timer.entry === timer.order) return timer;
+      this.#removeHead();
+      if (timer.order >= 0) this.#insert(timer);
     }
   }
 
   set(timer: Timer): void {
-    timer.due = this.elapsed + timer.delay;
-    timer.dueNow = this.now + timer.delay;
     if (timer.delay === 0) this.#delayInLoop(timer);
+    timer.due = Math.max(timer.due, this.elapsed + timer.delay);
+    timer.dueNow = Math.max(timer.dueNow, this.now + timer.delay);
     this.#count(timer, 1);
-    const first = this.#rings.get(timer.due);
-    timer.next = first ?? timer;
-    timer.previous = first?.previous ?? timer;
-    timer.previous.next = timer.next.previous = timer;
-    if (first) return;
-    this.#rings.set(timer.due, timer);
-    this.#raise(this.#dues.length, timer.due);
+    timer.order = this.changes;
+    if (timer.entry < 0) this.#insert(timer);
   }
 
   clear(timer: Timer): void {
-    const { next, previous } = timer;
-    if (!next) return;
+    if (timer.order < 0) return;
+    timer.order = -1;
     this.#count(timer, -1);
-    next.previous = previous;
-    previous!.next = next;
-    timer.next = undefined;
-    if (next === timer) this.#rings.delete(timer.due);
-    else if (this.#rings.get(timer.due) === timer) this.#rings.set(timer.due, next);
-    if (this.#dues.length < 2 * this.#rings.size + 100) return;
-    // What is sorted is a heap.
-    this.#dues = [...this.#rings.keys()].sort((a, b) => a - b);
+    if (this.#timers.length < 2 * this.size + 100) return;
+    const timers = this.#timers;
+    this.#timers = [];
+    for (const timer of timers) {
+      timer.entry = -1;
+      if (timer.order >= 0) this.#insert(timer);
+    }
   }
 
   /** Jumps to the next timer, and fires it. */
   fireNext(): void {
     const timer = this.next!;
+    this.#removeHead();
     this.clear(timer);
     this.elapsed = timer.due;
     this.now = Math.max(this.now, timer.dueNow);
@@ -415,34 +413,51 @@ class Clock {
     timer.chain = this.#delayed > 0 && this.#firing?.delay === 0 ? this.#firing.chain + 1 : 1;
     if (timer.chain <= limit) return;
     timer.chain = timer.kind === "Immediate" ? 0 : limit;
-    timer.due++;
-    timer.dueNow++;
+    timer.due = this.elapsed + 1;
+    timer.dueNow = this.now + 1;
   }
 
-  #removeLeastDue(): void {
+  #insert(timer: Timer): void {
+    timer.entry = timer.order;
+    this.#raise(this.#timers.length, timer, timer.due);
+  }
+
+  #removeHead(): void {
+    const timers = this.#timers;
     const dues = this.#dues;
-    const due = dues.pop()!;
-    if (dues.length === 0) return;
+    timers[0]!.entry = -1;
+    const last = timers.pop()!;
+    const size = timers.length;
+    if (size === 0) return;
+    const due = dues[size]!;
     // The gap sinks to the bottom, where the last entry most likely belongs.
     let gap = 0;
-    for (let child = 1; child < dues.length; child = 2 * gap + 1) {
-      if (child + 1 < dues.length && dues[child + 1]! < dues[child]!) child++;
+    for (let child = 1; child < size; child = 2 * gap + 1) {
+      const other = child + 1;
+      if (other < size && this.#isBefore(timers[other]!, dues[other]!, child)) child = other;
+      timers[gap] = timers[child]!;
       dues[gap] = dues[child]!;
       gap = child;
     }
-    this.#raise(gap, due);
+    this.#raise(gap, last, due);
   }
 
   /** Puts an entry into a gap, which rises as far as the entry must. */
-  #raise(gap: number, due: number): void {
-    const dues = this.#dues;
+  #raise(gap: number, timer: Timer, due: number): void {
     while (gap > 0) {
       const parent = (gap - 1) >> 1;
-      if (dues[parent]! <= due) break;
-      dues[gap] = dues[parent]!;
+      if (!this.#isBefore(timer, due, parent)) break;
+      this.#timers[gap] = this.#timers[parent]!;
+      this.#dues[gap] = this.#dues[parent]!;
       gap = parent;
     }
-    dues[gap] = due;
+    this.#timers[gap] = timer;
+    this.#dues[gap] = due;
+  }
+
+  #isBefore(timer: Timer, due: number, index: number): boolean {
+    const other = this.#dues[index]!;
+    return due < other || (due === other && timer.entry < this.#timers[index]!.entry);
   }
 }
 
@@ -453,9 +468,10 @@ class Timer {
   /** When it fires: as `elapsed` has it, and as `performance.now` will say it, exactly. */
   due = 0;
   dueNow = 0;
-  /** Its neighbours in a ring of the {@link Clock}; none while it is not set. */
-  next: Timer | undefined;
-  previous: Timer | undefined;
+  /** Which one it is of all that were set; -1 while it is not set. */
+  order = -1;
+  /** What `order` was when it came into the {@link Clock}'s heap; -1 while it is not there. */
+  entry = -1;
   /** How many timers of 0 ms have led to it. */
   chain = 0;
   readonly kind: "Timeout" | "Interval" | "Immediate" | "Signal";
@@ -488,13 +504,13 @@ class Timer {
   }
 
   fire(): void {
-    if (this.kind !== "Interval") this.#world.timers.delete(this.#id);
+    if (this.#id && this.kind !== "Interval") this.#world.timers.delete(this.#id);
     try {
       if (this.#context) this.#context.runInAsyncScope(this.#callback, this, ...this.#args);
       else Reflect.apply(this.#callback, this, this.#args);
     } finally {
       // Only now, as on the platforms: what the callback has set comes before the next round.
-      if (this.kind === "Interval" && !this.#cleared && !this.next) this.#world.clock.set(this);
+      if (this.kind === "Interval" && !this.#cleared && this.order < 0) this.#world.clock.set(this);
     }
   }
 
@@ -531,7 +547,7 @@ class Timer {
   close(): this {
     this.#cleared = true;
     const { timers, clock, platform } = this.#world;
-    timers.delete(this.#id);
+    if (this.#id) timers.delete(this.#id);
     clock.clear(this);
     if (this.#successor) platform["clearTimeout"](this.#successor);
     return this;
@@ -564,7 +580,7 @@ class World {
   over = false;
   readonly clock = new Clock();
   /** Timers whose number was asked for. */
-  readonly timers = new Map<number | undefined, Timer>();
+  readonly timers = new Map<number, Timer>();
   /** The timer functions outside. */
   readonly platform: Record<PropertyKey, any> = {};
   readonly realNow: () => number = performance.now.bind(performance);
