@@ -136,9 +136,15 @@ export async function virtualTime<T>(
   }
   requireSignal(START, signal);
   signal?.throwIfAborted();
-  // The error holds the stack, which says where the run began.
-  const world = new World(startDate, new Error());
-  return new Run(body, world, { maxTimers, realTimeLimit, idle, leftovers }).start(signal);
+  const world = new World(startDate);
+  const run = new Run(body, world, { maxTimers, realTimeLimit, idle, leftovers });
+  try {
+    // The error holds the stack, which says where the run began.
+    world.enter(new Error());
+    return await run.start(signal);
+  } finally {
+    world.leave();
+  }
 }
 
 const START = "start virtual time";
@@ -161,6 +167,7 @@ class Run<T> implements VirtualClock {
   readonly #settings: Settings;
   readonly #ended = Promise.withResolvers<T>();
   readonly #controller = new AbortController();
+  readonly signal: AbortSignal = this.#controller.signal;
   readonly #deadline: number;
   /** How many timers may still fire. */
   #timersLeft: number;
@@ -188,12 +195,7 @@ class Run<T> implements VirtualClock {
     return this.#world.clock.pending;
   }
 
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
   start(signal: AbortSignal | null | undefined): Promise<T> {
-    this.#world.enter();
     const stopListening = onAbort(signal ?? undefined, (reason) => {
       if (this.#failures || this.#isDone()) return;
       this.#aborted = true;
@@ -536,7 +538,7 @@ class Timer {
     if (over) {
       platform["clearTimeout"](this.#successor);
       this.#successor = platform[`set${this.kind}`](this.#callback, this.delay, ...this.#args);
-      if (!this.#hasRef) this.#successor.unref();
+      if (!this.#hasRef) this.#successor.unref?.();
     } else {
       clock.clear(this);
       clock.set(this);
@@ -588,12 +590,10 @@ class World {
   /** What is to be done in the end, backwards. */
   readonly undo: (() => unknown)[] = [];
   readonly #startDate: number;
-  readonly #began: Error;
   #channel: MessageChannel | undefined;
 
-  constructor(startDate: number, began: Error) {
+  constructor(startDate: number) {
     this.#startDate = startDate;
-    this.#began = began;
   }
 
   /** Calls back in the next turn of the event loop, after all promises have been worked off. */
@@ -605,46 +605,19 @@ class World {
     this.#channel.port2.postMessage(null);
   }
 
-  enter(): void {
-    this.#refuseAnotherRun();
-    this.#refuseFakeTimers();
-    try {
-      this.#put(globalThis, RUNNING, this.#began);
-      this.#replaceTimers();
-      this.#replaceDates();
-    } catch (error) {
-      this.leave();
-      throw error;
-    }
+  enter(began: Error): void {
+    refuseAnotherRun();
+    refuseFakeTimers();
+    this.#put(globalThis, RUNNING, began);
+    this.#replaceTimers();
+    this.#replaceDates();
   }
 
   /** Puts everything back. */
   leave(): void {
     this.over = true;
     this.#channel?.port1.close();
-    for (const putBack of this.undo.reverse()) putBack();
-  }
-
-  #refuseAnotherRun(): void {
-    const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
-    if (!other) return;
-    // Below the line of the function itself stands that of its caller.
-    const frames = String(other.stack)
-      .split("\n")
-      .filter((line) => /:\d+:\d+/.test(line));
-    const place = frames[1]?.trim().replace(/^at /, "");
-    throw new Error(
-      `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
-        `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
-    );
-  }
-
-  /** They would stop the event loop's turns. */
-  #refuseFakeTimers(): void {
-    const { setTimeout, setImmediate } = globalThis as Record<string, any>;
-    const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
-    if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
-    throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
+    for (const putBack of this.undo.splice(0).reverse()) putBack();
   }
 
   #replaceTimers(): void {
@@ -779,6 +752,28 @@ class World {
       own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
     );
   }
+}
+
+function refuseAnotherRun(): void {
+  const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
+  if (!other) return;
+  // Below the line of the function itself stands that of its caller.
+  const place = String(other.stack)
+    .match(/^.*:\d+:\d+.*$/gm)?.[1]
+    ?.trim()
+    .replace(/^at /, "");
+  throw new Error(
+    `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
+      `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
+  );
+}
+
+/** They would stop the event loop's turns. */
+function refuseFakeTimers(): void {
+  const { setTimeout, setImmediate } = globalThis as Record<string, any>;
+  const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
+  if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
+  throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
 }
 
 function toDelay(ms: unknown): number {

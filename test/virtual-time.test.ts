@@ -649,6 +649,16 @@ describe("the house is left as it was found", () => {
     }
   });
 
+  test("a signal that can't be listened to refuses the run, and nothing stays replaced", async () => {
+    const before = replacedGlobals();
+    const signal = { aborted: false, throwIfAborted() {} } as unknown as AbortSignal;
+
+    await expect(virtualTime(() => {}, { signal })).rejects.toThrow(TypeError);
+
+    expect(replacedGlobals()).toEqual(before);
+    expect(await virtualTime(() => "free again")).toBe("free again");
+  });
+
   test("Date.now patched inside and put back leaves the real one outside", async () => {
     const real = Date.now;
     await virtualTime(() => {
@@ -964,6 +974,15 @@ describe("leftovers", () => {
     await expect(failing).rejects.toBe("failed");
   });
 
+  test("a body that fails is not drained", async () => {
+    const fired: number[] = [];
+    const body = (clock: VirtualClock) => leave(clock, fired).then(() => Promise.reject("failed"));
+
+    await expect(virtualTime(body, { leftovers: "drain" })).rejects.toBe("failed");
+
+    expect(fired).toEqual([]);
+  });
+
   test("an interval can't be drained, and is given up", async () => {
     const body = () => void setInterval(() => {}, 10);
 
@@ -1086,6 +1105,40 @@ describe("as on the platforms", () => {
       await sleep(30);
 
       expect(times).toEqual([10, 30, 50]);
+    });
+  });
+
+  test("a refreshed timer takes its turn behind those that were set before", async () => {
+    await virtualTime(async (clock) => {
+      const fired: string[] = [];
+      const fire = (name: string) => fired.push(`${name} ${clock.elapsed}`);
+      const [a, b] = ["a", "b", "c"].map((name) => setTimeout(fire, 10, name));
+      const d = setTimeout(fire, 5, "d");
+      a!.refresh?.();
+      clearTimeout(b);
+      await sleep(3);
+      d!.refresh?.();
+      await sleep(20);
+
+      expect(fired).toEqual(
+        "refresh" in Object(a) ? ["d 8", "c 10", "a 10"] : ["d 5", "a 10", "c 10"],
+      );
+    });
+  });
+
+  test("a crowd keeps its order when many are refreshed and cleared", async () => {
+    await virtualTime(async () => {
+      const fired: number[] = [];
+      const timers = Array.from({ length: 500 }, (_, n) => setTimeout(() => fired.push(n), n % 7));
+      await sleep(0);
+      timers.forEach((timer, n) => n % 3 === 0 && timer.refresh?.());
+      timers.forEach((timer, n) => n % 3 !== 2 && n % 2 === 0 && clearTimeout(timer));
+      const left = timers.keys().filter((n) => n % 7 > 0 && (n % 3 === 2 || n % 2 === 1));
+      await sleep(10);
+
+      const refreshed = (n: number) => (n % 3 === 0 && "refresh" in Object(timers[n]) ? 1 : 0);
+      const order = (n: number) => (n % 7) * 10_000 + refreshed(n) * 1000 + n;
+      expect(fired.filter((n) => n % 7 > 0)).toEqual([...left].sort((a, b) => order(a) - order(b)));
     });
   });
 
