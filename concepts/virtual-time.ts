@@ -196,12 +196,13 @@ class Run<T> implements VirtualClock {
   }
 
   start(signal: AbortSignal | null | undefined): Promise<T> {
-    const stopListening = onAbort(signal ?? undefined, (reason) => {
-      if (this.#failures || this.#isDone()) return;
-      this.#aborted = true;
-      this.#stop(reason);
-    });
-    this.#world.undo.push(stopListening);
+    this.#world.undo.push(
+      onAbort(signal ?? undefined, (reason) => {
+        if (this.#failures || this.#isDone()) return;
+        this.#aborted = true;
+        this.#stop(reason);
+      }),
+    );
     this.#stopWithTest();
     this.#world.nextTurn(this.#begin);
     return this.#ended.promise;
@@ -261,9 +262,9 @@ class Run<T> implements VirtualClock {
 
   /** Whether real time must pass first. Any timer that is set or cleared starts the wait anew. */
   #isToWait(): boolean {
+    if (this.#failures) return false;
     const { clock, realNow } = this.#world;
     const { idle } = this.#settings;
-    if (this.#failures) return false;
     if (clock.size > 0 && (idle === 0 || clock.next!.due === clock.elapsed)) return false;
     if (this.#idleSince !== clock.changes) this.#idleTurns = 0;
     this.#idleSince = clock.changes;
@@ -649,8 +650,8 @@ class World {
         else platform[name]?.(timer);
       });
     }
-    world.#overridePromisified("setTimeout");
-    world.#overridePromisified("setImmediate");
+    world.#overridePromisified("Timeout");
+    world.#overridePromisified("Immediate");
 
     const { timeout } = AbortSignal;
     // Node and Deno give it a timer, which can't hold more than any other.
@@ -668,14 +669,14 @@ class World {
   }
 
   /** What `util.promisify` makes of a timer function, where the platform has it. */
-  #overridePromisified(name: "setTimeout" | "setImmediate"): void {
+  #overridePromisified(kind: "Timeout" | "Immediate"): void {
     const key = Symbol.for("nodejs.util.promisify.custom");
-    const original: Callback | undefined = this.platform[name]?.[key];
+    const original: Callback | undefined = this.platform[`set${kind}`]?.[key];
     if (!original) return;
-    const target: object = globalThis[name];
+    const target: object = globalThis[`set${kind}`];
     Object.defineProperty(target, key, { value: original, configurable: true });
     this.#override(target, key, (...args) => {
-      const [ms, value, options] = name === "setTimeout" ? args : [0, ...args];
+      const [ms, value, options] = kind === "Timeout" ? args : [0, ...args];
       const signal: AbortSignal | undefined = options?.signal;
       // The platform has the right error.
       if (signal?.aborted) return original(...args);
@@ -684,7 +685,6 @@ class World {
           stopListening();
           resolve(value);
         };
-        const kind = name === "setTimeout" ? "Timeout" : "Immediate";
         const timer = new Timer(this, kind, toDelay(ms), fire, []);
         const stopListening = onAbort(signal, () => {
           timer.close();
