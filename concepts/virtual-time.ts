@@ -303,7 +303,6 @@ class Run<T> implements VirtualClock {
   }
 
   #end(): void {
-    this.#world.leave();
     const { resolve, reject } = this.#ended;
     const outcome = this.#outcome;
     const failures = this.#failures ?? [];
