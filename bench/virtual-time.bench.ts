@@ -12,25 +12,25 @@ await checkThresholds([
     name: "an hour takes no longer than a real millisecond",
     subject: ["an hour in virtualTime", () => virtualTime(() => sleep(3_600_000))],
     baseline: ["setTimeout of 1 ms", () => sleep(1)],
-    atMost: 0.15,
+    atMost: 0.12,
   },
   {
     name: "1,000 sleeps, one after the other, and as many turns of the event loop",
     subject: ["virtualTime", () => virtualTime(() => repeat(1_000, () => sleep(100)))],
     baseline: ["setImmediate", () => repeat(1_000, turn)],
-    atMost: 2.8,
+    atMost: 2.2,
   },
   {
     name: "1,000 timers side by side, and as many turns of the event loop",
     subject: ["virtualTime", () => virtualTime(() => crowd(1_000), PATIENT)],
     baseline: ["setImmediate", () => repeat(1_000, turn)],
-    atMost: 3.4,
+    atMost: 2.5,
   },
   {
     name: "a timer costs the same in a crowd",
     subject: ["10,000 timers", () => virtualTime(() => crowd(10_000), PATIENT)],
     baseline: ["10 × 1,000", () => repeat(10, () => virtualTime(() => crowd(1_000), PATIENT))],
-    atMost: 1.9,
+    atMost: 1.8,
   },
 ]);
 
