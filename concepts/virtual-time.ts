@@ -672,7 +672,7 @@ class World {
     const key = Symbol.for("nodejs.util.promisify.custom");
     const original: Callback | undefined = this.platform[`set${kind}`]?.[key];
     if (!original) return;
-    const target: object = globalThis[`set${kind}`];
+    const target: object = Reflect.get(globalThis, `set${kind}`);
     Object.defineProperty(target, key, { value: original, configurable: true });
     this.#override(target, key, (...args) => {
       const [ms, value, options] = kind === "Timeout" ? args : [0, ...args];
