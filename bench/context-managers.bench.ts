@@ -32,7 +32,7 @@ await checkThresholds([
         }
       },
     ],
-    atMost: 16,
+    atMost: 11,
   },
   {
     name: "setup, work, cleanup, at the end of the block",
@@ -50,7 +50,7 @@ await checkThresholds([
         await work();
       },
     ],
-    atMost: 9,
+    atMost: 7,
   },
   {
     name: "ten cleanups",
@@ -68,6 +68,6 @@ await checkThresholds([
         for (let n = 0; n < 10; n++) stack.defer(cleanUp);
       },
     ],
-    atMost: 1.6,
+    atMost: 2.7,
   },
 ]);

@@ -17,13 +17,13 @@ await checkThresholds([
     name: "1,000 retries that aren't needed, one after another",
     subject: ["retry", () => inARow(() => retry(work))],
     baseline: bare,
-    atMost: 3.2,
+    atMost: 4.2,
   },
   {
     name: "1,000 retries that aren't needed, with a signal",
     subject: ["retry", () => inARow(() => retry(work, { signal }))],
     baseline: bare,
-    atMost: 5,
+    atMost: 6.5,
   },
   {
     name: "1,000 calls through a closed circuit, one after another",

@@ -20,7 +20,7 @@ await checkThresholds([
     name: "1,000 uses of 8 resources, all at once",
     subject: ["Pool.use", () => allAtOnce(() => pool.use(work))],
     baseline: ["by hand", () => allAtOnce(() => byHand(work))],
-    atMost: 2.2,
+    atMost: 2.9,
   },
   {
     name: "leaving costs the same in a long line",

@@ -18,13 +18,13 @@ await checkThresholds([
       },
     ],
     baseline: ["await", awaits],
-    atMost: 3,
+    atMost: 3.7,
   },
   {
     name: "1,000 tasks with 8 permits",
     subject: ["Semaphore.run", () => all(() => semaphore.run(work))],
     baseline: ["Promise.all", () => all(work)],
-    atMost: 4.5,
+    atMost: 3.6,
   },
   {
     name: "1,000 tasks, 8 at once",
@@ -36,7 +36,7 @@ await checkThresholds([
       },
     ],
     baseline: ["eight loops", () => Promise.all(Array.from({ length: 8 }, loop))],
-    atMost: 5,
+    atMost: 6.4,
   },
   {
     name: "1,000 tasks in line for a lock",
@@ -48,7 +48,7 @@ await checkThresholds([
     name: "1,000 keys that are free",
     subject: ["KeyedMutex.run", () => all((n) => keyed.run(n, work))],
     baseline: ["Promise.all", () => all(work)],
-    atMost: 10,
+    atMost: 14,
   },
   {
     name: "1,000 tokens that are there",
@@ -77,7 +77,7 @@ await checkThresholds([
     name: "leaving a line of 10,000 by one signal",
     subject: ["10,000 waiters once", () => cancelTogether(10_000)],
     baseline: ["1,000 ten times", () => tenTimes(cancelTogether)],
-    atMost: 2,
+    atMost: 2.8,
   },
 ]);
 

@@ -25,25 +25,25 @@ await checkThresholds([
     name: "GET /health in process",
     subject: ["app.handle", () => handle("/health")],
     baseline: ["a function", () => health().text()],
-    atMost: 15,
+    atMost: 5.5,
   },
   {
     name: "GET /health over a socket, one after the other",
     subject: ["createApp", () => get(`${ours}/health`)],
     baseline: ["Bun.serve", () => get(bare.url)],
-    atMost: 3,
+    atMost: 2.6,
   },
   {
     name: "GET /health over a socket, 100 at once",
     subject: ["createApp", () => get100(`${ours}/health`)],
     baseline: ["Bun.serve", () => get100(bare.url)],
-    atMost: 3,
+    atMost: 1.7,
   },
   {
     name: "what the limits cost",
     subject: ["GET /limited", () => handle("/limited")],
     baseline: ["GET /health", () => handle("/health")],
-    atMost: 7,
+    atMost: 2.9,
   },
 ]);
 
