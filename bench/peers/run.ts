@@ -23,6 +23,7 @@ const FILES = [
   "pools",
   "mocks",
   "virtual-time",
+  "queues",
 ];
 
 const { Bun } = globalThis as { Bun?: any };

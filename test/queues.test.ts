@@ -1,0 +1,859 @@
+import { describe, expect, expectTypeOf, test } from "bun:test";
+
+import { PriorityQueue, Queue, QueueClosedError, Stack } from "../concepts/queues.ts";
+import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("Start here", () => {
+  test("a queue hands on items in the order in which they were put", async () => {
+    const queue = new Queue<string>();
+
+    await queue.put("first");
+    await queue.put("second");
+
+    expect(await queue.get()).toBe("first");
+    expect(await queue.get()).toBe("second");
+  });
+
+  test("whether a call waits is asked without waiting for it", async () => {
+    const queue = new Queue<string>();
+    const got = watch(queue.get());
+
+    await turn();
+    expect(got.state).toBe("pending");
+    expect(queue.waiting).toBe(1);
+
+    await queue.put("at last");
+    await turn();
+    expect(got).toEqual({ state: "fulfilled", value: "at last" });
+  });
+
+  test("a full queue holds the producer back, exactly as long as the consumer needs", () =>
+    virtualTime(async (clock) => {
+      const queue = new Queue<number>(1);
+      const put: string[] = [];
+      const produce = async () => {
+        for (const item of [1, 2, 3]) {
+          await queue.put(item);
+          put.push(`${item} at ${clock.elapsed}`);
+        }
+        queue.close();
+      };
+      const consume = async () => {
+        for await (const _ of queue) await sleep(100);
+      };
+
+      await Promise.all([produce(), consume()]);
+
+      expect(put).toEqual(["1 at 0", "2 at 0", "3 at 100"]);
+      expect(clock.elapsed).toBe(300);
+    }));
+
+  test("the loop ends when the queue is closed and empty", async () => {
+    const queue = new Queue<number>();
+    await queue.put(1);
+    await queue.put(2);
+    queue.close();
+
+    expect(await Array.fromAsync(queue)).toEqual([1, 2]);
+  });
+
+  test("join() waits for the work, not only for an empty queue", () =>
+    virtualTime(async (clock) => {
+      const queue = new Queue<number>();
+      await queue.put(1);
+      const work = async () => {
+        await queue.get();
+        await sleep(50);
+        queue.done();
+      };
+
+      void work();
+      await queue.join();
+
+      expect(clock.elapsed).toBe(50);
+    }));
+
+  test("trap: an aborted get() takes nothing, even in the turn in which an item came", async () => {
+    const queue = new Queue<string>();
+    const controller = new AbortController();
+    const got = watch(queue.get({ signal: controller.signal }));
+
+    void queue.put("not lost");
+    controller.abort("no longer needed");
+
+    await turn();
+    expect(got).toEqual({ state: "rejected", reason: "no longer needed" });
+    expect(queue.tryGet()).toBe("not lost");
+  });
+
+  test("trap: an unbounded queue never holds anybody back", async () => {
+    const queue = new Queue<number>();
+
+    for (let n = 0; n < 1000; n++) expect(queue.tryPut(n)).toBe(true);
+
+    expect(queue.size).toBe(1000);
+  });
+});
+
+describe.each([
+  ["Queue", (size?: number) => new Queue<number>(size)],
+  ["Stack", (size?: number) => new Stack<number>(size)],
+  ["PriorityQueue", (size?: number) => new PriorityQueue<number>(size)],
+] as const)("%s", (name, create) => {
+  describe("put() and get()", () => {
+    test("hand on all items, each once", async () => {
+      const queue = create();
+      for (const item of [3, 1, 2]) await queue.put(item);
+
+      const items = [await queue.get(), await queue.get(), await queue.get()];
+
+      expect(items).toEqual({ Queue: [3, 1, 2], Stack: [2, 1, 3], PriorityQueue: [1, 2, 3] }[name]);
+      expect(queue.size).toBe(0);
+    });
+
+    test("put() waits while all places are taken", async () => {
+      const queue = create(2);
+      await queue.put(1);
+      await queue.put(2);
+      const third = watch(queue.put(3));
+      await turn();
+      expect(third.state).toBe("pending");
+      expect([queue.size, queue.waiting]).toEqual([2, 1]);
+
+      await queue.get();
+      await turn();
+
+      expect(third.state).toBe("fulfilled");
+      expect([queue.size, queue.waiting]).toEqual([2, 0]);
+    });
+
+    test("getters are served in order of arrival", async () => {
+      const queue = create();
+      const order: number[] = [];
+      const getters = [1, 2, 3].map(async (n) => {
+        await queue.get();
+        order.push(n);
+      });
+
+      for (const item of [1, 1, 1]) queue.tryPut(item);
+      await Promise.all(getters);
+
+      expect(order).toEqual([1, 2, 3]);
+    });
+
+    test("putters are served in order of arrival", async () => {
+      const queue = create(1);
+      await queue.put(0);
+      const order: number[] = [];
+      const putters = [1, 2, 3].map(async (n) => {
+        await queue.put(n);
+        order.push(n);
+      });
+
+      for (let n = 0; n < 3; n++) {
+        await queue.get();
+        await turn();
+      }
+      await Promise.all(putters);
+
+      expect(order).toEqual([1, 2, 3]);
+    });
+
+    test("a newcomer's code doesn't run before that of a getter who was let in", async () => {
+      const queue = create();
+      const order: string[] = [];
+      const get = async (who: string) => {
+        await queue.get();
+        order.push(who);
+      };
+      const first = get("waiter");
+      queue.tryPut(1);
+      queue.tryPut(2);
+
+      await Promise.all([first, get("newcomer")]);
+
+      expect(order).toEqual(["waiter", "newcomer"]);
+    });
+
+    test("a newcomer's item doesn't take the place of a putter in line", async () => {
+      const queue = create(1);
+      await queue.put(1);
+      const waiting = queue.put(2);
+      expect(queue.tryGet()).toBe(1);
+
+      expect(queue.tryPut(3)).toBe(false);
+
+      await waiting;
+      expect(queue.tryGet()).toBe(2);
+    });
+
+    test("there are never more items than places, whoever is aborted", async () => {
+      const queue = create(1);
+      const controller = new AbortController();
+      const got = watch(queue.get({ signal: controller.signal }));
+      queue.tryPut(1);
+      const second = watch(queue.put(2));
+      controller.abort();
+      await turn();
+
+      expect(got.state).toBe("rejected");
+      expect(second.state).toBe("pending");
+      expect(queue.size).toBe(1);
+      expect(queue.tryGet()).toBe(1);
+      await turn();
+      expect(second.state).toBe("fulfilled");
+    });
+  });
+
+  describe("aborted", () => {
+    const items = [1, 2, 3];
+
+    test.each(["put", "get", "join"] as const)(
+      "before, %s() rejects and has done nothing",
+      async (method) => {
+        const queue = create(1);
+        if (method === "join") await queue.put(1);
+        const { size } = queue;
+        const signal = AbortSignal.abort("aborted");
+
+        const call = method === "put" ? queue.put(1, { signal }) : queue[method]({ signal });
+
+        expect(await call.catch((reason: unknown) => reason)).toBe("aborted");
+        expect([queue.size, queue.waiting]).toEqual([size, 0]);
+      },
+    );
+
+    test.each([0, 1, 2])(
+      "while it waits, getter %d leaves at once and without a trace",
+      async (n) => {
+        const queue = create();
+        const controllers = items.map(() => new AbortController());
+        const listeners = controllers.map(({ signal }) => countListeners(signal));
+        const getters = controllers.map(({ signal }) => watch(queue.get({ signal })));
+
+        controllers[n]!.abort("aborted");
+
+        expect(queue.waiting).toBe(2);
+        expect(listeners[n]!()).toBe(0);
+        for (const item of items) queue.tryPut(item);
+        await turn();
+        expect(getters.map(({ state }) => state)).toEqual(
+          items.map((_, index) => (index === n ? "rejected" : "fulfilled")),
+        );
+        expect(queue.size).toBe(1);
+        expect(listeners.map((count) => count())).toEqual([0, 0, 0]);
+      },
+    );
+
+    test.each([0, 1, 2])(
+      "while it waits, putter %d leaves at once, and its item is not added",
+      async (n) => {
+        const queue = create(1);
+        await queue.put(9);
+        const controllers = items.map(() => new AbortController());
+        const putters = controllers.map(({ signal }, index) =>
+          watch(queue.put(items[index]!, { signal })),
+        );
+
+        controllers[n]!.abort("aborted");
+        expect(queue.waiting).toBe(2);
+
+        const got: unknown[] = [];
+        while (queue.size > 0) {
+          got.push(queue.tryGet());
+          await turn();
+        }
+        expect(putters.map(({ state }) => state)).toEqual(
+          items.map((_, index) => (index === n ? "rejected" : "fulfilled")),
+        );
+        expect(got).toEqual([9, ...items.filter((_, index) => index !== n)]);
+      },
+    );
+
+    test.each([0, 1, 2])(
+      "in the turn of the wake-up, getter %d rejects, and the next gets the item",
+      async (n) => {
+        const queue = create();
+        const controllers = items.map(() => new AbortController());
+        const getters = controllers.map(({ signal }) => watch(queue.get({ signal })));
+        const last = watch(queue.get());
+
+        for (const item of items) queue.tryPut(item);
+        controllers[n]!.abort("aborted");
+        await turn();
+
+        expect(getters[n]).toEqual({ state: "rejected", reason: "aborted" });
+        const values = [...getters.filter((_, index) => index !== n), last].map(
+          ({ value }) => value,
+        );
+        expect(values).toEqual(
+          { Queue: [1, 2, 3], Stack: [1, 2, 3], PriorityQueue: [1, 2, 3] }[name],
+        );
+        expect(queue.size).toBe(0);
+      },
+    );
+
+    test.each([0, 1, 2])(
+      "in the turn of the wake-up, putter %d rejects, and the next takes the place",
+      async (n) => {
+        const queue = create(3);
+        for (const item of items) queue.tryPut(item);
+        const controllers = items.map(() => new AbortController());
+        const putters = controllers.map(({ signal }) => watch(queue.put(5, { signal })));
+        const last = watch(queue.put(6));
+
+        for (const _ of items) queue.tryGet();
+        controllers[n]!.abort("aborted");
+        await turn();
+
+        expect(putters[n]).toEqual({ state: "rejected", reason: "aborted" });
+        expect(last.state).toBe("fulfilled");
+        expect(queue.size).toBe(3);
+      },
+    );
+
+    test.each([0, 1, 2, 3])(
+      "%d microtasks after the wake-up no item is lost or doubled",
+      async (hops) => {
+        const queue = create();
+        const controller = new AbortController();
+        const got = watch(queue.get({ signal: controller.signal }));
+
+        queue.tryPut(7);
+        for (let hop = 0; hop < hops; hop++) await undefined;
+        controller.abort();
+        await turn();
+
+        expect([got.value, queue.tryGet()].filter((item) => item !== undefined)).toEqual([7]);
+      },
+    );
+
+    test("a free get() in the turn of an abort rejects, and the item stays", async () => {
+      const queue = create();
+      await queue.put(1);
+      const controller = new AbortController();
+
+      const got = watch(queue.get({ signal: controller.signal }));
+      controller.abort("aborted");
+
+      await turn();
+      expect(got).toEqual({ state: "rejected", reason: "aborted" });
+      expect(queue.tryGet()).toBe(1);
+    });
+
+    test("after it has its item, an abort changes nothing", async () => {
+      const queue = create();
+      const controller = new AbortController();
+      const got = queue.get({ signal: controller.signal });
+      queue.tryPut(1);
+
+      expect(await got).toBe(1);
+      controller.abort();
+      expect(queue.size).toBe(0);
+    });
+
+    test("with one signal for all, none of the dead gets an item", async () => {
+      const queue = create();
+      const controller = new AbortController();
+      const { signal } = controller;
+      signal.addEventListener("abort", () => queue.tryPut(1));
+      const getters = [1, 2].map(() => watch(queue.get({ signal })));
+
+      controller.abort("aborted");
+      await turn();
+
+      expect(getters.map(({ state }) => state)).toEqual(["rejected", "rejected"]);
+      expect(queue.tryGet()).toBe(1);
+    });
+  });
+
+  describe("close()", () => {
+    test("refuses those who wait for a place, and newcomers", async () => {
+      const queue = create(1);
+      await queue.put(1);
+      const waiting = watch(queue.put(2));
+
+      queue.close();
+
+      await turn();
+      expect(waiting.reason).toBeInstanceOf(QueueClosedError);
+      expect(String(waiting.reason)).toBe("QueueClosedError: Cannot put into Queue: it is closed");
+      expect(await queue.put(3).catch((error: unknown) => error)).toBeInstanceOf(QueueClosedError);
+      expect(() => queue.tryPut(3)).toThrow(QueueClosedError);
+      expect([queue.size, queue.closed]).toEqual([1, true]);
+    });
+
+    test("lets getters have what is left, and then refuses them", async () => {
+      const queue = create();
+      await queue.put(1);
+      queue.close();
+
+      expect(await queue.get()).toBe(1);
+      const error = await queue.get().catch((error: unknown) => error);
+      expect(error).toBeInstanceOf(QueueClosedError);
+      expect(String(error)).toContain("Cannot get from Queue: it is closed and empty");
+      expect(queue.tryGet()).toBeUndefined();
+    });
+
+    test("refuses those who wait for items, at once and all of them", async () => {
+      const queue = create();
+      const getters = Array.from({ length: 300 }, () => watch(queue.get()));
+
+      queue.close();
+
+      expect(queue.waiting).toBe(0);
+      await turn();
+      expect(getters.every(({ reason }) => reason instanceof QueueClosedError)).toBe(true);
+    });
+
+    test("those who were let in before keep their items", async () => {
+      const queue = create();
+      const getter = watch(queue.get());
+      const behind = watch(queue.get());
+      queue.tryPut(1);
+
+      queue.close();
+
+      await turn();
+      expect(getter.value).toBe(1);
+      expect(behind.state).toBe("rejected");
+    });
+
+    test("an item that comes back from an aborted getter still finds its next", async () => {
+      const queue = create();
+      const controller = new AbortController();
+      const first = watch(queue.get({ signal: controller.signal }));
+      const second = watch(queue.get());
+      queue.tryPut(1);
+      queue.close();
+
+      controller.abort();
+
+      await turn();
+      expect(first.state).toBe("rejected");
+      expect(second.value).toBe(1);
+    });
+
+    test("a putter who was let in but has not put yet is refused", async () => {
+      const queue = create(1);
+      await queue.put(1);
+      const waiting = watch(queue.put(2));
+      queue.tryGet();
+
+      queue.close();
+
+      await turn();
+      expect(waiting.reason).toBeInstanceOf(QueueClosedError);
+      expect(queue.size).toBe(0);
+    });
+
+    test("immediate drops what is left, and unblocks join()", async () => {
+      const queue = create();
+      await queue.put(1);
+      await queue.put(2);
+      const joined = watch(queue.join());
+
+      queue.close({ immediate: true });
+
+      await turn();
+      expect(queue.size).toBe(0);
+      expect(joined.state).toBe("fulfilled");
+      expect(await queue.get().catch((error: unknown) => error)).toBeInstanceOf(QueueClosedError);
+    });
+
+    test("immediate leaves to join() the work that has begun", async () => {
+      const queue = create();
+      await queue.put(1);
+      await queue.put(2);
+      await queue.get();
+      const joined = watch(queue.join());
+
+      queue.close({ immediate: true });
+      await turn();
+      expect(joined.state).toBe("pending");
+
+      queue.done();
+      await turn();
+      expect(joined.state).toBe("fulfilled");
+    });
+
+    test("with an error, getters and loops end with it after the last item", async () => {
+      const queue = create();
+      const error = new Error("the connection broke");
+      await queue.put(1);
+      queue.close({ error });
+      const seen: number[] = [];
+      const loop = async () => {
+        for await (const item of queue) seen.push(item);
+      };
+
+      expect(await loop().catch((error: unknown) => error)).toBe(error);
+      expect(seen).toEqual([1]);
+      expect(await queue.get().catch((error: unknown) => error)).toBe(error);
+      expect(await queue.put(2).catch(({ cause }: Error) => cause)).toBe(error);
+    });
+
+    test("even undefined is an error that can be told", async () => {
+      const queue = create();
+      queue.close({ error: undefined });
+
+      expect(await queue.get().catch((error: unknown) => [error])).toEqual([undefined]);
+    });
+
+    test("again does nothing, but may then be immediate", async () => {
+      const queue = create();
+      await queue.put(1);
+      queue.close();
+      queue.close({ error: new Error("too late") });
+      expect(queue.size).toBe(1);
+
+      queue.close({ immediate: true });
+
+      expect(queue.size).toBe(0);
+      expect(await queue.get().catch((error: unknown) => error)).toBeInstanceOf(QueueClosedError);
+    });
+  });
+
+  describe("for await", () => {
+    test("several consumers share the items", async () => {
+      const queue = create();
+      const consume = () => Array.fromAsync(queue);
+      const consumers = [consume(), consume()];
+
+      for (const item of [1, 2, 3, 4]) await queue.put(item);
+      queue.close();
+
+      const all = (await Promise.all(consumers)).flat().sort();
+      expect(all).toEqual([1, 2, 3, 4]);
+    });
+
+    test("ends when the queue is closed while it waits", async () => {
+      const queue = create();
+      const items = watch(Array.fromAsync(queue));
+      await turn();
+
+      queue.close();
+
+      await turn();
+      expect(items.value).toEqual([]);
+    });
+
+    test("leaving the loop leaves the queue open, and takes no item", async () => {
+      const queue = create();
+      await queue.put(1);
+      await queue.put(2);
+      for await (const _ of queue) break;
+
+      expect(queue.size).toBe(1);
+      expect(queue.closed).toBe(false);
+    });
+
+    test("a loop that is left while it waits takes nothing", async () => {
+      const queue = create();
+      const loop = queue[Symbol.asyncIterator]();
+      const next = watch(loop.next());
+
+      await loop.return!();
+
+      expect(queue.waiting).toBe(0);
+      await turn();
+      expect(next.value).toEqual({ done: true, value: undefined });
+      queue.tryPut(1);
+      expect(await loop.next()).toEqual({ done: true, value: undefined });
+      expect(queue.size).toBe(1);
+    });
+
+    test("after the error the loop is over", async () => {
+      const queue = create();
+      queue.close({ error: "broken" });
+      const loop = queue[Symbol.asyncIterator]();
+
+      expect(await loop.next().catch((error: unknown) => error)).toBe("broken");
+      expect(await loop.next()).toEqual({ done: true, value: undefined });
+    });
+  });
+
+  describe("join() and done()", () => {
+    test("an empty queue has nothing to wait for", async () => {
+      expect(await create().join()).toBeUndefined();
+    });
+
+    test("all who join are told, in order", async () => {
+      const queue = create();
+      await queue.put(1);
+      const order: number[] = [];
+      const joined = [1, 2].map((n) => queue.join().then(() => order.push(n)));
+      await queue.get();
+
+      queue.done();
+
+      await Promise.all(joined);
+      expect(order).toEqual([1, 2]);
+    });
+
+    test("done() too often is a RangeError", async () => {
+      const queue = create();
+      await queue.put(1);
+      queue.done();
+
+      expect(() => queue.done()).toThrow(RangeError);
+    });
+
+    test("a join() that is aborted leaves alone", async () => {
+      const queue = create();
+      await queue.put(1);
+      const controller = new AbortController();
+      const listeners = countListeners(controller.signal);
+      const aborted = watch(queue.join({ signal: controller.signal }));
+      const other = watch(queue.join());
+
+      controller.abort("aborted");
+      expect(listeners()).toBe(0);
+      queue.done();
+
+      await turn();
+      expect(aborted).toEqual({ state: "rejected", reason: "aborted" });
+      expect(other.state).toBe("fulfilled");
+    });
+  });
+
+  describe("arguments", () => {
+    test.each([0, -1, 1.5, NaN, 2 ** 53, "2", null])("a size of %s is refused", (size) => {
+      const Kind = typeof size === "number" ? RangeError : TypeError;
+
+      expect(() => create(size as number)).toThrow(Kind);
+      expect(() => create(size as number)).toThrow(
+        /^Cannot create Queue: maxSize must be a positive integer or Infinity, received /,
+      );
+    });
+
+    test.each([
+      [
+        "a signal in the place of options",
+        new AbortController().signal,
+        /options must be an object/,
+      ],
+      ["null", null, /options must be an object, received null/],
+      [
+        "a signal of the wrong kind",
+        { signal: new AbortController() },
+        /signal must be an AbortSignal/,
+      ],
+    ])("%s is refused", async (_, options, message) => {
+      const queue = create();
+      for (const call of [
+        () => queue.put(1, options as object),
+        () => queue.get(options as object),
+        () => queue.join(options as object),
+      ]) {
+        const error = await call().catch((error: unknown) => error);
+        expect(error).toBeInstanceOf(TypeError);
+        expect(String(error)).toMatch(message);
+      }
+      expect([queue.size, queue.waiting]).toEqual([0, 0]);
+    });
+
+    test("close() refuses what is not an object", () => {
+      expect(() => create().close(true as never)).toThrow(TypeError);
+    });
+  });
+
+  test.each([1, 2, 3])("random schedules of all calls keep to a model (seed %d)", async (seed) => {
+    const random = randomFrom(seed);
+    for (let round = 0; round < 60; round++) {
+      const maxSize = 1 + Math.floor(random() * 3);
+      const queue = create(maxSize);
+      const put = new Set<number>();
+      const got: number[] = [];
+      const calls: Promise<unknown>[] = [];
+      for (let step = 0; step < 40; step++) {
+        const controller = new AbortController();
+        const options = random() < 0.5 ? { signal: controller.signal } : undefined;
+        const item = round * 100 + step;
+        if (random() < 0.5) {
+          calls.push(queue.put(item, options).then(() => put.add(item), ignore));
+        } else {
+          calls.push(queue.get(options).then((item) => got.push(item), ignore));
+        }
+        for (let hop = Math.floor(random() * 4); hop > 0; hop--) await undefined;
+        if (random() < 0.3) controller.abort();
+        expect(queue.size).toBeLessThanOrEqual(maxSize);
+      }
+      await turn();
+      while (queue.size > 0) {
+        got.push(await queue.get());
+        await turn();
+      }
+      queue.close();
+      await Promise.all(calls);
+
+      expect(got.toSorted((a, b) => a - b)).toEqual([...put].sort((a, b) => a - b));
+      expect(queue.waiting).toBe(0);
+    }
+  });
+});
+
+describe("Queue", () => {
+  test("gives its memory back, and keeps the order, when a crowd has passed", async () => {
+    const queue = new Queue<number>();
+    const got: number[] = [];
+    for (let n = 0; n < 1000; n++) queue.tryPut(n);
+    for (let n = 0; n < 900; n++) got.push(queue.tryGet()!);
+    for (let n = 1000; n < 1100; n++) queue.tryPut(n);
+    while (queue.size > 0) got.push(queue.tryGet()!);
+
+    expect(got).toEqual(Array.from({ length: 1100 }, (_, n) => n));
+  });
+
+  test("releases the permits that an immediate close drops", () => {
+    const queue = new Queue<Disposable>();
+    const permit = { released: 0, release: () => void permit.released++, [Symbol.dispose]() {} };
+    queue.tryPut(permit);
+
+    queue.close({ immediate: true });
+
+    expect(permit.released).toBe(1);
+  });
+
+  test("keeps its items in any store", async () => {
+    const items = new Set<string>();
+    const queue = new Queue<string>(Infinity, {
+      get size() {
+        return items.size;
+      },
+      add: (item) => void items.add(item),
+      take: () => {
+        const [item] = items as Set<string> & Iterable<string>;
+        items.delete(item!);
+        return item!;
+      },
+      putBack: (item) => void items.add(item),
+    });
+
+    for (const item of ["a", "b", "a"]) queue.tryPut(item);
+
+    expect([await queue.get(), await queue.get(), queue.tryGet()]).toEqual(["a", "b", undefined]);
+  });
+
+  test("race() of get()s is Go's select: the losers take nothing", async () => {
+    const [left, right] = [new Queue<string>(), new Queue<string>()];
+    const controller = new AbortController();
+    const { signal } = controller;
+    const first = Promise.race([left.get({ signal }), right.get({ signal })]);
+
+    right.tryPut("from the right");
+    const item = await first;
+    controller.abort();
+    left.tryPut("stays");
+
+    expect(item).toBe("from the right");
+    expect(left.tryGet()).toBe("stays");
+  });
+
+  test("types", () => {
+    const queue = new Queue<number>();
+
+    expectTypeOf(queue.get()).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(queue.tryGet()).toEqualTypeOf<number | undefined>();
+    expectTypeOf(new PriorityQueue<Date>()).toExtend<Queue<Date>>();
+  });
+});
+
+describe("PriorityQueue", () => {
+  test("of equal items the one that came first is next", async () => {
+    const queue = new PriorityQueue<[number, string]>(Infinity, (a, b) => a[0] - b[0]);
+    for (const name of ["a", "b", "c", "d"]) {
+      queue.tryPut([2, name]);
+      queue.tryPut([1, name]);
+    }
+
+    const names: string[] = [];
+    while (queue.size > 0) names.push(queue.tryGet()!.join(""));
+
+    expect(names).toEqual(["1a", "1b", "1c", "1d", "2a", "2b", "2c", "2d"]);
+  });
+
+  test("an item that comes back from an aborted getter is before its equals again", async () => {
+    const queue = new PriorityQueue<[number, string]>(Infinity, (a, b) => a[0] - b[0]);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const getters = [watch(queue.get({ signal })), watch(queue.get({ signal }))];
+    for (const name of ["a", "b", "c"]) queue.tryPut([1, name]);
+
+    controller.abort();
+    await turn();
+
+    expect(getters.map(({ state }) => state)).toEqual(["rejected", "rejected"]);
+    expect([queue.tryGet(), queue.tryGet(), queue.tryGet()].map((item) => item?.[1]).join("")).toBe(
+      "abc",
+    );
+  });
+
+  test.each([1, 2, 3])("sorts as a stable sort does (seed %d)", (seed) => {
+    const random = randomFrom(seed);
+    const items = Array.from({ length: 500 }, (_, n) => ({ n, rank: Math.floor(random() * 20) }));
+    const queue = new PriorityQueue<{ rank: number }>(Infinity, (a, b) => a.rank - b.rank);
+    for (const item of items) queue.tryPut(item);
+
+    const sorted = items.map(() => queue.tryGet());
+
+    expect(sorted).toEqual(items.toSorted((a, b) => a.rank - b.rank));
+  });
+
+  test("compares strings and dates by value, if not told otherwise", () => {
+    const words = new PriorityQueue<string>();
+    for (const word of ["b", "c", "a"]) words.tryPut(word);
+
+    expect([words.tryGet(), words.tryGet(), words.tryGet()]).toEqual(["a", "b", "c"]);
+  });
+
+  test("refuses to compare with what is not a function", () => {
+    expect(() => new PriorityQueue(1, 5 as never)).toThrow(
+      "Cannot create PriorityQueue: compare must be a function, received 5",
+    );
+  });
+});
+
+function ignore(): void {}
+
+/** Long enough for all that follows from microtasks. */
+async function turn(): Promise<void> {
+  for (let hop = 0; hop < 20; hop++) await undefined;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** What has become of a promise so far. */
+function watch<T>(promise: Promise<T>): { state: string; value?: T; reason?: unknown } {
+  const watched: { state: string; value?: T; reason?: unknown } = { state: "pending" };
+  promise.then(
+    (value) => Object.assign(watched, { state: "fulfilled", value }),
+    (reason: unknown) => Object.assign(watched, { state: "rejected", reason }),
+  );
+  return watched;
+}
+
+/** How many listeners a signal has. */
+function countListeners(signal: AbortSignal): () => number {
+  let count = 0;
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+    count++;
+    addEventListener.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+    count--;
+    removeEventListener.apply(signal, args);
+  };
+  return () => count;
+}
+
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
