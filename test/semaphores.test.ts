@@ -1786,7 +1786,10 @@ describe("RateLimiter", () => {
         await behind;
 
         expect(clock.elapsed).toBe(1000);
-        await expect(reservation.ready).rejects.toHaveProperty("name", "AbortError");
+        await expect(reservation.ready).rejects.toMatchObject({
+          name: "AbortError",
+          message: "The reservation was cancelled",
+        });
         const { delay, cancel } = limiter.reserve();
         expect([delay, clock.pending]).toEqual([1000, 1]);
         cancel();
@@ -2132,7 +2135,10 @@ describe("limit", () => {
 
     expect([run.activeCount, run.pendingCount]).toEqual([1, 0]);
     for (const call of waiting) {
-      await expect(call).rejects.toHaveProperty("name", "AbortError");
+      await expect(call).rejects.toMatchObject({
+        name: "AbortError",
+        message: "The queue was cleared",
+      });
     }
     running.resolve("done");
     expect(await first).toBe("done");
@@ -2600,6 +2606,10 @@ describe("arguments", () => {
     [
       'Cannot create RateLimiter: interval must be a positive number, received "1s"',
       () => createLimiter({ interval: any("1s") }),
+    ],
+    [
+      'Cannot create RateLimiter: interval must be a positive number, received "1000"',
+      () => createLimiter({ interval: any("1000") }),
     ],
     [
       "Cannot create RateLimiter: burst must be a positive integer, received null",
