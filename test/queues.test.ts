@@ -3,6 +3,8 @@ import { describe, expect, expectTypeOf, test } from "bun:test";
 import { PriorityQueue, Queue, QueueClosedError, Stack } from "../concepts/queues.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
+const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
+
 describe("Start here", () => {
   test("a queue hands on items in the order in which they were put", async () => {
     const queue = new Queue<string>();
@@ -694,7 +696,22 @@ describe.each([
 });
 
 describe("Queue", () => {
-  test("gives its memory back, and keeps the order, when a crowd has passed", async () => {
+  test.skipIf(!Bun)("gives its memory back when a crowd has passed (needs Bun)", async () => {
+    const jsc = "bun:jsc";
+    const { heapStats } = await import(jsc);
+    const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
+    const queue = new Queue<number>();
+    const before = heapSize();
+    for (let n = 0; n < 2 ** 20; n++) queue.tryPut(n);
+    expect(heapSize() - before).toBeGreaterThan(2 ** 22);
+
+    while (queue.size > 0) queue.tryGet();
+
+    expect(heapSize() - before).toBeLessThan(2 ** 20);
+    expect(queue.size).toBe(0);
+  });
+
+  test("keeps the order while it grows and shrinks", async () => {
     const queue = new Queue<number>();
     const got: number[] = [];
     for (let n = 0; n < 1000; n++) queue.tryPut(n);
