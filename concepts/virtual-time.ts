@@ -139,11 +139,10 @@ export async function virtualTime<T>(
   const world = new World(startDate);
   const run = new Run(body, world, { maxTimers, realTimeLimit, idle, leftovers });
   try {
-    // The error holds the stack, which says where the run began.
     world.enter(new Error());
     return await run.start(signal);
   } finally {
-    world.leave();
+    world.stage.leave();
   }
 }
 
@@ -184,7 +183,7 @@ class Run<T> implements VirtualClock {
     this.#world = world;
     this.#settings = settings;
     this.#timersLeft = settings.maxTimers;
-    this.#deadline = world.realNow() + settings.realTimeLimit;
+    this.#deadline = world.stage.realNow() + settings.realTimeLimit;
   }
 
   get elapsed(): number {
@@ -196,7 +195,7 @@ class Run<T> implements VirtualClock {
   }
 
   start(signal: AbortSignal | null | undefined): Promise<T> {
-    this.#world.undo.push(
+    this.#world.stage.undo.push(
       onAbort(signal ?? undefined, (reason) => {
         if (this.#failures || this.#isDone()) return;
         this.#aborted = true;
@@ -204,7 +203,7 @@ class Run<T> implements VirtualClock {
       }),
     );
     this.#stopWithTest();
-    this.#world.nextTurn(this.#begin);
+    this.#world.stage.nextTurn(this.#begin);
     return this.#ended.promise;
   }
 
@@ -212,7 +211,7 @@ class Run<T> implements VirtualClock {
   #stopWithTest(): void {
     try {
       builtin("bun:test")?.onTestFinished((done: () => void) => {
-        if (this.#world.over) return done();
+        if (this.#world.stage.over) return done();
         const when = `Stopped ${this.#when()}: the test has ended before it`;
         this.#stop(new Error(`${when}. Was the run awaited?`));
         this.#ended.promise.finally(done).catch(doNothing);
@@ -225,10 +224,10 @@ class Run<T> implements VirtualClock {
   // A callback of the platform's, and not a continuation of a promise: ticks come before promises.
   readonly #begin = (): void => {
     if (this.#failures) return this.#end();
-    this.#world.nextTurn(this.#turn);
+    this.#world.stage.nextTurn(this.#turn);
     const settle = (outcome: PromiseSettledResult<T>) => {
       this.#outcome = outcome;
-      if (this.#world.over && outcome.status === "fulfilled") releaseHold(outcome.value);
+      if (this.#world.stage.over && outcome.status === "fulfilled") releaseHold(outcome.value);
     };
     Promise.try(this.#body, this).then(
       (value) => settle({ status: "fulfilled", value }),
@@ -237,12 +236,12 @@ class Run<T> implements VirtualClock {
   };
 
   readonly #turn = (): void => {
-    if (this.#world.over) return;
+    if (this.#world.stage.over) return;
     if (this.#isDone()) return this.#end();
-    if (this.#isToWait()) return void this.#world.platform["setTimeout"](this.#turn, 1);
+    if (this.#isToWait()) return void this.#world.stage.platform["setTimeout"](this.#turn, 1);
     // First of all, because the callback may block and turn the event loop itself, as `expect()
     // .rejects` does in bun:test.
-    this.#world.nextTurn(this.#turn);
+    this.#world.stage.nextTurn(this.#turn);
     try {
       if (!this.#failures) this.#checkLimits();
       this.#timersLeft--;
@@ -263,19 +262,19 @@ class Run<T> implements VirtualClock {
   /** Whether real time must pass first. Any timer that is set or cleared starts the wait anew. */
   #isToWait(): boolean {
     if (this.#failures) return false;
-    const { clock, realNow } = this.#world;
+    const { clock, stage } = this.#world;
     const { idle } = this.#settings;
     if (clock.size > 0 && (idle === 0 || clock.next!.due === clock.elapsed)) return false;
     if (this.#idleSince !== clock.changes) this.#idleTurns = 0;
     this.#idleSince = clock.changes;
     const turns = clock.size === 0 ? Math.max(GRACE, idle) : idle;
-    return this.#idleTurns++ < turns && realNow() < this.#deadline;
+    return this.#idleTurns++ < turns && stage.realNow() < this.#deadline;
   }
 
   #checkLimits(): void {
     const { maxTimers, realTimeLimit } = this.#settings;
     let limit: string;
-    if (this.#world.realNow() >= this.#deadline) {
+    if (this.#world.stage.realNow() >= this.#deadline) {
       limit = `${realTimeLimit} ms of real time have passed`;
     } else if (this.#world.clock.size === 0) {
       throw new DeadlockError(
@@ -534,7 +533,8 @@ class Timer {
 
   refresh(): this {
     if (this.#cleared) return this;
-    const { over, clock, platform } = this.#world;
+    const { clock, stage } = this.#world;
+    const { over, platform } = stage;
     if (over) {
       platform["clearTimeout"](this.#successor);
       this.#successor = platform[`set${this.kind}`](this.#callback, this.delay, ...this.#args);
@@ -548,10 +548,10 @@ class Timer {
 
   close(): this {
     this.#cleared = true;
-    const { timers, clock, platform } = this.#world;
+    const { timers, clock, stage } = this.#world;
     if (this.#id) timers.delete(this.#id);
     clock.clear(this);
-    if (this.#successor) platform["clearTimeout"](this.#successor);
+    if (this.#successor) stage.platform["clearTimeout"](this.#successor);
     return this;
   }
 
@@ -569,60 +569,30 @@ class Timer {
 /** Above all numbers that a platform gives to its own timers; no two runs share one. */
 let lastTimerId = 2 ** 30;
 
-/** Where a run leaves word that it is under way, so that two copies of this file find each other. */
-const RUNNING = Symbol.for("async-concepts.virtual-time");
-
-/** What a module of Node's exports, where there is one. */
-function builtin(name: string): any {
-  return (globalThis as { process?: any }).process?.getBuiltinModule?.(name);
-}
-
 /** The globals of a run. When it is over they do what the platform's do. */
 class World {
-  over = false;
+  readonly stage: Stage = new Stage(START);
   readonly clock = new Clock();
   /** Timers whose number was asked for. */
   readonly timers = new Map<number, Timer>();
-  /** The timer functions outside. */
-  readonly platform: Record<PropertyKey, any> = {};
-  readonly realNow: () => number = performance.now.bind(performance);
   readonly AsyncResource: any = builtin("node:async_hooks")?.AsyncResource;
-  /** What is to be done in the end, backwards. */
-  readonly undo: (() => unknown)[] = [];
   readonly #startDate: number;
-  #channel: MessageChannel | undefined;
 
   constructor(startDate: number) {
     this.#startDate = startDate;
   }
 
-  /** Calls back in the next turn of the event loop, after all promises have been worked off. */
-  nextTurn(callback: () => void): void {
-    const { setImmediate } = this.platform;
-    if (setImmediate) return void setImmediate(callback);
-    this.#channel ??= new MessageChannel();
-    this.#channel.port1.onmessage = callback;
-    this.#channel.port2.postMessage(null);
-  }
-
   enter(began: Error): void {
-    refuseAnotherRun();
-    refuseFakeTimers();
-    this.#put(globalThis, RUNNING, began);
+    this.stage.enter(began);
     this.#replaceTimers();
-    this.#replaceDates();
-  }
-
-  /** Puts everything back. */
-  leave(): void {
-    this.over = true;
-    this.#channel?.port1.close();
-    for (const putBack of this.undo.splice(0).reverse()) putBack();
+    const date = () => Math.floor(this.#startDate + this.clock.elapsed);
+    this.stage.replaceDates(date, () => this.clock.now);
   }
 
   #replaceTimers(): void {
     const world = this;
-    const { platform } = world;
+    const { stage } = world;
+    const { platform } = stage;
     let probe: unknown;
     const set = (kind: Timer["kind"], delay: number, callback: Callback, args: unknown[]) => {
       requireFunction(`call set${kind}`, "callback", callback);
@@ -631,18 +601,18 @@ class World {
       if (!probe) platform["clearTimeout"]((probe = platform["setTimeout"](doNothing)));
       return typeof probe === "number" ? +timer : timer;
     };
-    world.#override(globalThis, "setTimeout", (callback, ms, ...args) =>
+    stage.override(globalThis, "setTimeout", (callback, ms, ...args) =>
       set("Timeout", toDelay(ms), callback, args),
     );
     // An interval of 0 ms would never let the clock go on. Node makes it 1, too.
-    world.#override(globalThis, "setInterval", (callback, ms, ...args) =>
+    stage.override(globalThis, "setInterval", (callback, ms, ...args) =>
       set("Interval", Math.max(1, toDelay(ms)), callback, args),
     );
-    world.#override(globalThis, "setImmediate", (callback, ...args) =>
+    stage.override(globalThis, "setImmediate", (callback, ...args) =>
       set("Immediate", 0, callback, args),
     );
     for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
-      world.#override(globalThis, name, (timer) => {
+      stage.override(globalThis, name, (timer) => {
         const isId = typeof timer === "number" || typeof timer === "string";
         const own = isId ? world.timers.get(Number(timer)) : timer;
         if (own instanceof Timer) own.close();
@@ -655,7 +625,7 @@ class World {
     const { timeout } = AbortSignal;
     // Node and Deno give it a timer, which can't hold more than any other.
     const holdsAny = "Bun" in globalThis || !("process" in globalThis);
-    world.#override(AbortSignal, "timeout", (ms) => {
+    stage.override(AbortSignal, "timeout", (ms) => {
       // The platform refuses what it refuses.
       if (!Number.isInteger(ms) || toDelay(ms) !== ms) timeout.call(AbortSignal, ms);
       const whole = Math.trunc(Number(ms));
@@ -670,11 +640,11 @@ class World {
   /** What `util.promisify` makes of a timer function, where the platform has it. */
   #overridePromisified(kind: "Timeout" | "Immediate"): void {
     const key = Symbol.for("nodejs.util.promisify.custom");
-    const original: Callback | undefined = this.platform[`set${kind}`]?.[key];
+    const original: Callback | undefined = this.stage.platform[`set${kind}`]?.[key];
     if (!original) return;
     const target: object = Reflect.get(globalThis, `set${kind}`);
     Object.defineProperty(target, key, { value: original, configurable: true });
-    this.#override(target, key, (...args) => {
+    this.stage.override(target, key, (...args) => {
       const [ms, value, options] = kind === "Timeout" ? args : [0, ...args];
       const signal: AbortSignal | undefined = options?.signal;
       // The platform has the right error.
@@ -692,92 +662,6 @@ class World {
       });
     });
   }
-
-  get #date(): number {
-    return Math.floor(this.#startDate + this.clock.elapsed);
-  }
-
-  #replaceDates(): void {
-    const world = this;
-    const Real = Date;
-    // Not a proxy: what is written to it must not reach the platform's.
-    function VirtualDate(...args: unknown[]): unknown {
-      const dated = args.length || world.over ? args : [world.#date];
-      if (new.target) return Reflect.construct(Real, dated, new.target);
-      return world.over ? Real() : new Real(world.#date).toString();
-    }
-    Object.defineProperties(VirtualDate, Object.getOwnPropertyDescriptors(Real));
-    this.#override(VirtualDate, "now", () => world.#date);
-    this.#put(globalThis, "Date", VirtualDate);
-    this.#put(Real.prototype, "constructor", VirtualDate);
-    this.#override(performance, "now", () => world.clock.now);
-    this.#put(performance, "timeOrigin", this.#startDate - this.clock.now);
-
-    const { Temporal } = globalThis as { Temporal?: any };
-    if (!Temporal) return;
-    const { Now, Instant } = Temporal;
-    const zoned = (zone: unknown = Now.timeZoneId()) =>
-      Instant.fromEpochMilliseconds(world.#date).toZonedDateTimeISO(zone);
-    this.#override(Now, "instant", () => Instant.fromEpochMilliseconds(world.#date));
-    this.#override(Now, "zonedDateTimeISO", zoned);
-    for (const kind of ["DateTime", "Date", "Time"]) {
-      this.#override(Now, `plain${kind}ISO`, (zone) => zoned(zone)[`toPlain${kind}`]());
-    }
-  }
-
-  /** Replaces a function of `target`, where it has it, until the run is over. */
-  #override(target: object, name: PropertyKey, virtual: Callback): void {
-    const original = (target as Record<PropertyKey, any>)[name];
-    if (!original) return;
-    if (target === globalThis) this.platform[name] = original;
-    const world = this;
-    // A method has the name, and can't be constructed.
-    const methods = {
-      [name](...args: unknown[]): unknown {
-        return world.over ? Reflect.apply(original, target, args) : virtual(...args);
-      },
-    };
-    this.#put(target, name, Reflect.get(methods, name));
-  }
-
-  #put(target: object, key: PropertyKey, value: unknown): void {
-    const own = Reflect.getOwnPropertyDescriptor(target, key);
-    const enumerable = own?.enumerable ?? false;
-    const property = { value, configurable: true, enumerable, writable: true };
-    if (!Reflect.defineProperty(target, key, property)) {
-      throw new TypeError(`Cannot ${START}: ${String(key)} can't be replaced, it is frozen`);
-    }
-    this.undo.push(() =>
-      own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
-    );
-  }
-}
-
-function refuseAnotherRun(): void {
-  const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
-  if (!other) return;
-  // Below the line of the function itself stands that of its caller.
-  const place = String(other.stack)
-    .match(/^.*:\d+:\d+.*$/gm)?.[1]
-    ?.trim()
-    .replace(/^at /, "");
-  throw new Error(
-    `Cannot ${START}: it runs already (it can't be nested or concurrent). ` +
-      `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
-  );
-}
-
-/** They would stop the event loop's turns. */
-function refuseFakeTimers(): void {
-  const { setTimeout, setImmediate } = globalThis as Record<string, any>;
-  const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
-  if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
-  throw new Error(`Cannot ${START}: fake timers are active, call useRealTimers() first`);
-}
-
-function toDelay(ms: unknown): number {
-  const delay = Number(ms);
-  return delay > 0 && delay <= 2 ** 31 - 1 ? delay : 0;
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────
@@ -832,6 +716,137 @@ class AbortListeners extends Set<(reason: unknown) => void> {
       aborting.length = 0;
     }
   }
+}
+
+/** Globals that are replaced for a run, until all are put back. */
+class Stage {
+  over = false;
+  /** The timer functions outside. */
+  readonly platform: Record<PropertyKey, any> = {};
+  readonly realNow: () => number = performance.now.bind(performance);
+  /** What is to be done in the end, backwards. */
+  readonly undo: (() => unknown)[] = [];
+  readonly #action: string;
+  #channel: MessageChannel | undefined;
+
+  constructor(action: string) {
+    this.#action = action;
+  }
+
+  /** @param began its stack says where the run began */
+  enter(began: Error): void {
+    this.#refuseAnotherRun();
+    this.#refuseFakeTimers();
+    this.put(globalThis, RUNNING, began);
+  }
+
+  leave(): void {
+    this.over = true;
+    this.#channel?.port1.close();
+    for (const putBack of this.undo.splice(0).reverse()) putBack();
+  }
+
+  /** Calls back in the next turn of the event loop, after all promises have been worked off. */
+  nextTurn(callback: () => void): void {
+    const { setImmediate } = this.platform;
+    if (setImmediate) return void setImmediate(callback);
+    this.#channel ??= new MessageChannel();
+    this.#channel.port1.onmessage = callback;
+    this.#channel.port2.postMessage(null);
+  }
+
+  /** Replaces a function of `target`, where it has it, until the run is over. */
+  override(target: object, name: PropertyKey, virtual: (...args: any[]) => unknown): void {
+    const original = (target as Record<PropertyKey, any>)[name];
+    if (!original) return;
+    if (target === globalThis) this.platform[name] = original;
+    const stage = this;
+    // A method has the name, and can't be constructed.
+    const methods = {
+      [name](...args: unknown[]): unknown {
+        return stage.over ? Reflect.apply(original, target, args) : virtual(...args);
+      },
+    };
+    this.put(target, name, Reflect.get(methods, name));
+  }
+
+  put(target: object, key: PropertyKey, value: unknown): void {
+    const own = Reflect.getOwnPropertyDescriptor(target, key);
+    const enumerable = own?.enumerable ?? false;
+    const property = { value, configurable: true, enumerable, writable: true };
+    if (!Reflect.defineProperty(target, key, property)) {
+      throw new TypeError(`Cannot ${this.#action}: ${String(key)} can't be replaced, it is frozen`);
+    }
+    this.undo.push(() =>
+      own ? Reflect.defineProperty(target, key, own) : Reflect.deleteProperty(target, key),
+    );
+  }
+
+  /** @param date what `Date` says, @param now what `performance.now` does; both in milliseconds */
+  replaceDates(date: () => number, now: () => number): void {
+    const stage = this;
+    const Real = Date;
+    const timeOrigin = date() - now();
+    // Not a proxy: what is written to it must not reach the platform's.
+    function VirtualDate(...args: unknown[]): unknown {
+      const dated = args.length || stage.over ? args : [date()];
+      if (new.target) return Reflect.construct(Real, dated, new.target);
+      return stage.over ? Real() : new Real(date()).toString();
+    }
+    Object.defineProperties(VirtualDate, Object.getOwnPropertyDescriptors(Real));
+    stage.override(VirtualDate, "now", date);
+    stage.put(globalThis, "Date", VirtualDate);
+    stage.put(Real.prototype, "constructor", VirtualDate);
+    stage.override(performance, "now", now);
+    stage.put(performance, "timeOrigin", timeOrigin);
+
+    const { Temporal } = globalThis as { Temporal?: any };
+    if (!Temporal) return;
+    const { Now, Instant } = Temporal;
+    const zoned = (zone: unknown = Now.timeZoneId()) =>
+      Instant.fromEpochMilliseconds(date()).toZonedDateTimeISO(zone);
+    stage.override(Now, "instant", () => Instant.fromEpochMilliseconds(date()));
+    stage.override(Now, "zonedDateTimeISO", zoned);
+    for (const kind of ["DateTime", "Date", "Time"]) {
+      stage.override(Now, `plain${kind}ISO`, (zone) => zoned(zone)[`toPlain${kind}`]());
+    }
+  }
+
+  #refuseAnotherRun(): void {
+    const other = (globalThis as { [RUNNING]?: Error })[RUNNING];
+    if (!other) return;
+    // Below the line of the function itself stands that of its caller.
+    const place = String(other.stack)
+      .match(/^.*:\d+:\d+.*$/gm)?.[1]
+      ?.trim()
+      .replace(/^at /, "");
+    throw new Error(
+      `Cannot ${this.#action}: a virtual clock runs already (it can't be nested or concurrent). ` +
+        `The other run began${place ? ` at ${place}` : " elsewhere"}: was it awaited?`,
+    );
+  }
+
+  /** They would stop the event loop's turns. */
+  #refuseFakeTimers(): void {
+    const { setTimeout, setImmediate } = globalThis as Record<string, any>;
+    const marked = [setTimeout, setImmediate, performance].some((it) => it && "clock" in it);
+    if (!marked && !(setImmediate && "_isMockFunction" in setImmediate)) return;
+    throw new Error(`Cannot ${this.#action}: fake timers are active, call useRealTimers() first`);
+  }
+}
+
+/** Where a run leaves word that it is under way, so that two copies of this file find each other. */
+const RUNNING = Symbol.for("async-concepts.virtual-time");
+
+/** What a module of Node's exports, where there is one. */
+function builtin(name: string): any {
+  return (globalThis as { process?: any }).process?.getBuiltinModule?.(name);
+}
+
+/** What the platforms make of a timer's delay. */
+function toDelay(ms: unknown): number {
+  const delay = Number(ms);
+  return delay > 0 && delay <= 2 ** 31 - 1 ? delay : 0;
 }
 
 /** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
