@@ -35,7 +35,7 @@ export interface InterleavingsOptions extends WaitOptions {
   late?: boolean | undefined;
   /** Where the random runs begin; the same seed gives the same runs. Default: a random one. */
   seed?: number | undefined;
-  /** Told about once a second how far the search is. */
+  /** Told after every thousand runs how far the search is. */
   onProgress?: ((progress: InterleavingsProgress) => void) | undefined;
 }
 
@@ -238,6 +238,9 @@ const GLUE = [-1, 0, 1, 2, 3];
 /** How many choices a run may make. */
 const MAX_CHOICES = 10_000;
 
+/** How many choices are drawn: of more, the first and the last. */
+const MAX_ROWS = 60;
+
 /** How many milliseconds are given to what happens outside before a deadlock is named. */
 const GRACE = 50;
 
@@ -280,7 +283,6 @@ class Search {
   readonly #place: Place;
   readonly #budget: Budget;
   readonly #began: number;
-  #lastProgress: number;
   #stopped: { reason: unknown } | undefined;
   #runs = 0;
   #cut = 0;
@@ -290,7 +292,7 @@ class Search {
   constructor(place: Place, budget: Budget) {
     this.#place = place;
     this.#budget = budget;
-    this.#began = this.#lastProgress = place.stage.realNow();
+    this.#began = place.stage.realNow();
   }
 
   stop(reason: unknown): void {
@@ -315,7 +317,13 @@ class Search {
   }
 
   async replay(path: readonly number[]): Promise<InterleavingsResult> {
-    await this.#run((run, options) => options[path[run.path.length] ?? 0]);
+    await this.#run((run, options) => {
+      const at = run.path.length;
+      const index = path[at] ?? 0;
+      if (index < options.length) return options[index];
+      const where = `option ${index} of ${options.length} at choice ${at + 1}`;
+      throw new RangeError(`Cannot ${EXPLORE}: the schedule takes ${where}`);
+    });
     return this.#result(false);
   }
 
@@ -339,7 +347,7 @@ class Search {
     const branches: Branch[][] = [[{ path: [], switches: 0, asleep: [], expected: [] }]];
     for (let switches = 0; switches < branches.length; switches++) {
       for (let branch; (branch = branches[switches]?.pop());) {
-        if (this.#isOver(1)) return false;
+        if (this.#isOver(10)) return false;
         this.#report(switches, branches);
         await this.#follow(branch, (next) => {
           if (next.switches > maxSwitches) return;
@@ -396,8 +404,9 @@ class Search {
   async #atRandom(seed: number): Promise<void> {
     const random = randomFrom(seed);
     const length = Math.max(1, Math.round(this.#choices / Math.max(1, this.#runs)));
-    while (!this.#isOver(1.1)) {
+    while (!this.#isOver(11)) {
       const priorities = new Map<unknown, number>();
+      let lowest = -1;
       const changes = Array.from({ length: PRIORITY_CHANGES }, () => Math.floor(random() * length));
       await this.#run((run, options) => {
         const ownerOf = ({ pending }: Option) =>
@@ -409,8 +418,11 @@ class Search {
         };
         const highest = Math.max(...options.map(priorityOf));
         const best = options.filter((option) => priorityOf(option) === highest);
-        if (changes.includes(run.path.length)) priorities.set(ownerOf(best[0]!), -random());
-        return best[random() < 0.5 ? 0 : Math.floor(random() * best.length)];
+        const chosen = best[random() < 0.5 ? 0 : Math.floor(random() * best.length)]!;
+        // Who waits for a timer lets others go on, or a loop of timers would never end.
+        const yields = chosen.pending.kind === "timer" || changes.includes(run.path.length);
+        if (yields) priorities.set(ownerOf(chosen), lowest--);
+        return chosen;
       });
     }
   }
@@ -424,20 +436,19 @@ class Search {
     this.#orders += run.countOrders();
   }
 
-  #isOver(share: number): boolean {
+  #isOver(tenths: number): boolean {
     if (this.#stopped) throw this.#stopped.reason;
     const { maxRuns, maxMs } = this.#budget;
     const ms = this.#place.stage.realNow() - this.#began;
-    return this.#runs + this.#cut >= maxRuns * share || ms >= maxMs * share;
+    return 10 * (this.#runs + this.#cut) >= maxRuns * tenths || 10 * ms >= maxMs * tenths;
   }
 
   #report(switches: number, branches: readonly (readonly Branch[])[]): void {
-    const now = this.#place.stage.realNow();
-    if (now - this.#lastProgress < 1000) return;
-    this.#lastProgress = now;
+    const runs = this.#runs + this.#cut;
+    if (runs === 0 || runs % 1000 > 0) return;
     let waiting = 0;
     for (const level of branches) waiting += level?.length ?? 0;
-    this.#budget.onProgress?.({ runs: this.#runs, switches, waiting });
+    this.#budget.onProgress?.({ runs, switches, waiting });
   }
 }
 
@@ -468,7 +479,7 @@ function parse(schedule: unknown): number[] {
     throw invalid(EXPLORE, "schedule", "a string", schedule, TypeError);
   }
   if (!/^\d{1,4}:\d{1,4}(,\d{1,4}:\d{1,4})*$/.test(schedule)) {
-    throw invalid(EXPLORE, "schedule", "what an InterleavingError names", schedule);
+    throw invalid(EXPLORE, "schedule", "what an InterleavingError names", schedule, RangeError);
   }
   const path: number[] = [];
   for (const choice of schedule.split(",")) {
@@ -891,8 +902,9 @@ class Run implements World {
 
   /** What everybody waits for. */
   #waiting(): string[] {
+    const [scenario] = this.#lanes;
     const waits = this.#lanes.flatMap((lane) => {
-      if (lane.ended || (this.#outcome && lane === this.#lanes[0])) return [];
+      if (lane.ended || lane === scenario) return [];
       const calls = [...lane.calls].map((call) => `${lane.name}, in ${call}`);
       if (calls.length > 0) return calls;
       const isPending = this.#pending.some((pending) => pending.lane === lane);
@@ -900,6 +912,7 @@ class Run implements World {
       return [lane.last ? `${lane.name}, after "${lane.last}"` : lane.name];
     });
     const pending = this.#pending.filter(({ kind }) => kind !== "abort");
+    if (waits.length + pending.length === 0) return ["the scenario"];
     return [...waits, ...pending.map(({ title }) => title)];
   }
 
@@ -924,6 +937,10 @@ class Run implements World {
       const also = this.pendings[i]!.filter((title) => title !== pending.title);
       return rowOf(`${cost > 0 ? "→ " : ""}${i + 1}`, cells[i]!, also.join(", "));
     });
+    if (rows.length > MAX_ROWS) {
+      const left = rows.length - MAX_ROWS;
+      rows.splice(MAX_ROWS / 2, left, `        … ${left} choices …`);
+    }
     return [head, ...rows].join("\n");
   }
 }

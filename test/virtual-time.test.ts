@@ -472,7 +472,8 @@ describe("virtualTime", () => {
   });
 
   test("can be neither nested nor run concurrently, and says so", async () => {
-    const message = "Cannot start virtual time: a virtual clock runs already (it can't be nested or concurrent)";
+    const message =
+      "Cannot start virtual time: a virtual clock runs already (it can't be nested or concurrent)";
     await expect(virtualTime(() => virtualTime(() => {}))).rejects.toThrow(message);
 
     const first = virtualTime(() => sleep(10));

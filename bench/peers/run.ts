@@ -24,6 +24,7 @@ const FILES = [
   "mocks",
   "virtual-time",
   "queues",
+  "interleavings",
 ];
 
 const { Bun } = globalThis as { Bun?: any };

@@ -1,0 +1,43 @@
+import { interleavings, type World } from "../concepts/interleavings.ts";
+import { checkThresholds } from "./thresholds.ts";
+
+/** 2,520 orders of ten choices. */
+const TASKS = [3, 2, 2];
+const CHOICES = 42_000;
+
+await checkThresholds([
+  {
+    name: "a choice, and 3.5 turns of the event loop",
+    subject: ["interleavings, 4,200 orders", () => explore(TASKS)],
+    baseline: [`${CHOICES} times setImmediate`, () => turns(CHOICES)],
+    atMost: 3.5,
+  },
+  {
+    name: "an order costs the same when there are many",
+    subject: ["1 × 16,800 orders", () => explore([3, 3, 2])],
+    baseline: ["4 × 4,200 orders", () => repeat(4, () => explore(TASKS))],
+    atMost: 1.6,
+  },
+]);
+
+/** Tasks of so many steps each, in all their orders. */
+async function explore(tasks: number[]): Promise<void> {
+  const scenario = async (world: World) => {
+    const run = async (steps: number) => {
+      for (let step = 0; step < steps; step++) await world.step("step");
+    };
+    await Promise.all(tasks.map((steps, i) => world.spawn(`task ${i}`, () => run(steps))));
+  };
+  await interleavings(scenario, { maxMs: Infinity });
+}
+
+async function turns(count: number): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const turn = () => (--count > 0 ? setImmediate(turn) : resolve());
+    setImmediate(turn);
+  });
+}
+
+async function repeat(times: number, task: () => Promise<void>): Promise<void> {
+  for (let time = 0; time < times; time++) await task();
+}

@@ -1,0 +1,1415 @@
+/**
+ * Tests of tests: a scenario states what must hold after any order, and the exploration looks for the
+ * order in which it doesn't. Here the scenarios are the bugs that everybody writes, and next to each
+ * stands its mended version, which holds in every order.
+ */
+import { afterEach, describe, expect, test, vi } from "bun:test";
+
+import {
+  InterleavingError,
+  type InterleavingErrorKind,
+  interleavings,
+  type InterleavingsOptions,
+  type InterleavingsProgress,
+  type World,
+} from "../concepts/interleavings.ts";
+import { virtualTime } from "../concepts/virtual-time.ts";
+
+describe("Start here", () => {
+  /** Check, await, act: two of these together create the user twice. */
+  const makeUsers = (exists: (name: string) => Promise<boolean>) => {
+    const users: string[] = [];
+    const signUp = async (name: string) => {
+      if (!(await exists(name)) && !users.includes(name)) users.push(name);
+    };
+    const signUpTooLate = async (name: string) => {
+      const isNew = !users.includes(name);
+      await exists(name);
+      if (isNew) users.push(name);
+    };
+    return { users, signUp, signUpTooLate };
+  };
+
+  test("an ordinary test sees one order, and stays green", async () => {
+    const { users, signUpTooLate } = makeUsers(async () => false);
+
+    await signUpTooLate("ann");
+    await signUpTooLate("ann");
+
+    expect(users).toEqual(["ann"]);
+  });
+
+  test("the exploration runs every order, and finds the one that fails", async () => {
+    const error = await failureOf(async (world) => {
+      const { users, signUpTooLate } = makeUsers(world.steps(async () => false, "exists"));
+      const twice = ["one", "two"].map((it) => world.spawn(it, () => signUpTooLate("ann")));
+      await Promise.all(twice);
+      expect(users).toEqual(["ann"]);
+    });
+
+    expect(error.kind).toBe("failure");
+    expect(error.switches).toBe(1);
+    expect(error.message).toContain("The order, with 1 switch:");
+  });
+
+  test("the mended version holds in all of them", async () => {
+    const result = await interleavings(async (world) => {
+      const { users, signUp } = makeUsers(world.steps(async () => false, "exists"));
+      await Promise.all(["one", "two"].map((it) => world.spawn(it, () => signUp("ann"))));
+      expect(users).toEqual(["ann"]);
+    });
+
+    // Two tasks of a start and a step each: 4! / (2! · 2!).
+    expect(result).toEqual({ runs: 6, cut: 0, orders: 6, exhaustive: true });
+  });
+
+  test("the error draws the order, and its schedule replays that run alone", async () => {
+    let runs = 0;
+    const scenario = async (world: World) => {
+      runs++;
+      await lostUpdate(world);
+    };
+    const { message, schedule } = await failureOf(scenario);
+    expect(message).toBe(
+      [
+        "The scenario fails: Error: the balance is 1",
+        [
+          "The order, with 1 switch:",
+          "",
+          "        ann     bob     also pending",
+          "     1          starts  ann: starts",
+          "   → 2  starts          bob: write",
+          "     3  write           bob: write",
+          "     4          write",
+        ].join("\n"),
+        `To replay it: interleavings(scenario, { schedule: "${schedule}" })`,
+      ].join("\n\n"),
+    );
+
+    runs = 0;
+    const again = await failureOf(scenario, { schedule });
+
+    expect(runs).toBe(1);
+    expect(again.message).toBe(message);
+  });
+
+  test("an abort may come at any moment, in the very turn of another step as well", async () => {
+    const moments = new Set<string>();
+    await interleavings(async (world) => {
+      const controller = new AbortController();
+      const { signal } = controller;
+      world.abort(controller);
+      const steps = ["first", "second"];
+      for (const label of steps) {
+        if (signal.aborted) break;
+        await world.step(label, { signal }).catch(() => {});
+        moments.add(`${label}: ${signal.aborted ? "aborted" : "not yet"}`);
+      }
+    });
+
+    expect([...moments].sort()).toEqual([
+      "first: aborted",
+      "first: not yet",
+      "second: aborted",
+      "second: not yet",
+    ]);
+  });
+
+  test("a deadlock is named at once, with who waits after what", async () => {
+    const error = await failureOf(async (world) => {
+      const [left, right] = [makeLock(), makeLock()];
+      const take = (first: Lock, second: Lock) => async () => {
+        await first.lock();
+        await world.step("holds one");
+        await second.lock();
+        second.unlock();
+        first.unlock();
+      };
+      await Promise.all([
+        world.spawn("ann", take(left, right)),
+        world.spawn("bob", take(right, left)),
+      ]);
+    });
+
+    expect(error.kind).toBe("deadlock");
+    expect(error.message).toContain(
+      'nothing is left that could wake ann, after "holds one"; bob, after "holds one".',
+    );
+  });
+
+  test("trap: what has been started must have ended when the scenario returns", async () => {
+    const error = await failureOf(async (world) => {
+      void world.spawn("forgotten", () => world.step("save"));
+    });
+
+    expect(error.kind).toBe("leak");
+    expect(error.message).toContain("forgotten: starts");
+  });
+
+  test("trap: a scenario that depends on more than the order is refused", async () => {
+    let runs = 0;
+    const error = await failureOf(async (world) => {
+      const label = `run ${runs++}`;
+      await Promise.all([world.step(label), world.step("other")]);
+    });
+
+    expect(error.kind).toBe("nondeterministic");
+    expect(error.message).toContain("scenario: run 0; scenario: other");
+    expect(error.message).toContain("scenario: run 1; scenario: other");
+  });
+});
+
+describe("interleavings", () => {
+  describe("orders", () => {
+    test.each([
+      { steps: [], orders: 1 },
+      { steps: [0], orders: 1 },
+      { steps: [0, 0], orders: 2 },
+      { steps: [0, 0, 0], orders: 6 },
+      { steps: [1, 1], orders: 6 },
+      { steps: [3, 1], orders: 15 },
+      { steps: [2, 2], orders: 20 },
+      { steps: [1, 1, 1], orders: 90 },
+      { steps: [1, 2, 1], orders: 210 },
+      { steps: [4, 4], orders: 252 },
+    ])("tasks of $steps steps have $orders, all distinct", async ({ steps, orders }) => {
+      const seen = new Set<string>();
+
+      const result = await interleavings(async (world) => {
+        const order: string[] = [];
+        const tasks = steps.map((count, i) =>
+          world.spawn(`task ${i}`, async () => {
+            order.push(`${i}`);
+            for (let step = 0; step < count; step++) {
+              await world.step(`step ${step}`);
+              order.push(`${i}`);
+            }
+          }),
+        );
+        await Promise.all(tasks);
+        seen.add(order.join());
+      });
+
+      expect(result).toEqual({ runs: orders, cut: 0, orders, exhaustive: true });
+      expect(seen.size).toBe(orders);
+    });
+
+    test("steps of one task overtake each other as well", async () => {
+      const seen = new Set<string>();
+      await interleavings(async (world) => {
+        const order: string[] = [];
+        const step = (label: string) => world.step(label).then(() => order.push(label));
+        await Promise.all(["a", "b", "c"].map(step));
+        seen.add(order.join(""));
+      });
+
+      expect([...seen].sort()).toEqual(["abc", "acb", "bac", "bca", "cab", "cba"]);
+    });
+
+    test("those with fewer switches come first", async () => {
+      const switches: number[] = [];
+      await interleavings(async (world) => {
+        let last = "";
+        let count = 0;
+        const left = { ann: 3, bob: 3 };
+        const note = (name: "ann" | "bob", other: "ann" | "bob") => {
+          // Who leaves another that has begun, and has not ended, has switched.
+          if (last === other && left[other] > 0 && left[other] < 3) count++;
+          last = name;
+          left[name]--;
+        };
+        const task = (name: "ann" | "bob", other: "ann" | "bob") => async () => {
+          note(name, other);
+          await world.step("1");
+          note(name, other);
+          await world.step("2");
+          note(name, other);
+        };
+        await Promise.all([
+          world.spawn("ann", task("ann", "bob")),
+          world.spawn("bob", task("bob", "ann")),
+        ]);
+        switches.push(count);
+      });
+
+      expect(switches).toHaveLength(20);
+      expect(switches).toEqual(switches.toSorted((a, b) => a - b));
+      expect(switches.slice(0, 3)).toEqual([0, 0, 1]);
+    });
+  });
+
+  describe("on", () => {
+    test.each(Array.from({ length: 12 }, (_, i) => [i + 1]))(
+      "random program %i: a run for each class, and orders says how many there are",
+      async (seed) => {
+        const program = randomProgram(seed);
+        const everything = await explore(program, false);
+        const classes = await explore(program, true);
+
+        expect(everything.result.exhaustive).toBe(true);
+        expect(classes.result.exhaustive).toBe(true);
+        expect(classes.result.runs).toBe(everything.classes.size);
+        expect(classes.classes).toEqual(everything.classes);
+        expect(classes.result.orders).toBe(everything.result.runs);
+      },
+    );
+
+    test.each(Array.from({ length: 12 }, (_, i) => [i + 1]))(
+      "random program %i: what fails is found with the fewest switches",
+      async (seed) => {
+        const program = randomProgram(seed);
+        const { classes } = await explore(program, false);
+        const forbidden = [...classes].at(seed % classes.size)!;
+        const withoutOn = await explore(program, false, forbidden);
+        const withOn = await explore(program, true, forbidden);
+
+        expect(withOn.error?.switches).toBe(withoutOn.error!.switches);
+      },
+    );
+
+    test("what is undeclared touches everything", async () => {
+      const { runs } = await interleavings(async (world) => {
+        await Promise.all([
+          world.step("a", { on: "x" }),
+          world.step("b", { on: "y" }),
+          world.step("c"),
+        ]);
+      });
+
+      // c before, between or after; of a and b only one order where they are neighbours.
+      expect(runs).toBe(4);
+    });
+
+    test("what touches nothing is independent of all that is declared", async () => {
+      const { runs, orders } = await interleavings(async (world) => {
+        const labels = ["a", "b", "c"];
+        await Promise.all(labels.map((label) => world.step(label, { on: [] })));
+      });
+
+      expect({ runs, orders }).toEqual({ runs: 1, orders: 6 });
+    });
+  });
+
+  /** Each bug with its mended version, and how many switches it takes. */
+  describe("the classic bugs", () => {
+    const bugs: {
+      bug: string;
+      switches: number;
+      kind?: InterleavingErrorKind;
+      schedule?: string;
+      options?: InterleavingsOptions;
+      scenario: (world: World, isMended: boolean) => Promise<void>;
+    }[] = [
+      {
+        bug: "a lost update",
+        switches: 1,
+        schedule: "0:1,1:1",
+        async scenario(world, isMended) {
+          let balance = 0;
+          const deposit = async () => {
+            const before = balance;
+            await world.step("write");
+            balance = (isMended ? balance : before) + 1;
+          };
+          await Promise.all([world.spawn("ann", deposit), world.spawn("bob", deposit)]);
+          expect(balance).toBe(2);
+        },
+      },
+      {
+        bug: "Promise.all with a shared array, in the order of the replies",
+        switches: 1,
+        async scenario(world, isMended) {
+          const get = world.steps(async (id: number) => id, "get");
+          const users: number[] = [];
+          const load = async (id: number) => void users.push(await get(id));
+          const ids = [1, 2];
+          if (isMended) users.push(...(await Promise.all(ids.map((id) => get(id)))));
+          else await Promise.all(ids.map(load));
+          expect(users).toEqual(ids);
+        },
+      },
+      {
+        bug: "a cache stampede",
+        switches: 1,
+        async scenario(world, isMended) {
+          let loads = 0;
+          const load = world.steps(async () => ++loads, "load");
+          const cache = new Map<string, number | Promise<number>>();
+          const get = async () => {
+            if (!cache.has("key")) {
+              if (isMended) cache.set("key", load());
+              else cache.set("key", await load());
+            }
+            return cache.get("key");
+          };
+          await Promise.all([world.spawn("ann", get), world.spawn("bob", get)]);
+          expect(loads).toBe(1);
+        },
+      },
+      {
+        bug: "a stale response",
+        switches: 1,
+        async scenario(world, isMended) {
+          const search = world.steps(async (text: string) => `results of ${text}`, "search");
+          let shown = "";
+          let latest = 0;
+          const type = async (text: string) => {
+            const request = ++latest;
+            const results = await search(text);
+            if (!isMended || request === latest) shown = results;
+          };
+          await Promise.all([type("a"), type("ab")]);
+          expect(shown).toBe("results of ab");
+        },
+      },
+      {
+        bug: "a stale cache, read before a write and filled after it",
+        switches: 1,
+        async scenario(world, isMended) {
+          let stored = "old";
+          let cached: string | undefined;
+          let version = 0;
+          const read = world.steps(async () => stored, "read", { at: "both" });
+          const fill = async () => {
+            const before = version;
+            const value = await read();
+            if (!isMended || before === version) cached = value;
+          };
+          const write = async () => {
+            await world.step("write");
+            stored = "new";
+            version++;
+            cached = undefined;
+          };
+          await Promise.all([world.spawn("reader", fill), world.spawn("writer", write)]);
+          expect(cached ?? stored).toBe("new");
+        },
+      },
+      {
+        bug: "a double submit",
+        switches: 1,
+        async scenario(world, isMended) {
+          let orders = 0;
+          let isSubmitted = false;
+          const submit = async () => {
+            if (isSubmitted) return;
+            if (isMended) isSubmitted = true;
+            await world.step("post");
+            isSubmitted = true;
+            orders++;
+          };
+          await Promise.all([world.spawn("click 1", submit), world.spawn("click 2", submit)]);
+          expect(orders).toBe(1);
+        },
+      },
+      {
+        bug: "two locks taken in two orders",
+        switches: 1,
+        kind: "deadlock",
+        async scenario(world, isMended) {
+          const [left, right] = [makeLock(), makeLock()];
+          const take = (first: Lock, second: Lock) => async () => {
+            await first.lock();
+            await world.step("holds one");
+            await second.lock();
+            second.unlock();
+            first.unlock();
+          };
+          await Promise.all([
+            world.spawn("ann", take(left, right)),
+            world.spawn("bob", isMended ? take(left, right) : take(right, left)),
+          ]);
+        },
+      },
+      {
+        bug: "three dining philosophers",
+        switches: 1,
+        kind: "deadlock",
+        async scenario(world, isMended) {
+          const forks = [makeLock(), makeLock(), makeLock()];
+          const dine = (one: number, other: number) => async () => {
+            await forks[one]!.lock();
+            await world.step(`holds fork ${one}`);
+            await forks[other]!.lock();
+            forks[other]!.unlock();
+            forks[one]!.unlock();
+          };
+          await Promise.all([
+            world.spawn("plato", dine(0, 1)),
+            world.spawn("kant", dine(1, 2)),
+            world.spawn("hume", isMended ? dine(0, 2) : dine(2, 0)),
+          ]);
+        },
+      },
+      {
+        bug: "a semaphore that loses its permit when a release meets an abort",
+        switches: 2,
+        async scenario(world, isMended) {
+          const semaphore = makeSemaphore(isMended);
+          const controller = new AbortController();
+          const { signal } = controller;
+          world.abort(controller);
+          const work = async () => {
+            await semaphore.acquire();
+            await world.step("work");
+            semaphore.release();
+          };
+          const wait = async () => {
+            await semaphore.acquire(signal);
+            semaphore.release();
+          };
+          const first = world.spawn("holder", work);
+          await Promise.allSettled([first, world.spawn("waiter", wait)]);
+          expect(semaphore.free).toBe(1);
+        },
+      },
+      {
+        bug: "a queue that drops an item when a get is aborted",
+        switches: 1,
+        async scenario(world, isMended) {
+          const items: string[] = [];
+          const got: string[] = [];
+          const waiters: ((item: string) => void)[] = [];
+          const controller = new AbortController();
+          const { signal } = controller;
+          world.abort(controller);
+          const put = (item: string) => {
+            const next = waiters.shift();
+            if (next) next(item);
+            else items.push(item);
+          };
+          const get = async () => {
+            signal.throwIfAborted();
+            const item = items.shift();
+            if (item !== undefined) return item;
+            return new Promise<string>((resolve, reject) => {
+              waiters.push(resolve);
+              signal.addEventListener("abort", () => {
+                const index = waiters.indexOf(resolve);
+                if (isMended && index >= 0) waiters.splice(index, 1);
+                reject(signal.reason);
+              });
+            });
+          };
+          const consumer = world.spawn("consumer", async () => void got.push(await get()));
+          const producer = world.spawn("producer", async () => {
+            await world.step("put");
+            put("item");
+          });
+          await Promise.allSettled([consumer, producer]);
+          expect([...got, ...items]).toEqual(["item"]);
+        },
+      },
+      {
+        bug: "a lost wake-up: the condition is checked, and only then waited for",
+        switches: 1,
+        kind: "deadlock",
+        async scenario(world, isMended) {
+          let isReady = false;
+          const waiters: (() => void)[] = [];
+          const wait = async () => {
+            if (isReady) return;
+            if (!isMended) await world.step("about to wait");
+            await new Promise<void>((resolve) => waiters.push(resolve));
+          };
+          const wake = async () => {
+            isReady = true;
+            for (const waiter of waiters.splice(0)) waiter();
+          };
+          await Promise.all([world.spawn("waiter", wait), world.spawn("waker", wake)]);
+        },
+      },
+      {
+        bug: "a reader beside a writer",
+        switches: 1,
+        async scenario(world, isMended) {
+          const lock = makeLock();
+          const pair = { a: 0, b: 0 };
+          const write = async () => {
+            await lock.lock();
+            pair.a++;
+            await world.step("half written");
+            pair.b++;
+            lock.unlock();
+          };
+          const read = async () => {
+            if (isMended) await lock.lock();
+            expect(pair.a).toBe(pair.b);
+            if (isMended) lock.unlock();
+          };
+          await Promise.all([world.spawn("writer", write), world.spawn("reader", read)]);
+        },
+      },
+      {
+        bug: "a timeout that comes before the reply, and a reply that comes after it",
+        switches: 1,
+        async scenario(world, isMended) {
+          let state = "waiting";
+          const reply = world.step("reply").then(() => {
+            if (!isMended || state === "waiting") state = "replied";
+          });
+          await new Promise<void>((resolve) => {
+            const timer = setTimeout(() => {
+              state = "timed out";
+              resolve();
+            }, 100);
+            void reply.then(() => {
+              clearTimeout(timer);
+              resolve();
+            });
+          });
+          const told = state;
+          await reply;
+          expect(state).toBe(told);
+        },
+      },
+    ];
+
+    test.each(bugs)("$bug: found, with $switches", async (it) => {
+      const { kind = "failure", switches, options = {} } = it;
+      const error = await failureOf((world) => it.scenario(world, false), options);
+
+      expect({ kind: error.kind, switches: error.switches }).toEqual({ kind, switches });
+      if (it.schedule) expect(error.schedule).toBe(it.schedule);
+    });
+
+    test.each(bugs)("$bug: its schedule replays it", async (it) => {
+      const scenario = (world: World) => it.scenario(world, false);
+      const { schedule, message } = await failureOf(scenario, it.options);
+
+      const again = await failureOf(scenario, { ...it.options, schedule });
+
+      expect(again.message).toBe(message);
+    });
+
+    test.each(bugs)("$bug: mended, it holds in every order", async (it) => {
+      const result = await interleavings((world) => it.scenario(world, true), it.options);
+
+      expect(result.exhaustive).toBe(true);
+    });
+  });
+});
+
+describe("world", () => {
+  describe("step()", () => {
+    test("may fail, with its own error or one made for it, at the cost of a switch", async () => {
+      const own = new Error("own");
+      const outcomes: unknown[] = [];
+      await interleavings(async (world) => {
+        const told = (promise: Promise<void>) =>
+          promise.then(
+            () => "fine",
+            (error) => error,
+          );
+        outcomes.push([
+          await told(world.step("a", { fails: own })),
+          await told(world.step("b", { fails: true })),
+          await told(world.step("c", { fails: false })),
+        ]);
+      });
+
+      const error = new Error("Step b fails");
+      expect(outcomes).toEqual([
+        ["fine", "fine", "fine"],
+        ["fine", error, "fine"],
+        [own, "fine", "fine"],
+        [own, error, "fine"],
+      ]);
+      expect((outcomes[2] as unknown[])[0]).toBe(own);
+    });
+
+    test("an aborted signal ends the wait, and nothing of it is left", async () => {
+      const reason = new Error("enough");
+      const result = await interleavings(async (world) => {
+        const controller = new AbortController();
+        const { signal } = controller;
+        const waiting = world.step("never", { signal }).catch((error) => error);
+        controller.abort(reason);
+        expect(await waiting).toBe(reason);
+        expect(await world.step("late", { signal }).catch((error) => error)).toBe(reason);
+      });
+
+      expect(result.runs).toBe(1);
+    });
+
+    test("of a run that is over it rejects", async () => {
+      let old: World | undefined;
+      await interleavings((world) => void (old = world));
+
+      await expect(old!.step("late")).rejects.toThrow("Cannot wait for step: its run has ended");
+      expect(() => old!.spawn("late", () => {})).toThrow("Cannot spawn task: its run has ended");
+      expect(() => old!.abort(new AbortController())).toThrow("its run has ended");
+    });
+  });
+
+  describe("steps()", () => {
+    test.each([
+      { at: "reply", seen: ["call, write, reply", "call, write, reply", "call, reply, write"] },
+      { at: "call", seen: ["call, reply, write", "write, call, reply", "write, call, reply"] },
+    ] as const)("at $at, the function runs when it says", async ({ at, seen }) => {
+      const orders = new Set<string>();
+      await interleavings(async (world) => {
+        const order: string[] = [];
+        const fn = world.steps(() => void order.push("call"), "fn", { at });
+        const call = async () => {
+          await fn();
+          order.push("reply");
+        };
+        const write = async () => {
+          await world.step("write");
+          order.push("write");
+        };
+        await Promise.all([call(), write()]);
+        orders.add(order.join(", "));
+      });
+
+      expect(orders).toEqual(new Set(seen));
+    });
+
+    test("at both, its call and its reply can be overtaken", async () => {
+      const orders = new Set<string>();
+      await interleavings(async (world) => {
+        const order: string[] = [];
+        const fn = world.steps(() => void order.push("call"), "fn", { at: "both" });
+        const write = () => world.step("write").then(() => order.push("write"));
+        await Promise.all([fn().then(() => order.push("reply")), write()]);
+        orders.add(order.join(", "));
+      });
+
+      expect([...orders].sort()).toEqual([
+        "call, reply, write",
+        "call, write, reply",
+        "write, call, reply",
+      ]);
+    });
+
+    test("passes on this, arguments, result and error, and labels a call by them", async () => {
+      const { message } = await failureOf(async (world) => {
+        const database = {
+          name: "users",
+          get: world.steps(async function (this: { name: string }, id: number, _options: object) {
+            if (id === 0) throw new RangeError(`not in ${this.name}`);
+            return `${this.name} ${id}`;
+          }, "get"),
+        };
+        expect(await database.get(7, {})).toBe("users 7");
+        await database.get(0, {});
+      });
+
+      expect(message).toContain("The scenario fails: RangeError: not in users");
+      expect(message).toContain("get(7, Object)");
+      expect(message).toContain("get(0, Object)");
+    });
+
+    test("the signal among its options ends the wait for its reply", async () => {
+      const reason = new Error("enough");
+      await interleavings(async (world) => {
+        const controller = new AbortController();
+        const fetch = world.steps(async (_url: string, _options: RequestInit) => "reply", "fetch");
+        const reply = fetch("/", { signal: controller.signal }).catch((error) => error);
+        controller.abort(reason);
+        expect(await reply).toBe(reason);
+      });
+    });
+
+    test("fails as a step does, before the call or in place of its reply", async () => {
+      const error = new Error("unreachable");
+      for (const at of ["reply", "call", "both"] as const) {
+        const outcomes: string[] = [];
+        await interleavings(async (world) => {
+          let calls = 0;
+          const fn = world.steps(async () => ++calls, "fn", { at, fails: error });
+          const outcome = await fn().catch((caught) => (caught === error ? "failed" : caught));
+          outcomes.push(`${outcome} after ${calls}`);
+        });
+
+        expect(outcomes).toEqual(["1 after 1", `failed after ${at === "call" ? 0 : 1}`]);
+      }
+    });
+
+    test("what a call touches may depend on its arguments", async () => {
+      const count = async (ids: number[]) => {
+        const { runs } = await interleavings(async (world) => {
+          const get = world.steps(async (id: number) => id, "get", { on: (id) => `user ${id}` });
+          await Promise.all(ids.map((id) => get(id)));
+        });
+        return runs;
+      };
+
+      expect(await count([1, 2])).toBe(1);
+      expect(await count([1, 1])).toBe(2);
+    });
+  });
+
+  describe("spawn()", () => {
+    test("returns the task's result, or its error", async () => {
+      await interleavings(async (world) => {
+        expect(await world.spawn("fine", () => 5)).toBe(5);
+        const error = new Error("broken");
+        const broken = world.spawn("broken", () => Promise.reject(error));
+        expect(await broken.catch((caught) => caught)).toBe(error);
+        const thrower = world.spawn("thrower", () => {
+          throw error;
+        });
+        expect(await thrower.catch((caught) => caught)).toBe(error);
+      });
+    });
+
+    test("a failure that is asked for later is no unhandled rejection", async () => {
+      await interleavings(async (world) => {
+        const broken = world.spawn("broken", () => Promise.reject(new Error("broken")));
+        await world.step("later");
+        await broken.catch(() => {});
+      });
+    });
+
+    test("a failure that nobody asks for is unhandled", async () => {
+      const cause = new Error("broken");
+      const error = await failureOf(async (world) => {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        void world.spawn("broken", () => {
+          resolve();
+          throw cause;
+        });
+        await promise;
+        await world.step("later");
+      });
+
+      expect(error.kind).toBe("unhandled");
+      expect(error.cause).toBe(cause);
+    });
+
+    test("the lane of a step is that of the task, whoever has woken it", async () => {
+      const { message } = await failureOf(async (world) => {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        const sleeper = world.spawn("sleeper", async () => {
+          await promise;
+          await world.step("woken");
+          throw new Error("draw it");
+        });
+        const waker = world.spawn("waker", async () => resolve());
+        await Promise.all([sleeper, waker]);
+      });
+
+      expect(message).toMatch(/sleeper +waker/);
+      expect(message).toMatch(/\d {2}woken$|\d {2}woken +/m);
+    });
+  });
+
+  describe("abort()", () => {
+    test("comes at any moment or never, with its reason", async () => {
+      const reason = new Error("enough");
+      const reasons: unknown[] = [];
+      await interleavings(async (world) => {
+        const controller = new AbortController();
+        world.abort(controller, { reason });
+        await world.step("only");
+        reasons.push(controller.signal.reason);
+      });
+
+      expect(reasons).toContain(undefined);
+      expect(new Set(reasons)).toEqual(new Set([undefined, reason]));
+    });
+
+    test("surely comes before a deadlock is named; one that need not come doesn't help", async () => {
+      const scenario = (surely: boolean) => async (world: World) => {
+        const controller = new AbortController();
+        world.abort(controller, { surely });
+        await new Promise((resolve) => controller.signal.addEventListener("abort", resolve));
+      };
+
+      expect((await interleavings(scenario(true))).runs).toBe(1);
+      expect((await failureOf(scenario(false))).kind).toBe("deadlock");
+    });
+
+    test("in the turn of a step it comes before it, and up to three microtasks after it", async () => {
+      const seen = new Set<string>();
+      await interleavings(async (world) => {
+        const events: string[] = [];
+        const controller = new AbortController();
+        world.abort(controller);
+        controller.signal.addEventListener("abort", () => events.push("abort"));
+        await world.step("step");
+        for (let i = 0; i < 4; i++) {
+          events.push(`${i}`);
+          await undefined;
+        }
+        seen.add(events.join(" "));
+      });
+
+      expect([...seen].sort()).toEqual([
+        "0 1 2 3",
+        "0 1 2 abort 3",
+        "0 1 abort 2 3",
+        "0 abort 1 2 3",
+        "abort 0 1 2 3",
+      ]);
+    });
+
+    test("an abort that never came is no leak", async () => {
+      await interleavings((world) => world.abort(new AbortController()));
+    });
+  });
+});
+
+describe("timers", () => {
+  test("fire in the order in which they are due, on a clock that jumps", async () => {
+    const { runs } = await interleavings(async () => {
+      const began = performance.now();
+      const date = Date.now();
+      const fired: string[] = [];
+      const set = (ms: number) =>
+        new Promise<void>((resolve) => {
+          setTimeout(
+            (name: string) => {
+              fired.push(name);
+              resolve();
+            },
+            ms,
+            `${ms} ms`,
+          );
+        });
+      await Promise.all([set(3_600_000), set(20), set(100)]);
+
+      expect(fired).toEqual(["20 ms", "100 ms", "3600000 ms"]);
+      expect(performance.now() - began).toBe(3_600_000);
+      expect(Date.now() - date).toBe(3_600_000);
+      expect(new Date().getTime()).toBe(Date.now());
+    });
+
+    expect(runs).toBe(1);
+  });
+
+  test("those that are due together fire in every order", async () => {
+    const seen = new Set<string>();
+    await interleavings(async () => {
+      const fired: string[] = [];
+      const set = (name: string, ms: number) =>
+        new Promise<void>((resolve) => {
+          setTimeout(() => resolve(void fired.push(name)), ms);
+        });
+      await Promise.all([set("a", 10), set("b", 10), set("c", 20)]);
+      seen.add(fired.join(""));
+    });
+
+    expect([...seen].sort()).toEqual(["abc", "bac"]);
+  });
+
+  test("with late, any may fire after others that are due later", async () => {
+    const seen = new Set<string>();
+    const { exhaustive } = await interleavings(
+      async () => {
+        const fired: string[] = [];
+        const set = (ms: number) =>
+          new Promise<void>((resolve) => {
+            setTimeout(() => resolve(void fired.push(`${ms} at ${performance.now() % 1000}`)), ms);
+          });
+        await Promise.all([set(10), set(20)]);
+        seen.add(fired.join(", "));
+      },
+      { late: true },
+    );
+
+    const [start] = [2 ** 20 % 1000];
+    expect(exhaustive).toBe(true);
+    expect([...seen].sort()).toEqual([
+      `10 at ${start + 10}, 20 at ${start + 20}`,
+      `20 at ${start + 20}, 10 at ${start + 20}`,
+    ]);
+  });
+
+  test("compete with steps: a timeout comes before the reply or after it", async () => {
+    const seen = new Set<string>();
+    await interleavings(async (world) => {
+      const reply = world.step("reply").then(() => "reply");
+      const late = new Promise<string>((resolve) => setTimeout(resolve, 100, "timeout"));
+      seen.add(await Promise.race([reply, late]));
+      await Promise.all([reply, late]);
+    });
+
+    expect([...seen].sort()).toEqual(["reply", "timeout"]);
+  });
+
+  test("a loop of timers doesn't keep others from going on", async () => {
+    const { runs, exhaustive } = await interleavings(
+      async (world) => {
+        let isReady = false;
+        const poll = async () => {
+          while (!isReady) await new Promise((resolve) => setTimeout(resolve, 10));
+        };
+        const prepare = async () => {
+          await world.step("prepare");
+          isReady = true;
+        };
+        await Promise.all([world.spawn("poll", poll), world.spawn("prepare", prepare)]);
+      },
+      { maxRuns: 50 },
+    );
+
+    expect(exhaustive).toBe(false);
+    expect(runs).toBe(55);
+  });
+
+  test.each(["Timeout", "Interval", "Immediate"])(
+    "set%s that is cleared, by itself or its number, leaves nothing",
+    async (kind) => {
+      type Timers = Record<string, (...args: unknown[]) => unknown>;
+      const call = (name: string, ...args: unknown[]) =>
+        (globalThis as unknown as Timers)[`${name}${kind}`]!(...args);
+      await interleavings(() => {
+        call(
+          "clear",
+          call("set", () => {}, 10),
+        );
+        call("clear", Number(call("set", () => {}, 10)));
+      });
+
+      const error = await failureOf(() => void call("set", () => {}, 10));
+
+      expect(error.kind).toBe("leak");
+      expect(error.message).toContain(`scenario: set${kind}`);
+    },
+  );
+
+  test("an interval goes on until it is cleared", async () => {
+    const times: number[] = [];
+    await interleavings(async () => {
+      const began = performance.now();
+      await new Promise<void>((resolve) => {
+        const interval = setInterval(() => {
+          times.push(performance.now() - began);
+          if (times.length < 3) return;
+          clearInterval(interval);
+          resolve();
+        }, 10);
+      });
+    });
+
+    expect(times).toEqual([10, 20, 30]);
+  });
+
+  test("AbortSignal.timeout aborts in its time, and is no leak", async () => {
+    const seen = new Set<boolean>();
+    await interleavings(async (world) => {
+      const signal = AbortSignal.timeout(100);
+      await world.step("work");
+      seen.add(signal.aborted);
+      if (signal.aborted) expect(signal.reason.name).toBe("TimeoutError");
+    });
+
+    expect(seen).toEqual(new Set([true, false]));
+  });
+
+  test("what a timer throws is a failure", async () => {
+    const cause = new Error("thrown");
+    const error = await failureOf(async () => {
+      await new Promise(() => {
+        setTimeout(() => {
+          throw cause;
+        }, 10);
+      });
+    });
+
+    expect(error.kind).toBe("failure");
+    expect(error.cause).toBe(cause);
+  });
+});
+
+describe("InterleavingError", () => {
+  test("a failure has its cause", async () => {
+    const cause = new TypeError("broken");
+    const error = await failureOf(() => Promise.reject(cause));
+
+    expect(error).toBeInstanceOf(Error);
+    expect(error.name).toBe("InterleavingError");
+    expect(error.cause).toBe(cause);
+    expect(error.message).toContain("The scenario fails: TypeError: broken");
+  });
+
+  test.each(["a string", undefined, null, 5])("a failure with %s is one as well", async (cause) => {
+    const error = await failureOf(() => Promise.reject(cause));
+
+    expect(error.kind).toBe("failure");
+    expect(error.cause).toBe(cause);
+  });
+
+  test("a deadlock names the wrapped calls that never reply", async () => {
+    const error = await failureOf(async (world) => {
+      const get = world.steps(() => new Promise(() => {}), "get");
+      await world.spawn("ann", () => get());
+    });
+
+    expect(error.kind).toBe("deadlock");
+    expect(error.message).toContain("nothing is left that could wake ann, in get().");
+    expect("cause" in error).toBe(false);
+  });
+
+  test("a scenario that waits alone is named as well", async () => {
+    const { message } = await failureOf(() => new Promise(() => {}));
+
+    expect(message).toContain("Deadlock: nothing is left that could wake the scenario.");
+  });
+
+  test("waiting for I/O is no deadlock", async () => {
+    let ended = 0;
+    await interleavings(async (world) => {
+      await crypto.subtle.digest("SHA-256", new Uint8Array(1_000_000));
+      await world.step("then");
+      ended++;
+    });
+
+    expect(ended).toBe(1);
+  });
+
+  test("a task that still waits when the scenario has ended is a leak", async () => {
+    const { kind, message } = await failureOf(async (world) => {
+      void world.spawn("forgotten", async () => {
+        await world.step("begin");
+        await new Promise(() => {});
+      });
+      await world.step("a");
+      await world.step("b");
+      await world.step("c");
+    });
+
+    expect(kind).toBe("leak");
+    expect(message).toContain("something is left: forgotten: starts");
+    const waiting = await failureOf(async (world) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      void world.spawn("stuck", async () => {
+        resolve();
+        await new Promise(() => {});
+      });
+      await promise;
+    });
+    expect(waiting.message).toContain('something is left: stuck, after "starts".');
+  });
+
+  test("a scenario that doesn't end is given up", async () => {
+    const { kind, message } = await failureOf(async (world) => {
+      for (;;) await world.step("again");
+    });
+
+    expect(kind).toBe("endless");
+    expect(message).toContain("10000 choices were made");
+  });
+});
+
+describe("the budget", () => {
+  const steps = (count: number) => async (world: World) => {
+    await Promise.all(Array.from({ length: count }, (_, i) => world.step(`${i}`)));
+  };
+
+  test("after maxRuns it goes on at random for a tenth as many, and says so", async () => {
+    const result = await interleavings(steps(6), { maxRuns: 100, seed: 5 });
+
+    expect(result).toEqual({ runs: 110, cut: 0, orders: 110, exhaustive: false, seed: 5 });
+  });
+
+  test("a search that ends with its last run is exhaustive", async () => {
+    expect(await interleavings(steps(4), { maxRuns: 24 })).toMatchObject({ exhaustive: true });
+    expect(await interleavings(steps(4), { maxRuns: 23 })).toMatchObject({ exhaustive: false });
+  });
+
+  test("a maxMs of 0 leaves the rest to chance at once", async () => {
+    const result = await interleavings(steps(4), { maxMs: 0, maxRuns: 10 });
+
+    expect(result).toMatchObject({ runs: 0, exhaustive: false });
+  });
+
+  test("the same seed gives the same random orders, another one others", async () => {
+    const orders = async (seed: number) => {
+      const seen: string[] = [];
+      await interleavings(
+        async (world) => {
+          const order: number[] = [];
+          const step = (i: number) => world.step(`${i}`).then(() => order.push(i));
+          await Promise.all([0, 1, 2, 3, 4, 5].map(step));
+          seen.push(order.join(""));
+        },
+        { maxRuns: 100, seed },
+      );
+      return seen.slice(100);
+    };
+
+    expect(await orders(1)).toEqual(await orders(1));
+    expect(await orders(1)).not.toEqual(await orders(2));
+  });
+
+  test("what only a random order has is found, and can be replayed", async () => {
+    const scenario = async (world: World) => {
+      const order: string[] = [];
+      const task = (name: string) => async () => {
+        for (let i = 0; i < 6; i++) {
+          await world.step(`${i}`);
+          order.push(name);
+        }
+      };
+      await Promise.all(["a", "b", "c"].map((name) => world.spawn(name, task(name))));
+      // Reached by two switches, but only after thousands of others.
+      if (order.join("").startsWith("aaabbbb")) throw new Error("found");
+    };
+    const error = await failureOf(scenario, { maxRuns: 2000, seed: 3 });
+
+    const again = await failureOf(scenario, { schedule: error.schedule });
+
+    expect(again.message).toBe(error.message);
+  });
+
+  test("progress is told after every thousand runs", async () => {
+    const told: InterleavingsProgress[] = [];
+    await interleavings(steps(7), { onProgress: (progress) => told.push(progress) });
+
+    expect(told.map(({ runs }) => runs)).toEqual([1000, 2000, 3000, 4000, 5000]);
+    const switches = told.map((progress) => progress.switches);
+    expect(switches).toEqual(switches.toSorted((a, b) => a - b));
+    for (const { waiting } of told) expect(waiting).toBeGreaterThan(0);
+  });
+
+  test("its signal ends it between two runs, and rejects with the reason", async () => {
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    let runs = 0;
+    const exploring = interleavings(
+      async (world) => {
+        if (++runs === 3) controller.abort(reason);
+        await steps(5)(world);
+      },
+      { signal: controller.signal },
+    );
+
+    expect(await exploring.catch((error) => error)).toBe(reason);
+    expect(runs).toBe(3);
+    const { signal } = controller;
+    expect(await interleavings(steps(1), { signal }).catch((error) => error)).toBe(reason);
+  });
+});
+
+describe("the house it visits", () => {
+  const globals = () => [
+    setTimeout,
+    setInterval,
+    setImmediate,
+    clearTimeout,
+    clearInterval,
+    clearImmediate,
+    Date,
+    performance.now,
+    AbortSignal.timeout,
+  ];
+  const before = globals();
+  afterEach(() => expect(globals()).toEqual(before));
+
+  test.each([
+    ["it has succeeded", () => {}],
+    ["it has failed", () => Promise.reject(new Error("failed"))],
+    ["it was stuck", () => new Promise(() => {})],
+  ])("is as it was when %s", async (_, scenario) => {
+    await interleavings(scenario).catch(() => {});
+
+    expect(globals()).toEqual(before);
+  });
+
+  test("can't have two at once, nor virtual time", async () => {
+    const message = "a virtual clock runs already (it can't be nested or concurrent)";
+    const nested = (inner: () => Promise<unknown>) => async () => {
+      await expect(inner()).rejects.toThrow(message);
+    };
+
+    await interleavings(nested(() => interleavings(() => {})));
+    await interleavings(nested(() => virtualTime(() => {})));
+    await virtualTime(nested(() => interleavings(() => {})));
+  });
+
+  test("a setTimeout kept from inside is the platform's afterwards", async () => {
+    let kept: typeof setTimeout | undefined;
+    await interleavings(() => void (kept = setTimeout));
+
+    await new Promise<void>((resolve) => kept!(resolve, 0));
+  });
+
+  test("refuses to run under fake timers", async () => {
+    vi.useFakeTimers();
+    try {
+      await expect(interleavings(() => {})).rejects.toThrow("fake timers are active");
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("arguments", () => {
+  test.each([
+    [[undefined], TypeError, "scenario must be a function, received undefined"],
+    [[() => {}, 5], TypeError, "options must be an object, received 5"],
+    [[() => {}, { maxRuns: 0 }], RangeError, "maxRuns must be a positive integer, received 0"],
+    [[() => {}, { maxMs: -1 }], RangeError, "maxMs must be"],
+    [[() => {}, { late: 1 }], TypeError, "late must be a boolean, received 1"],
+    [[() => {}, { seed: -1 }], RangeError, "seed must be"],
+    [[() => {}, { schedule: 5 }], TypeError, "schedule must be a string, received 5"],
+    [[() => {}, { schedule: "x" }], RangeError, "schedule must be what an InterleavingError names"],
+    [[() => {}, { onProgress: 5 }], TypeError, "onProgress must be a function, received 5"],
+    [[() => {}, { signal: 5 }], TypeError, "signal must be an AbortSignal, received 5"],
+  ])("interleavings refuses %j", async (args, kind, message) => {
+    const error = await Reflect.apply(interleavings, undefined, args).catch((it: unknown) => it);
+
+    expect(error).toBeInstanceOf(kind);
+    expect(String(error)).toContain(`Cannot explore interleavings: ${message}`);
+  });
+
+  test("a schedule that doesn't fit the scenario is refused", async () => {
+    const { message } = await interleavings((world) => world.step("only"), {
+      schedule: "0:7",
+    }).catch((error) => error);
+
+    expect(message).toContain("the schedule takes option 7 of 1 at choice 1");
+  });
+
+  test.each([
+    ["step", [5], "Cannot wait for step: label must be a string, received 5"],
+    ["step", ["a", { on: 5 }], "Cannot wait for step: on must be a string, received 5"],
+    ["step", ["a", { signal: 5 }], "Cannot wait for step: signal must be an AbortSignal"],
+    ["steps", [5], "Cannot wrap function: fn must be a function, received 5"],
+    ["steps", [() => {}, 5], "Cannot wrap function: name must be a string, received 5"],
+    [
+      "steps",
+      [() => {}, "f", { at: "end" }],
+      'Cannot wrap function: at must be "reply", "call" or',
+    ],
+    ["spawn", [5, () => {}], "Cannot spawn task: name must be a string, received 5"],
+    ["spawn", ["a", 5], "Cannot spawn task: task must be a function, received 5"],
+    ["abort", [5], "Cannot abort controller: controller must be an AbortController, received 5"],
+  ] as const)("world.%s refuses %j", async (method, args, message) => {
+    const error = await interleavings(async (world) => {
+      await Reflect.apply(world[method], world, args as unknown as []);
+    }).catch((it: unknown) => it);
+
+    expect(String(error)).toContain(message);
+    expect((error as InterleavingError).cause).toBeInstanceOf(TypeError);
+  });
+});
+
+/** What the scenario is refused for. */
+async function failureOf(
+  scenario: (world: World) => unknown,
+  options?: InterleavingsOptions,
+): Promise<InterleavingError> {
+  const error: unknown = await interleavings(scenario, options).then(
+    (result) => new Error(`nothing failed: ${JSON.stringify(result)}`),
+    (error: unknown) => error,
+  );
+  if (!(error instanceof InterleavingError)) throw error;
+  return error;
+}
+
+async function lostUpdate(world: World): Promise<void> {
+  let balance = 0;
+  const deposit = async () => {
+    const before = balance;
+    await world.step("write");
+    balance = before + 1;
+  };
+  await Promise.all([world.spawn("ann", deposit), world.spawn("bob", deposit)]);
+  if (balance !== 2) throw new Error(`the balance is ${balance}`);
+}
+
+interface Lock {
+  lock(): Promise<void>;
+  unlock(): void;
+}
+
+function makeLock(): Lock {
+  let isLocked = false;
+  const waiters: (() => void)[] = [];
+  return {
+    async lock() {
+      if (isLocked) return new Promise((resolve) => waiters.push(resolve));
+      isLocked = true;
+    },
+    unlock() {
+      const next = waiters.shift();
+      if (next) next();
+      else isLocked = false;
+    },
+  };
+}
+
+function makeSemaphore(isMended: boolean) {
+  const waiters: (() => void)[] = [];
+  const semaphore = {
+    free: 1,
+    async acquire(signal?: AbortSignal): Promise<void> {
+      signal?.throwIfAborted();
+      if (semaphore.free > 0) return void semaphore.free--;
+      await new Promise<void>((resolve, reject) => {
+        waiters.push(resolve);
+        signal?.addEventListener("abort", () => {
+          const index = waiters.indexOf(resolve);
+          if (index >= 0) waiters.splice(index, 1);
+          reject(signal.reason);
+        });
+      });
+      if (!signal?.aborted) return;
+      // It was let in, and aborted in the same turn.
+      if (isMended) semaphore.release();
+      throw signal.reason;
+    },
+    release(): void {
+      const next = waiters.shift();
+      if (next) next();
+      else semaphore.free++;
+    },
+  };
+  return semaphore;
+}
+
+/** For each task what its start and each of its steps touch. */
+type Program = string[][][];
+
+function randomProgram(seed: number): Program {
+  let state = seed * 7919;
+  const below = (n: number) => {
+    state = (state * 1103515245 + 12345) % 2 ** 31;
+    return Math.floor((state / 2 ** 31) * n);
+  };
+  const touched = () => ["x", "y", "z"].filter(() => below(3) === 0);
+  return Array.from({ length: 2 + below(2) }, () => Array.from({ length: 1 + below(3) }, touched));
+}
+
+/** Runs a program; two orders are of one class if for all that is touched they agree on the order. */
+async function explore(program: Program, declares: boolean, forbidden?: string) {
+  const classes = new Set<string>();
+  let error: InterleavingError | undefined;
+  const scenario = async (world: World) => {
+    const order: { event: string; on: string[] }[] = [];
+    const tasks = program.map(([start, ...steps], i) =>
+      world.spawn(
+        `task ${i}`,
+        async () => {
+          order.push({ event: `${i}.0`, on: start! });
+          for (const [at, on] of steps.entries()) {
+            await world.step(`step ${at + 1}`, declares ? { on } : {});
+            order.push({ event: `${i}.${at + 1}`, on });
+          }
+        },
+        declares ? { on: start! } : {},
+      ),
+    );
+    await Promise.all(tasks);
+    const name = classOf(order);
+    classes.add(name);
+    if (name === forbidden) throw new Error("forbidden");
+  };
+  const result = await interleavings(scenario, { maxMs: 60_000 }).catch((caught: unknown) => {
+    error = caught as InterleavingError;
+    return { runs: 0, cut: 0, orders: 0, exhaustive: false };
+  });
+  return { classes, result, error };
+}
+
+function classOf(order: { event: string; on: string[] }[]): string {
+  const names = ["x", "y", "z"];
+  return names
+    .map((name) => `${name}: ${order.flatMap((it) => (it.on.includes(name) ? [it.event] : []))}`)
+    .join("; ");
+}
