@@ -251,11 +251,11 @@ const PRIORITY_CHANGES = 2;
 
 /** A beginning of an order that is still to be tried. */
 interface Branch {
-  /** Which option is taken at each choice. After these it is the first. */
-  readonly path: readonly number[];
+  /** What is chosen. After these it is the first option. */
+  readonly path: readonly Choice[];
   readonly switches: number;
   /** What need not be chosen after these until something touches the same. */
-  readonly asleep: readonly Option[];
+  readonly asleep: readonly Choice[];
   /** What the run pended on that this branches off from, to see that it goes the same way again. */
   readonly expected: readonly (readonly string[])[];
 }
@@ -277,7 +277,8 @@ interface Budget {
   readonly onProgress: InterleavingsOptions["onProgress"];
 }
 
-type Choose = (run: Run, options: readonly Option[]) => Option | undefined;
+/** Chooses what comes next; `undefined` leaves the run. */
+type Choose = (run: Run) => Choice | undefined;
 
 class Search {
   readonly #place: Place;
@@ -316,13 +317,11 @@ class Search {
     });
   }
 
-  async replay(path: readonly number[]): Promise<InterleavingsResult> {
-    await this.#run((run, options) => {
-      const at = run.path.length;
-      const index = path[at] ?? 0;
-      if (index < options.length) return options[index];
-      const where = `option ${index} of ${options.length} at choice ${at + 1}`;
-      throw new RangeError(`Cannot ${EXPLORE}: the schedule takes ${where}`);
+  async replay(path: readonly Choice[]): Promise<InterleavingsResult> {
+    await this.#run((run) => {
+      const options = run.options();
+      const wanted = path[run.path.length] ?? options[0];
+      return options.find((option) => format([option]) === format([wanted!])) ?? wanted;
     });
     return this.#result(false);
   }
@@ -359,24 +358,25 @@ class Search {
   }
 
   async #follow({ path, asleep, expected }: Branch, add: (branch: Branch) => void): Promise<void> {
-    const isAsleep = (option: Option) =>
-      asleep.some((it) => it.key === option.key && !option.abort);
-    await this.#run((run, options) => {
+    const isAwake = ({ id, fails, abort }: Choice) =>
+      abort !== undefined || !asleep.some((it) => it.id === id && it.fails === fails);
+
+    await this.#run((run) => {
       const at = run.path.length;
       if (at < path.length) {
         run.compare(expected[at]!);
-        return options[path[at]!];
+        return path[at];
       }
-
-      const awake = asleep.length > 0 ? options.filter((option) => !isAsleep(option)) : options;
+      const options = run.options();
+      const awake = asleep.length > 0 ? options.filter(isAwake) : options;
       const [first] = awake;
       for (let i = 1; i < awake.length; i++) {
-        const { index, cost } = awake[i]!;
-        const slept = awake[i]!.on ? [...asleep, ...awake.slice(0, i)] : [];
+        const option = awake[i]!;
+        const earlier = option.on ? [...asleep, ...awake.slice(0, i)] : [];
         add({
-          path: [...run.path, index],
-          switches: run.switches + cost,
-          asleep: slept.filter((it) => isApart(it, awake[i]!)),
+          path: [...run.path, option],
+          switches: run.switches + option.cost,
+          asleep: earlier.filter((it) => isApart(it, option)),
           expected: run.pendings,
         });
       }
@@ -408,10 +408,13 @@ class Search {
       const priorities = new Map<unknown, number>();
       let lowest = -1;
       const changes = Array.from({ length: PRIORITY_CHANGES }, () => Math.floor(random() * length));
-      await this.#run((run, options) => {
-        const ownerOf = ({ pending }: Option) =>
-          pending.kind === "abort" ? pending : pending.lane;
-        const priorityOf = (option: Option) => {
+      await this.#run((run) => {
+        const options = run.options();
+        const ownerOf = ({ id }: Choice) => {
+          const pending = run.find(id)!;
+          return pending.kind === "abort" ? pending : pending.lane;
+        };
+        const priorityOf = (option: Choice) => {
           const owner = ownerOf(option);
           if (!priorities.has(owner)) priorities.set(owner, random());
           return priorities.get(owner)!;
@@ -420,7 +423,7 @@ class Search {
         const best = options.filter((option) => priorityOf(option) === highest);
         const chosen = best[random() < 0.5 ? 0 : Math.floor(random() * best.length)]!;
         // Who waits for a timer lets others go on, or a loop of timers would never end.
-        const yields = chosen.pending.kind === "timer" || changes.includes(run.path.length);
+        const yields = run.find(chosen.id)!.kind === "timer" || changes.includes(run.path.length);
         if (yields) priorities.set(ownerOf(chosen), lowest--);
         return chosen;
       });
@@ -453,7 +456,7 @@ class Search {
 }
 
 /** Whether two choices commute: they say what they touch, and share nothing of it. */
-function isApart(one: Option, other: Option): boolean {
+function isApart(one: Choice, other: Choice): boolean {
   const { on } = one;
   return !!on && !!other.on && !other.on.some((touched) => on.includes(touched));
 }
@@ -468,25 +471,31 @@ function randomFrom(seed: number): () => number {
   };
 }
 
-/** A schedule names the choices that are not the first option: `3:1,5:2`. */
-function format(path: readonly number[]): string {
-  const choices = path.flatMap((index, at) => (index > 0 ? [`${at}:${index}`] : []));
-  return choices.join() || "0:0";
+/** A schedule names what is chosen by its number: `0.2!.3+1@2`, where 2 fails, and 1 aborts after 3. */
+function format(path: readonly Choice[]): string {
+  const names = path.map(({ id, fails, abort, ticks }) => {
+    const glued = abort === undefined ? "" : `+${abort}@${ticks}`;
+    return `${id}${fails ? "!" : ""}${glued}`;
+  });
+  return names.join(".") || "any";
 }
 
-function parse(schedule: unknown): number[] {
+function parse(schedule: unknown): Choice[] {
+  const expected = "what an InterleavingError names";
   if (typeof schedule !== "string") {
     throw invalid(EXPLORE, "schedule", "a string", schedule, TypeError);
   }
-  if (!/^\d{1,4}:\d{1,4}(,\d{1,4}:\d{1,4})*$/.test(schedule)) {
-    throw invalid(EXPLORE, "schedule", "what an InterleavingError names", schedule, RangeError);
-  }
-  const path: number[] = [];
-  for (const choice of schedule.split(",")) {
-    const [at, index] = choice.split(":");
-    path[Number(at)] = Number(index);
-  }
-  return path;
+  if (schedule === "any") return [];
+  return schedule.split(".").map((name) => {
+    const parts = name.match(/^(\d+)(!?)(?:\+(\d+)@(-?\d))?$/);
+    if (!parts) throw invalid(EXPLORE, "schedule", expected, schedule, RangeError);
+    const [, id, failing, abort, ticks] = parts;
+    const glued = {
+      abort: abort === undefined ? undefined : Number(abort),
+      ticks: Number(ticks ?? 0),
+    };
+    return { id: Number(id), fails: failing === "!", ...glued, on: undefined, cost: 0 };
+  });
 }
 
 // ─── A run ───────────────────────────────────────────────────────────────────────────────────────
@@ -521,33 +530,33 @@ interface Pending {
   readonly fail: (() => void) | undefined;
 }
 
-interface Option {
-  readonly pending: Pending;
+/** Something pending that may come next, alone or with an abort. */
+interface Choice {
+  /** The number of what is pending. */
+  readonly id: number;
   readonly fails: boolean;
-  /** An abort in the same turn, and how many microtasks later it comes. */
-  readonly abort: Pending | undefined;
+  /** The number of an abort in the same turn, and how many microtasks later it comes. */
+  readonly abort: number | undefined;
   readonly ticks: number;
   readonly on: readonly string[] | undefined;
   /** The switches that it adds. */
   readonly cost: number;
-  /** The same for the same choice at another moment. */
-  readonly key: number;
-  /** Where it stands among the options. */
-  index: number;
 }
 
 class Run implements World {
   /** The one that is under way. */
   static current: Run | undefined;
 
-  /** The index of the option that was taken at each choice. */
-  readonly path: number[] = [];
+  readonly path: Choice[] = [];
   /** The labels of what was pending at each choice. */
   readonly pendings: string[][] = [];
   switches = 0;
   elapsed = 0;
   readonly timers = new Map<number, Timer>();
-  readonly #chosen: Option[] = [];
+  readonly #chosen: Pending[] = [];
+  /** How many choices were made up to the last that was not the first option. */
+  #forced = 0;
+  #first: Choice | undefined;
   readonly #place: Place;
   readonly #choose: Choose;
   readonly #pending: Pending[] = [];
@@ -558,6 +567,9 @@ class Run implements World {
   readonly #spawned: Spawned<unknown>[] = [];
   /** Which lane ran last: the one that a switch leaves. */
   #lane: Lane;
+  /** For how many milliseconds it may still wait for what happens outside. */
+  #grace = GRACE;
+  readonly #ended = Promise.withResolvers<boolean>();
   #over = false;
   #outcome: PromiseSettledResult<unknown> | undefined;
   #error: { kind: InterleavingErrorKind; cause: unknown } | undefined;
@@ -575,34 +587,49 @@ class Run implements World {
   }
 
   /** Runs to the end, and says whether it came there. */
-  async end(): Promise<boolean> {
+  end(): Promise<boolean> {
     Run.current = this;
-    const { stage } = this.#place;
+    this.within(this.#lane, () => Promise.try(this.#place.scenario, this)).then(
+      (value) => (this.#outcome = { status: "fulfilled", value }),
+      (reason) => (this.#outcome = { status: "rejected", reason }),
+    );
+    this.#place.stage.nextTurn(this.#turn);
+    return this.#ended.promise;
+  }
+
+  readonly #turn = (): void => {
+    const { resolve, reject } = this.#ended;
     try {
-      this.within(this.#lane, () => Promise.try(this.#place.scenario, this)).then(
-        (value) => (this.#outcome = { status: "fulfilled", value }),
-        (reason) => (this.#outcome = { status: "rejected", reason }),
-      );
-      for (;;) {
-        await new Promise<void>((resolve) => stage.nextTurn(resolve));
-        if (this.#error) throw this.#failure(this.#error.kind, this.#error.cause);
-        if (this.#outcome) return this.#leave(this.#outcome);
-        const options = this.#options();
-        if (!options.some(({ pending }) => pending.kind !== "abort" || !pending.optional)) {
-          if (await this.#wakesUp()) continue;
-          throw this.#failure("deadlock");
-        }
-        if (this.path.length === MAX_CHOICES) throw this.#failure("endless");
-        this.pendings.push(this.#pending.map(({ title }) => title));
-        const option = this.#choose(this, options);
-        if (!option) return false;
-        this.#take(option);
-      }
-    } finally {
-      this.#over = true;
-      this.timers.clear();
-      Run.current = undefined;
+      const isWhole = this.#proceed();
+      if (isWhole === undefined) return;
+      resolve(isWhole);
+    } catch (error) {
+      reject(error);
     }
+    this.#over = true;
+    this.timers.clear();
+    Run.current = undefined;
+  };
+
+  /** Makes a choice; `undefined` if the run goes on. */
+  #proceed(): boolean | undefined {
+    if (this.#error) throw this.#failure(this.#error.kind, this.#error.cause);
+    if (this.#outcome) return this.#leave(this.#outcome);
+    if (this.#isStuck()) {
+      if (this.#grace-- === 0) throw this.#failure("deadlock");
+      return void this.#place.stage.platform["setTimeout"](this.#turn, 1);
+    }
+    this.#grace = GRACE;
+    if (this.path.length === MAX_CHOICES) throw this.#failure("endless");
+    const titles: string[] = [];
+    for (const { title } of this.#pending) titles.push(title);
+    this.pendings.push(titles);
+    const choice = this.#choose(this);
+    if (!choice) return false;
+    // First of all, because what is chosen may block and turn the event loop itself.
+    this.#place.stage.nextTurn(this.#turn);
+    this.#take(choice);
+    return undefined;
   }
 
   compare(expected: readonly string[]): void {
@@ -736,18 +763,19 @@ class Run implements World {
 
   /** How many orders of the same choices stand for the same run. */
   countOrders(): number {
-    const chosen = this.#chosen;
-    if (!this.#declares || chosen.length > 30) return 1;
+    const { path } = this;
+    const { length } = path;
+    if (!this.#declares || length > 30) return 1;
     // A bit for each choice that must come before.
-    const before = chosen.map((option, i) => {
+    const before = path.map((choice, i) => {
       let bits = 0;
       for (let j = 0; j < i; j++) {
-        const isCause = j === option.pending.since - 1;
-        if (isCause || !isApart(chosen[j]!, option)) bits |= 1 << j;
+        const isCause = j === this.#chosen[i]!.since - 1;
+        if (isCause || !isApart(path[j]!, choice)) bits |= 1 << j;
       }
       return bits;
     });
-    const known = new Map<number, number>([[2 ** chosen.length - 1, 1]]);
+    const known = new Map<number, number>([[2 ** length - 1, 1]]);
     const count = (done: number): number => {
       let orders = known.get(done);
       if (orders !== undefined) return orders;
@@ -762,7 +790,7 @@ class Run implements World {
   }
 
   /** What may come next, those that add the fewest switches first. */
-  #options(): Option[] {
+  options(): Choice[] {
     let hasSteps = false;
     let first = Infinity;
     const aborts: Pending[] = [];
@@ -772,56 +800,79 @@ class Run implements World {
       else hasSteps = true;
     }
     const { late } = this.#place;
-    const hasTimers = first < Infinity;
-    const isDue = ({ kind, due }: Pending) => kind === "timer" && (late || due === first);
+    const isDue = (pending: Pending) => late || pending.due === first;
     // Who waits for a timer can't go on while others have something to do.
     const isReady = (pending: Pending) => {
-      if (hasSteps) return pending.kind === "start" || pending.kind === "step";
-      return hasTimers ? isDue(pending) : !pending.optional;
+      if (pending.kind === "timer") return !hasSteps && isDue(pending);
+      return pending.kind !== "abort" || (!hasSteps && first === Infinity && !pending.optional);
     };
     const canGoOn = this.#pending.some((it) => it.lane === this.#lane && isReady(it));
 
-    const options: Option[] = [];
-    const seen: Pending[] = [];
+    const options: Choice[][] = [[], [], [], []];
     for (const pending of this.#pending) {
+      const { id, kind, lane, on } = pending;
       const ready = isReady(pending);
-      if (pending.kind === "abort") {
-        options.push(optionOf(pending, ready ? 0 : 1));
+      if (kind === "timer" && !isDue(pending)) continue;
+      const choice = { id, fails: false, abort: undefined, ticks: 0, on };
+      if (kind === "abort") {
+        options[ready ? 0 : 1]!.push({ ...choice, cost: ready ? 0 : 1 });
         continue;
       }
-      if (pending.kind === "timer" && !isDue(pending)) continue;
-      const isSwitch = !ready || (canGoOn && pending.lane !== this.#lane);
-      const overtakes = seen.some((other) => isBefore(other, pending));
-      seen.push(pending);
-      const cost = Number(isSwitch) + Number(overtakes);
-      options.push(optionOf(pending, cost));
-      if (pending.fail)
-        options.push({ ...optionOf(pending, cost + 1), fails: true, key: -pending.id - 1 });
+      const isSwitch = !ready || (canGoOn && lane !== this.#lane);
+      const cost = Number(isSwitch) + Number(this.#overtakes(pending));
+      options[cost]!.push({ ...choice, cost });
+      if (pending.fail) options[cost + 1]!.push({ ...choice, fails: true, cost: cost + 1 });
       for (const abort of aborts) {
-        for (const ticks of GLUE) {
-          options.push({ ...optionOf(pending, cost + 1), on: undefined, abort, ticks });
-        }
+        const glued = { ...choice, abort: abort.id, on: undefined, cost: cost + 1 };
+        for (const ticks of GLUE) options[cost + 1]!.push({ ...glued, ticks });
       }
     }
-    options.sort((one, other) => one.cost - other.cost);
-    for (let i = 0; i < options.length; i++) options[i]!.index = i;
-    return options;
+    const sorted = options.flat();
+    this.#first = sorted[0];
+    return sorted;
   }
 
-  #take(option: Option): void {
-    const { pending, fails, abort, ticks } = option;
-    this.path.push(option.index);
-    this.#chosen.push(option);
-    this.switches += option.cost;
+  find(id: number): Pending | undefined {
+    return this.#pending.find((pending) => pending.id === id);
+  }
+
+  #take(choice: Choice): void {
+    const { id, fails, ticks } = choice;
+    const pending = this.find(id);
+    const abort = choice.abort === undefined ? undefined : this.find(choice.abort);
+    if (!pending || (fails && !pending.fail) || (choice.abort !== undefined && !abort)) {
+      const where = `${format([choice])} at choice ${this.path.length + 1}`;
+      throw new RangeError(`Cannot ${EXPLORE}: the schedule doesn't fit, there is no ${where}`);
+    }
+    this.path.push(choice);
+    if (choice !== this.#first) this.#forced = this.path.length;
+    this.#chosen.push(pending);
+    this.switches += choice.cost;
     this.remove(pending);
     if (pending.kind !== "abort") this.#lane = pending.lane;
-    pending.lane.last = labelOf(option);
+    pending.lane.last = pending.label;
     if (pending.kind === "timer") this.elapsed = Math.max(this.elapsed, pending.due);
     if (abort) this.remove(abort);
     if (ticks < 0) abort?.go();
     if (fails) pending.fail!();
     else pending.go();
     if (abort && ticks >= 0) after(ticks, abort.go);
+  }
+
+  /** Whether an earlier call of the same lane waits for the same kind of turn. */
+  #overtakes(pending: Pending): boolean {
+    const { lane, kind, due, id } = pending;
+    for (const other of this.#pending) {
+      if (other.lane !== lane || other === pending || other.kind === "abort") continue;
+      if ((other.kind === "timer") !== (kind === "timer")) continue;
+      if (other.due < due || (other.due === due && other.id < id)) return true;
+    }
+    return false;
+  }
+
+  /** Whether nothing is left but aborts that need not come. */
+  #isStuck(): boolean {
+    return !this.#pending.some(({ kind, optional }) => kind !== "abort" || !optional);
   }
 
   within<T>(lane: Lane, fn: () => T): T {
@@ -833,17 +884,6 @@ class Run implements World {
     const lane = { name, run: this, ended: false, last: "", calls: new Set<string>() };
     this.#lanes.push(lane);
     return lane;
-  }
-
-  /** Whether something comes from outside if it is given real time. */
-  async #wakesUp(): Promise<boolean> {
-    const made = this.#made;
-    const { platform } = this.#place.stage;
-    for (let ms = 0; ms < GRACE; ms++) {
-      if (this.#made > made || this.#outcome || this.#error) return true;
-      await new Promise((resolve) => platform["setTimeout"](resolve, 1));
-    }
-    return false;
   }
 
   #leave(outcome: PromiseSettledResult<unknown>): true {
@@ -870,7 +910,7 @@ class Run implements World {
   ): InterleavingError {
     const failed = this.#spawned.find((spawned) => spawned.failure && !spawned.asked);
     if (kind === "deadlock" && failed) return this.#failure("unhandled", failed.failure!.reason);
-    const schedule = format(this.path);
+    const schedule = format(this.path.slice(0, this.#forced));
     const { switches } = this;
     const lines = [
       `${this.#what(kind, cause, expected)}`,
@@ -918,9 +958,9 @@ class Run implements World {
 
   /** A row for each choice, a column for each lane. */
   #draw(): string {
-    const lanes = this.#lanes.filter((lane) => this.#chosen.some((it) => it.pending.lane === lane));
-    const cells = this.#chosen.map((option) =>
-      lanes.map((lane) => (option.pending.lane === lane ? labelOf(option) : "")),
+    const lanes = this.#lanes.filter((lane) => this.#chosen.some((it) => it.lane === lane));
+    const cells = this.#chosen.map((pending, i) =>
+      lanes.map((lane) => (pending.lane === lane ? labelOf(pending, this.path[i]!) : "")),
     );
     const widths = lanes.map((lane, i) =>
       Math.max(lane.name.length, ...cells.map((row) => row[i]!.length)),
@@ -932,10 +972,10 @@ class Run implements World {
       lanes.map(({ name }) => name),
       "also pending",
     );
-    const rows = this.#chosen.map((option, i) => {
-      const { pending, cost } = option;
+    const rows = this.#chosen.map((pending, i) => {
       const also = this.pendings[i]!.filter((title) => title !== pending.title);
-      return rowOf(`${cost > 0 ? "→ " : ""}${i + 1}`, cells[i]!, also.join(", "));
+      const mark = `${this.path[i]!.cost > 0 ? "→ " : ""}${i + 1}`;
+      return rowOf(mark, cells[i]!, also.join(", "));
     });
     if (rows.length > MAX_ROWS) {
       const left = rows.length - MAX_ROWS;
@@ -968,24 +1008,11 @@ class Spawned<T> extends Promise<T> {
   }
 }
 
-function optionOf(pending: Pending, cost: number): Option {
-  const { id: key, on } = pending;
-  return { pending, fails: false, abort: undefined, ticks: 0, on, cost, key, index: 0 };
-}
-
-/** Whether the other would overtake this one, if it came first. */
-function isBefore(pending: Pending, other: Pending): boolean {
-  if (pending.lane !== other.lane) return false;
-  if (pending.kind !== "timer" || other.kind !== "timer")
-    return pending.kind !== "timer" && other.kind !== "timer";
-  return pending.due <= other.due;
-}
-
-function labelOf({ pending, fails, abort, ticks }: Option): string {
-  const label = fails ? `${pending.label} fails` : pending.label;
-  if (!abort) return label;
-  if (ticks < 0) return `abort, ${label}`;
-  return `${label}, abort${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
+function labelOf({ label }: Pending, { fails, abort, ticks }: Choice): string {
+  const event = fails ? `${label} fails` : label;
+  if (abort === undefined) return event;
+  if (ticks < 0) return `abort, ${event}`;
+  return `${event}, abort${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
 }
 
 function list(items: readonly string[]): string {

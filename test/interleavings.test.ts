@@ -303,7 +303,7 @@ describe("interleavings", () => {
       {
         bug: "a lost update",
         switches: 1,
-        schedule: "0:1,1:1",
+        schedule: "1.0",
         async scenario(world, isMended) {
           let balance = 0;
           const deposit = async () => {
@@ -1259,10 +1259,12 @@ describe("arguments", () => {
 
   test("a schedule that doesn't fit the scenario is refused", async () => {
     const { message } = await interleavings((world) => world.step("only"), {
-      schedule: "0:7",
+      schedule: "7",
     }).catch((error) => error);
 
-    expect(message).toContain("the schedule takes option 7 of 1 at choice 1");
+    expect(message).toBe(
+      "Cannot explore interleavings: the schedule doesn't fit, there is no 7 at choice 1",
+    );
   });
 
   test.each([
