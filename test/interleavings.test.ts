@@ -943,7 +943,7 @@ describe("timers", () => {
         };
         await Promise.all([world.spawn("poll", poll), world.spawn("prepare", prepare)]);
       },
-      { maxRuns: 50 },
+      { maxRuns: 50, maxMs: Infinity },
     );
 
     expect(exhaustive).toBe(false);
@@ -1091,7 +1091,7 @@ describe("InterleavingError", () => {
     });
 
     expect(kind).toBe("endless");
-    expect(message).toContain("10000 choices were made");
+    expect(message).toContain("1000 choices were made");
   });
 });
 
@@ -1101,7 +1101,7 @@ describe("the budget", () => {
   };
 
   test("after maxRuns it goes on at random for a tenth as many, and says so", async () => {
-    const result = await interleavings(steps(6), { maxRuns: 100, seed: 5 });
+    const result = await interleavings(steps(6), { maxRuns: 100, maxMs: Infinity, seed: 5 });
 
     expect(result).toEqual({ runs: 110, cut: 0, orders: 110, exhaustive: false, seed: 5 });
   });
@@ -1127,7 +1127,7 @@ describe("the budget", () => {
           await Promise.all([0, 1, 2, 3, 4, 5].map(step));
           seen.push(order.join(""));
         },
-        { maxRuns: 100, seed },
+        { maxRuns: 100, maxMs: Infinity, seed },
       );
       return seen.slice(100);
     };
@@ -1149,7 +1149,7 @@ describe("the budget", () => {
       // Reached by two switches, but only after thousands of others.
       if (order.join("").startsWith("aaabbbb")) throw new Error("found");
     };
-    const error = await failureOf(scenario, { maxRuns: 2000, seed: 3 });
+    const error = await failureOf(scenario, { maxRuns: 2000, maxMs: Infinity, seed: 3 });
 
     const again = await failureOf(scenario, { schedule: error.schedule });
 
@@ -1158,12 +1158,13 @@ describe("the budget", () => {
 
   test("progress is told after every thousand runs", async () => {
     const told: InterleavingsProgress[] = [];
-    await interleavings(steps(7), { onProgress: (progress) => told.push(progress) });
+    const onProgress = (progress: InterleavingsProgress) => told.push(progress);
+    await interleavings(steps(7), { maxRuns: 2001, maxMs: Infinity, onProgress });
 
-    expect(told.map(({ runs }) => runs)).toEqual([1000, 2000, 3000, 4000, 5000]);
-    const switches = told.map((progress) => progress.switches);
-    expect(switches).toEqual(switches.toSorted((a, b) => a - b));
-    for (const { waiting } of told) expect(waiting).toBeGreaterThan(0);
+    expect(told.map(({ runs }) => runs)).toEqual([1000, 2000]);
+    const [first, second] = told;
+    expect(second!.switches).toBeGreaterThanOrEqual(first!.switches);
+    expect(first!.waiting).toBeGreaterThan(0);
   });
 
   test("its signal ends it between two runs, and rejects with the reason", async () => {
