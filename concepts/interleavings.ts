@@ -120,6 +120,8 @@ export interface AbortOptions {
   reason?: unknown;
   /** Whether the abort must come, sooner or later. Default: false. */
   surely?: boolean | undefined;
+  /** What it is called where an order is drawn. Default: `"abort"`. */
+  label?: string | undefined;
 }
 
 /** What went wrong in a run. */
@@ -220,7 +222,7 @@ export async function interleavings(
   const search = new Search(place, settings);
   try {
     stage.enter(new Error());
-    replaceGlobals(stage);
+    replaceGlobals(place);
     search.listen();
     stage.undo.push(onAbort(signal ?? undefined, (reason) => search.stop(reason)));
     return await (path ? search.replay(path) : search.explore());
@@ -283,6 +285,7 @@ class Search {
   readonly #place: Place;
   readonly #budget: Budget;
   readonly #began: number;
+  readonly #ended = Promise.withResolvers<void>();
   #stopped: { reason: unknown } | undefined;
   #runs = 0;
   #cut = 0;
@@ -310,7 +313,12 @@ class Search {
     };
     process?.on("unhandledRejection", hear);
     globalThis.addEventListener?.("unhandledrejection", hearEvent);
+    onTestEnd(() => {
+      this.stop(new Error("The test has ended before the exploration. Was it awaited?"));
+      return this.#place.stage.over ? undefined : this.#ended.promise;
+    });
     undo.push(() => {
+      this.#ended.resolve();
       process?.off("unhandledRejection", hear);
       globalThis.removeEventListener?.("unhandledrejection", hearEvent);
     });
@@ -597,6 +605,7 @@ class Run implements World {
   }
 
   readonly #turn = (): void => {
+    if (this.#over) return;
     const { resolve, reject } = this.#ended;
     try {
       const isWhole = this.#proceed();
@@ -620,9 +629,7 @@ class Run implements World {
     }
     this.#grace = GRACE;
     if (this.path.length === MAX_CHOICES) throw this.#failure("endless");
-    const titles: string[] = [];
-    for (const { title } of this.#pending) titles.push(title);
-    this.pendings.push(titles);
+    this.pendings.push(this.#pending.map(({ title }) => title));
     const choice = this.#choose(this);
     if (!choice) return false;
     // First of all, because what is chosen may block and turn the event loop itself.
@@ -736,8 +743,11 @@ class Run implements World {
     }
     requireOptions(action, options);
     this.#refuseDead(action);
-    const { reason, surely = false } = options;
-    this.add("abort", "abort", () => controller.abort(reason), { optional: !surely });
+    const { reason, surely = false, label = "abort" } = options;
+    requireString(action, "label", label);
+    const { lane } = this;
+    const abort = () => this.within(lane, () => controller.abort(reason));
+    this.add("abort", label, abort, { lane, optional: !surely });
   }
 
   add(
@@ -1052,21 +1062,20 @@ class Timer {
   #id = 0;
   #cleared = false;
 
+  /** @param lane what a timer does belongs to who has set it */
   constructor(
+    lane: Lane,
     name: string,
     delay: number,
-    repeats: boolean,
     callback: () => unknown,
-    quiet = false,
+    { repeats = false, optional = false } = {},
   ) {
-    this.#run = Run.current!.lane.run;
+    this.#run = lane.run;
     this.#label = delay > 0 ? `${name} of ${delay} ms` : name;
     this.#delay = delay;
     this.#repeats = repeats;
-    // Keeps the lane, because what a timer does belongs to who has set it.
-    const lane = this.#run.lane;
     this.#callback = callback;
-    this.#set(lane, quiet);
+    this.#set(lane, optional);
   }
 
   #set(lane: Lane, optional: boolean): void {
@@ -1126,47 +1135,44 @@ class Timer {
 /** Above all numbers that a platform gives to its own timers. */
 let lastTimerId = 2 ** 30;
 
-function replaceGlobals(stage: Stage): void {
+function replaceGlobals({ stage, storage }: Place): void {
   const { platform } = stage;
-  const set = (
-    name: string,
-    delay: number,
-    repeats: boolean,
-    callback: (...args: any[]) => unknown,
-    args: unknown[],
-  ) => {
-    requireFunction(`call ${name}`, "callback", callback);
-    const timer = new Timer(name, delay, repeats, () => callback(...args));
-    // In browsers timers are plain numbers.
-    return "process" in globalThis ? timer : Number(timer);
-  };
-  stage.override(globalThis, "setTimeout", (callback, ms, ...args) =>
-    set("setTimeout", toDelay(ms), false, callback, args),
-  );
-  stage.override(globalThis, "setInterval", (callback, ms, ...args) =>
-    set("setInterval", Math.max(1, toDelay(ms)), true, callback, args),
-  );
-  stage.override(globalThis, "setImmediate", (callback, ...args) =>
-    set("setImmediate", 0, false, callback, args),
-  );
-  for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
-    stage.override(globalThis, name, (timer) => {
+  // What belongs to no run, such as a server in the same process, has none.
+  const laneNow = () => (storage ? storage.getStore() : Run.current?.lane);
+  for (const kind of ["Timeout", "Interval", "Immediate"]) {
+    const name = `set${kind}`;
+    stage.override(globalThis, name, (callback, ...args) => {
+      requireFunction(`call ${name}`, "callback", callback);
+      const lane = laneNow();
+      if (!lane) return platform[name](callback, ...args);
+      const repeats = kind === "Interval";
+      const delay = kind === "Immediate" ? 0 : toDelay(args.shift());
+      const call = () => callback(...args);
+      const timer = new Timer(lane, name, Math.max(delay, Number(repeats)), call, { repeats });
+      // In browsers timers are plain numbers.
+      return "process" in globalThis ? timer : Number(timer);
+    });
+    stage.override(globalThis, `clear${kind}`, (timer) => {
       const isId = typeof timer === "number" || typeof timer === "string";
       const own = isId ? Run.current?.timers.get(Number(timer)) : timer;
       if (own instanceof Timer) own.close();
-      else platform[name]?.(timer);
+      else platform[`clear${kind}`]?.(timer);
     });
   }
+  const { timeout } = AbortSignal;
   stage.override(AbortSignal, "timeout", (ms) => {
+    const lane = laneNow();
+    if (!lane) return timeout.call(AbortSignal, ms);
     const controller = new AbortController();
     const abort = () =>
       controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
-    new Timer("AbortSignal.timeout", toDelay(ms), false, abort, true);
+    new Timer(lane, "AbortSignal.timeout", toDelay(ms), abort, { optional: true });
     return controller.signal;
   });
+  const elapsed = () => Run.current?.elapsed ?? 0;
   stage.replaceDates(
-    () => Date.UTC(2000) + (Run.current?.elapsed ?? 0),
-    () => 2 ** 20 + (Run.current?.elapsed ?? 0),
+    () => Date.UTC(2000) + Math.floor(elapsed()),
+    () => 2 ** 20 + elapsed(),
   );
 }
 
@@ -1347,6 +1353,19 @@ const RUNNING = Symbol.for("async-concepts.virtual-time");
 /** What a module of Node's exports, where there is one. */
 function builtin(name: string): any {
   return (globalThis as { process?: any }).process?.getBuiltinModule?.(name);
+}
+
+/** bun:test ends a test at an unhandled rejection, and begins the next in the same turn. */
+function onTestEnd(stop: () => Promise<unknown> | undefined): void {
+  try {
+    builtin("bun:test")?.onTestFinished((done: () => void) => {
+      const stopped = stop();
+      if (stopped) stopped.finally(done).catch(doNothing);
+      else done();
+    });
+  } catch {
+    // Not in a test.
+  }
 }
 
 /** What the platforms make of a timer's delay. */

@@ -202,23 +202,14 @@ class Run<T> implements VirtualClock {
         this.#stop(reason);
       }),
     );
-    this.#stopWithTest();
+    onTestEnd(() => {
+      if (this.#world.stage.over) return undefined;
+      const when = `Stopped ${this.#when()}: the test has ended before it`;
+      this.#stop(new Error(`${when}. Was the run awaited?`));
+      return this.#ended.promise;
+    });
     this.#world.stage.nextTurn(this.#begin);
     return this.#ended.promise;
-  }
-
-  /** Bun ends a test at an unhandled rejection, and begins the next in the same turn. */
-  #stopWithTest(): void {
-    try {
-      builtin("bun:test")?.onTestFinished((done: () => void) => {
-        if (this.#world.stage.over) return done();
-        const when = `Stopped ${this.#when()}: the test has ended before it`;
-        this.#stop(new Error(`${when}. Was the run awaited?`));
-        this.#ended.promise.finally(done).catch(doNothing);
-      });
-    } catch {
-      // Not in a test.
-    }
   }
 
   // A callback of the platform's, and not a continuation of a promise: ticks come before promises.
@@ -841,6 +832,19 @@ const RUNNING = Symbol.for("async-concepts.virtual-time");
 /** What a module of Node's exports, where there is one. */
 function builtin(name: string): any {
   return (globalThis as { process?: any }).process?.getBuiltinModule?.(name);
+}
+
+/** bun:test ends a test at an unhandled rejection, and begins the next in the same turn. */
+function onTestEnd(stop: () => Promise<unknown> | undefined): void {
+  try {
+    builtin("bun:test")?.onTestFinished((done: () => void) => {
+      const stopped = stop();
+      if (stopped) stopped.finally(done).catch(doNothing);
+      else done();
+    });
+  } catch {
+    // Not in a test.
+  }
 }
 
 /** What the platforms make of a timer's delay. */

@@ -846,6 +846,17 @@ describe("world", () => {
       ]);
     });
 
+    test("is drawn by its label, where it comes", async () => {
+      const { message } = await failureOf(async (world) => {
+        const controller = new AbortController();
+        world.abort(controller, { label: "user leaves" });
+        await world.step("work");
+        if (controller.signal.aborted) throw new Error("too late");
+      });
+
+      expect(message).toContain("user leaves");
+    });
+
     test("an abort that never came is no leak", async () => {
       await interleavings((world) => world.abort(new AbortController()));
     });
@@ -1220,6 +1231,19 @@ describe("the house it visits", () => {
     await interleavings(nested(() => interleavings(() => {})));
     await interleavings(nested(() => virtualTime(() => {})));
     await virtualTime(nested(() => interleavings(() => {})));
+  });
+
+  test("what doesn't belong to a run keeps the platform's timers", async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // Set before, it comes in the middle of a run, and sets another.
+    setTimeout(() => setTimeout(resolve, 0), 0);
+
+    const { runs } = await interleavings(async (world) => {
+      await promise;
+      await world.step("then");
+    });
+
+    expect(runs).toBe(1);
   });
 
   test("a setTimeout kept from inside is the platform's afterwards", async () => {
