@@ -64,7 +64,16 @@ export interface RetryOptions extends WaitOptions {
    * don't retry together; `"none"` waits exactly the delay. Default: `"full"`.
    */
   jitter?: "full" | "none" | undefined;
-  /** Whether to try again after this error. Default: after all but AbortErrors. */
+  /**
+   * No attempt begins later than so many milliseconds after the first. Rather than wait beyond that
+   * it gives up at once. It ends no attempt that is running. Default: Infinity.
+   */
+  maxElapsed?: number | undefined;
+  /**
+   * Whether to try again after this error. Default: after all but AbortErrors and programming
+   * errors, which are TypeErrors, RangeErrors and ReferenceErrors, by name. The TypeErrors of a
+   * `fetch` that didn't reach its server are told by their message, and tried again.
+   */
   retryIf?: ((error: unknown) => boolean | PromiseLike<boolean>) | undefined;
   /**
    * Milliseconds to wait after this attempt, such as those of a Retry-After header: exactly these,
@@ -79,8 +88,17 @@ export interface RetryOptions extends WaitOptions {
 
 /** When a {@link CircuitBreaker} opens, and when it closes again. */
 export interface CircuitBreakerOptions {
-  /** The number of failures in a row that opens it: a positive integer. */
-  failureThreshold: number;
+  /** The number of failures in a row that opens it. Required, unless there is a `failureRate`. */
+  failureThreshold?: number | undefined;
+  /**
+   * The share of failures among the calls that ended in the last `window` ms: above 0, at most 1.
+   * A failure with which it is reached opens the circuit, if there were `minimumCalls`.
+   */
+  failureRate?: number | undefined;
+  /** Milliseconds, counted in tenths: a positive integer. Default: 10,000. */
+  window?: number | undefined;
+  /** The number of calls from which on the rate says something. Default: 10. */
+  minimumCalls?: number | undefined;
   /** Milliseconds for which it stays open before it lets probes through. */
   resetAfter: number;
   /** The number of probes, all of which must succeed: a positive integer. Default: 1. */
@@ -90,12 +108,14 @@ export interface CircuitBreakerOptions {
    * success, because the service has answered. Default: every error does.
    */
   isFailure?: ((error: unknown) => boolean) | undefined;
+  /** Whether a result says that the service is down, a response 503, say. Default: none does. */
+  isFailedResult?: ((value: any) => boolean) | undefined;
 }
 
 /** Closed: all calls go through. Open: none does. Half-open: only probes do. */
 export type CircuitState = "closed" | "open" | "half-open";
 
-/** All attempts failed: `errors` has the error of each in order, `cause` the last. */
+/** All attempts failed, or time ran out: `errors` has the error of each in order, `cause` the last. */
 export class RetryError extends AggregateError {
   override readonly name = "RetryError";
   /** The number of attempts. */
@@ -113,11 +133,11 @@ export class RetryError extends AggregateError {
  *
  * An abort ends a wait at once. A running attempt is waited for: its result is still returned, its
  * error is replaced by the signal's reason. An attempt has no time limit unless `fn` sets one. With
- * infinitely many attempts errors are not kept: only `onRetry` is told of them.
+ * neither `attempts` nor `maxElapsed` finite, errors are not kept: only `onRetry` is told of them.
  *
  * Source of the idea: exponential backoff with full jitter, as measured by AWS's architects.
  *
- * @throws {RetryError} all attempts failed
+ * @throws {RetryError} all attempts failed, or `maxElapsed` leaves no time for another
  * @throws the error itself, if `retryIf` refuses it; `onRetry` has been told of those before it
  * @throws what `retryIf`, `delay` or `onRetry` throws
  * @throws {TypeError | RangeError} an argument, or what `delay` returns, is not what it must be
@@ -155,8 +175,9 @@ export function retry(
   } catch (error) {
     return Promise.reject(error);
   }
+  const start = settings.maxElapsed === Infinity ? 0 : performance.now();
   const first = begin(fn, contextOf(1, settings.signal));
-  return first.then(undefined, (error) => retryAfter(error, fn, settings));
+  return first.then(undefined, (error) => retryAfter(error, fn, settings, start));
 }
 
 /** All that comes after the first failure; apart, because an async function costs more. */
@@ -164,16 +185,17 @@ async function retryAfter(
   error: unknown,
   fn: (context: RetryContext) => unknown,
   settings: typeof DEFAULTS,
+  start: number,
 ): Promise<unknown> {
-  const { attempts, baseDelay, factor, maxDelay, jitter, retryIf, delay, onRetry, signal } =
-    settings;
+  const { attempts, baseDelay, factor, maxDelay, maxElapsed, jitter } = settings;
+  const { retryIf, delay, onRetry, signal } = settings;
   const errors: unknown[] = [];
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted();
-    const again = retryIf ? await retryIf(error) : !isAbortError(error);
+    const again = retryIf ? await retryIf(error) : isTransient(error);
     signal?.throwIfAborted();
     if (!again) throw error;
-    if (attempts !== Infinity) errors.push(error);
+    if (attempts !== Infinity || maxElapsed !== Infinity) errors.push(error);
     if (attempt === attempts) throw new RetryError(errors);
     // Never Infinity, which times 0 would be NaN.
     const growth = Math.min(factor ** (attempt - 1), Number.MAX_VALUE);
@@ -185,6 +207,9 @@ async function retryAfter(
       throw Object.assign(wrong, { cause: error });
     }
     signal?.throwIfAborted();
+    if (maxElapsed !== Infinity && performance.now() - start + ms > maxElapsed + ROUNDING) {
+      throw new RetryError(errors);
+    }
     if (onRetry) await onRetry({ attempt, error, delay: ms });
     await sleep(ms, signal);
     signal?.throwIfAborted();
@@ -196,14 +221,32 @@ async function retryAfter(
   }
 }
 
+/** Milliseconds by which sums of a clock's fractions may be wrong. */
+const ROUNDING = 0.001;
+
+function isTransient(error: unknown): boolean {
+  const name = read(error, "name");
+  if (name !== "TypeError") {
+    return !["AbortError", "RangeError", "ReferenceError"].includes(name as string);
+  }
+  const code = read(error, "code");
+  if (typeof code === "string") return !code.startsWith("ERR_");
+  return NETWORK.test(String(read(error, "message")));
+}
+
+/** What browsers, Bun, Deno, Node and Cloudflare say when a `fetch` fails on its way. */
+const NETWORK =
+  /(?<![.'\w])(network|connect|terminated|(fetch|load) failed|failed to fetch|error sending)|offline/i;
+
 function withDefaults(options: RetryOptions) {
   requireOptions("retry", options);
   const { attempts = 3, baseDelay = 100, factor = 2, maxDelay = 30_000, jitter = "full" } = options;
-  const { retryIf, delay, onRetry, signal } = options;
+  const { maxElapsed = Infinity, retryIf, delay, onRetry, signal } = options;
   requireCount("retry", "attempts", attempts);
   requireFinite("retry", "baseDelay", baseDelay);
   requireFinite("retry", "factor", factor, 1);
   requireDuration("retry", "maxDelay", maxDelay);
+  requireDuration("retry", "maxElapsed", maxElapsed);
   if (jitter !== "full" && jitter !== "none") {
     throw invalid("retry", "jitter", '"full" or "none"', jitter);
   }
@@ -211,7 +254,8 @@ function withDefaults(options: RetryOptions) {
   if (delay !== undefined) requireFunction("retry", "delay", delay);
   if (onRetry !== undefined) requireFunction("retry", "onRetry", onRetry);
   requireSignal("retry", signal);
-  return { attempts, baseDelay, factor, maxDelay, jitter, retryIf, delay, onRetry, signal };
+  const backoff = { attempts, baseDelay, factor, maxDelay, maxElapsed, jitter };
+  return { ...backoff, retryIf, delay, onRetry, signal };
 }
 
 const DEFAULTS = withDefaults({});
@@ -246,29 +290,38 @@ function begin<A>(fn: (argument: A) => unknown, argument: A): Promise<unknown> {
 /** The circuit breaker has refused the call. */
 export class CircuitOpenError extends Error {
   override readonly name = "CircuitOpenError";
-  /** Milliseconds until probes are let through; undefined while they are running. */
+  /**
+   * Milliseconds until probes are let through; undefined if nobody knows: they are running, or the
+   * circuit stays open until it is closed by hand.
+   */
   readonly retryAfter: number | undefined;
 
-  /** @param retryAfter milliseconds until probes are let through, if that is known */
+  /** @param retryAfter milliseconds until probes are let through; undefined while they run */
   constructor(retryAfter: number | undefined) {
     super(
       retryAfter === undefined
         ? "Circuit is half-open: its probes still run"
-        : `Circuit is open: it can be tried again in ${retryAfter} ms`,
+        : retryAfter === Infinity
+          ? "Circuit is open until it is closed by hand"
+          : `Circuit is open: it can be tried again in ${retryAfter} ms`,
     );
-    this.retryAfter = retryAfter;
+    this.retryAfter = retryAfter === Infinity ? undefined : retryAfter;
   }
 }
 
 /**
  * Stops calling a service that is down, so that callers fail at once and the service can recover.
  *
- * After `failureThreshold` failures in a row it opens. After `resetAfter` it is half-open and lets
- * `halfOpenCalls` probes through: when all of them have succeeded it closes, when one fails it
- * opens again. The outcome of a call that began before the last opening or closing is ignored.
+ * After `failureThreshold` failures in a row, or at a `failureRate`, it opens. After `resetAfter` it
+ * is half-open and lets `halfOpenCalls` probes through: when all of them have succeeded it closes,
+ * when one fails it opens again. The outcome of a call that began before the last opening or closing
+ * is ignored, and all counts begin anew.
  *
  * Aborted calls count neither as failures nor as successes. A TimeoutError is a failure, even as
  * the signal's reason. Set a time limit: a probe that hangs keeps the breaker half-open.
+ *
+ * It dispatches an event `statechange` whenever `state` has changed. As it sets no timer, it is
+ * half-open for its listeners when the next call comes.
  *
  * Source of the idea: Michael Nygard, "Release It!"; resilience4j, which waits for all probes.
  *
@@ -277,6 +330,7 @@ export class CircuitOpenError extends Error {
  * import { CircuitBreaker, CircuitOpenError } from "./errors.ts";
  *
  * const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 10_000 });
+ * breaker.addEventListener("statechange", () => console.assert(breaker.state === "open"));
  * const ask = () => breaker.call(() => Promise.reject("down")).catch((error: unknown) => error);
  *
  * const [, second, third] = [await ask(), await ask(), await ask()];
@@ -284,26 +338,20 @@ export class CircuitOpenError extends Error {
  * console.assert(third instanceof CircuitOpenError && third.retryAfter! <= 10_000);
  * ```
  */
-export class CircuitBreaker {
-  readonly #failureThreshold: number;
-  readonly #resetAfter: number;
-  readonly #halfOpenCalls: number;
-  readonly #isFailure: ((error: unknown) => boolean) | undefined;
+export class CircuitBreaker extends EventTarget {
+  static {
+    showMembers(this, "state", "failures", "running");
+  }
+
+  readonly #options: ReturnType<typeof breakerOptions>;
   #era = newEra();
+  /** The state of which listeners have been told. */
+  #told: CircuitState = "closed";
 
   /** @throws {TypeError | RangeError} an option is of the wrong kind or out of range */
   constructor(options: CircuitBreakerOptions) {
-    const action = "create CircuitBreaker";
-    requireOptions(action, options);
-    const { failureThreshold, resetAfter, halfOpenCalls = 1, isFailure } = options ?? {};
-    requirePositiveInteger(action, "failureThreshold", failureThreshold);
-    requireFinite(action, "resetAfter", resetAfter);
-    requirePositiveInteger(action, "halfOpenCalls", halfOpenCalls);
-    if (isFailure !== undefined) requireFunction(action, "isFailure", isFailure);
-    this.#failureThreshold = failureThreshold;
-    this.#resetAfter = resetAfter;
-    this.#halfOpenCalls = halfOpenCalls;
-    this.#isFailure = isFailure;
+    super();
+    this.#options = breakerOptions(options);
   }
 
   /** What the next call will meet. */
@@ -312,41 +360,76 @@ export class CircuitBreaker {
     return this.#timeLeft() > 0 ? "open" : "half-open";
   }
 
+  /** The number of failures in a row, while it is closed. */
+  get failures(): number {
+    return this.#era.failures;
+  }
+
+  /** The number of calls that are running, without those from before it last opened or closed. */
+  get running(): number {
+    return this.#era.running;
+  }
+
+  /**
+   * Opens it, as a failure too many would.
+   *
+   * @param resetAfter milliseconds until it lets probes through; with Infinity it stays open until
+   *   it is closed by hand. Default: the `resetAfter` it was made with
+   * @throws {TypeError | RangeError} `resetAfter` is not a number of 0 or more
+   */
+  open(resetAfter: number = this.#options.resetAfter): void {
+    requireDuration("open CircuitBreaker", "resetAfter", resetAfter);
+    this.#begin(newEra(performance.now(), resetAfter));
+  }
+
+  /** Closes it, as probes that succeed would. */
+  close(): void {
+    this.#begin(newEra());
+  }
+
   /**
    * Calls `task` unless the circuit is open, and returns its result, even after an abort.
    *
    * @throws {CircuitOpenError} the circuit is open, or half-open and its probes are running
-   * @throws what `task` throws, or `isFailure`
+   * @throws what `task`, `isFailure` or `isFailedResult` throws
    * @throws the signal's reason, if it is already aborted
    * @throws {TypeError} an argument is of the wrong kind
    */
   call<T>(task: Task<T>, options?: WaitOptions): Promise<T>;
   call<R>(task: (signal: AbortSignal) => R, options?: WaitOptions): Promise<Awaited<R>>;
   call(task: Task<unknown>, options?: WaitOptions): Promise<unknown> {
-    const era = this.#era;
+    const signal = options?.signal;
     try {
       const action = "call through CircuitBreaker";
       requireFunction(action, "task", task);
       requireOptions(action, options);
-      requireSignal(action, options?.signal);
-      options?.signal?.throwIfAborted();
-      if (era.openedAt !== undefined) this.#requireRoom(era);
+      requireSignal(action, signal);
+      if (this.#era.openedAt !== undefined) this.#tell();
+      signal?.throwIfAborted();
+      if (this.#era.openedAt !== undefined) this.#requireRoom(this.#era);
     } catch (error) {
       return Promise.reject(error);
     }
-    const signal = options?.signal;
+    const era = this.#era;
     era.running++;
     return begin(task, signal ?? neverAborted(task)).then(
       (value) => {
         era.running--;
-        this.#count(era, false);
+        try {
+          this.#count(era, Boolean(this.#options.isFailedResult?.(value)));
+        } catch (error) {
+          releaseHold(value);
+          throw error;
+        }
         return value;
       },
       (error) => {
         era.running--;
         const aborted = signal?.aborted && error === signal.reason && !isTimeoutError(error);
-        if (!aborted && !isAbortError(error))
-          this.#count(era, !this.#isFailure || this.#isFailure(error));
+        if (!aborted && !isAbortError(error)) {
+          const { isFailure } = this.#options;
+          this.#count(era, !isFailure || isFailure(error));
+        }
         throw error;
       },
     );
@@ -355,37 +438,90 @@ export class CircuitBreaker {
   #requireRoom({ running, successes }: Era): void {
     const ms = this.#timeLeft();
     if (ms > 0) throw new CircuitOpenError(Math.ceil(ms));
-    if (running + successes >= this.#halfOpenCalls) throw new CircuitOpenError(undefined);
+    if (running + successes >= this.#options.halfOpenCalls) throw new CircuitOpenError(undefined);
   }
 
   /** Milliseconds until it is half-open. */
   #timeLeft(): number {
+    const era = this.#era;
     const now = performance.now();
     // A clock that has gone back is another clock, for example after virtual time: start anew.
-    if (now < this.#era.openedAt!) this.#era.openedAt = now;
-    const rounding = 0.001;
-    return this.#resetAfter - (now - this.#era.openedAt!) - rounding;
+    if (now < era.openedAt!) era.openedAt = now;
+    return era.resetAfter - (now - era.openedAt!) - ROUNDING;
   }
 
   /** Counts the outcome of a call that began in this era. */
   #count(era: Era, isFailure: boolean): void {
     if (era !== this.#era) return;
-    const { openedAt } = era;
-    if (isFailure) {
-      if (openedAt === undefined && ++era.failures < this.#failureThreshold) return;
-      this.#era = newEra(performance.now());
-    } else {
-      era.failures = 0;
-      if (openedAt !== undefined && ++era.successes === this.#halfOpenCalls) this.#era = newEra();
+    const { failureThreshold, halfOpenCalls } = this.#options;
+    if (era.openedAt !== undefined) {
+      if (isFailure) this.open();
+      else if (++era.successes === halfOpenCalls) this.close();
+      return;
     }
+    era.failures = isFailure ? era.failures + 1 : 0;
+    if (this.#isOverRate(era, isFailure) || era.failures >= failureThreshold) this.open();
   }
+
+  /** Counts an outcome, and says whether too many of the last ones were failures. */
+  #isOverRate({ parts }: Era, isFailure: boolean): boolean {
+    const { failureRate, window, minimumCalls } = this.#options;
+    if (failureRate === undefined) return false;
+    const now = Math.floor((performance.now() / window) * 10);
+    // A part that lies in the future is that of another clock.
+    while (parts[0] && !(parts[0].at > now - 10 && parts[0].at <= now)) parts.shift();
+    if (parts.at(-1)?.at !== now) parts.push({ at: now, calls: 0, failures: 0 });
+    const part = parts.at(-1)!;
+    part.calls++;
+    if (!isFailure) return false;
+    part.failures++;
+    const sum = (key: "calls" | "failures") => parts.reduce((sum, part) => sum + part[key], 0);
+    return sum("calls") >= minimumCalls && sum("failures") / sum("calls") >= failureRate;
+  }
+
+  #begin(era: Era): void {
+    this.#era = era;
+    this.#tell();
+  }
+
+  #tell(): void {
+    const { state } = this;
+    if (state === this.#told) return;
+    this.#told = state;
+    this.dispatchEvent(new Event("statechange"));
+  }
+}
+
+function breakerOptions(options: CircuitBreakerOptions) {
+  const action = "create CircuitBreaker";
+  requireOptions(action, options);
+  const { failureRate, window = 10_000, minimumCalls = 10, halfOpenCalls = 1 } = options ?? {};
+  const { failureThreshold, resetAfter, isFailure, isFailedResult } = options ?? {};
+  if (failureRate === undefined || failureThreshold !== undefined) {
+    requirePositiveInteger(action, "failureThreshold", failureThreshold!);
+  }
+  if (
+    failureRate !== undefined &&
+    !(Number(failureRate) === failureRate && failureRate > 0 && failureRate <= 1)
+  ) {
+    throw invalid(action, "failureRate", "a number above 0 and at most 1", failureRate);
+  }
+  requirePositiveInteger(action, "window", window);
+  requirePositiveInteger(action, "minimumCalls", minimumCalls);
+  requireFinite(action, "resetAfter", resetAfter);
+  requirePositiveInteger(action, "halfOpenCalls", halfOpenCalls);
+  if (isFailure !== undefined) requireFunction(action, "isFailure", isFailure);
+  if (isFailedResult !== undefined) requireFunction(action, "isFailedResult", isFailedResult);
+  const limits = { failureThreshold: failureThreshold ?? Infinity, failureRate, halfOpenCalls };
+  return { ...limits, window, minimumCalls, resetAfter, isFailure, isFailedResult };
 }
 
 type Era = ReturnType<typeof newEra>;
 
 /** What is counted between two changes of the circuit. It is closed if `openedAt` is undefined. */
-function newEra(openedAt?: number) {
-  return { openedAt, running: 0, failures: 0, successes: 0 };
+function newEra(openedAt?: number, resetAfter = 0) {
+  const parts: { at: number; calls: number; failures: number }[] = [];
+  return { openedAt, resetAfter, running: 0, failures: 0, successes: 0, parts };
 }
 
 /** A signal that is never aborted: a shared one if the task declares no parameter. */
@@ -716,7 +852,48 @@ class AbortListeners extends Set<(reason: unknown) => void> {
   }
 }
 
+/** Releases a hold that nobody will receive, or the holds in a list or in settled outcomes. */
+function releaseHold(value: unknown): void {
+  if (Object(value) !== value) return;
+  // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
+  const values = new Set<unknown>([value]);
+  for (const item of values) {
+    if (Object(item) !== item) continue;
+    try {
+      if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
+      const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;
+      if (it.status === "fulfilled") values.add(it.value);
+      if (!(it[Symbol.dispose] ?? it[Symbol.asyncDispose])) continue;
+      const { release } = it as { release?: unknown };
+      if (typeof release === "function") Promise.resolve(release.call(it)).catch(doNothing);
+    } catch {
+      // Nobody is left who could be told.
+    }
+  }
+}
+
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

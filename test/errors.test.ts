@@ -349,15 +349,134 @@ describe("retry", () => {
     },
   );
 
-  test("an AbortError is not retried, unless retryIf says so", async () => {
-    await virtualTime(async (clock) => {
-      const error = new DOMException("somebody else's", "AbortError");
-      const { starts, fn } = failing(clock, error);
+  const programming = [
+    new TypeError("undefined is not an object (evaluating 'user.name')"),
+    new TypeError("Cannot read properties of undefined (reading 'connection')"),
+    Object.assign(new TypeError("fetch() URL is invalid"), { code: "ERR_INVALID_URL" }),
+    new RangeError("Invalid array length"),
+    new ReferenceError("user is not defined"),
+    { name: "TypeError", message: "of another realm" },
+  ];
+  test.each([new DOMException("somebody else's", "AbortError"), ...programming])(
+    "an AbortError or a programming error is not retried, unless retryIf says so: %s",
+    async (error) => {
+      await virtualTime(async (clock) => {
+        const { starts, fn } = failing(clock, error);
 
-      expect(await rejection(retry(fn))).toBe(error);
-      expect(starts).toHaveLength(1);
-      expect(await rejection(retry(fn, { retryIf: () => true }))).toBeInstanceOf(RetryError);
-      expect(starts).toHaveLength(4);
+        expect(await rejection(retry(fn))).toBe(error);
+        expect(starts).toHaveLength(1);
+        expect(await rejection(retry(fn, { retryIf: () => true }))).toBeInstanceOf(RetryError);
+        expect(starts).toHaveLength(4);
+      });
+    },
+  );
+
+  const withCode = (message: string, code: string) =>
+    Object.assign(new TypeError(message), { code });
+  test.each([
+    // In this order: Chrome, Firefox, Safari 16 and 17, Node, Deno, Bun, Cloudflare, React Native.
+    new TypeError("Failed to fetch"),
+    new TypeError("network error"),
+    new TypeError("NetworkError when attempting to fetch resource."),
+    new TypeError("The Internet connection appears to be offline."),
+    new TypeError("Load failed"),
+    new TypeError("fetch failed"),
+    new TypeError("terminated"),
+    new TypeError("error sending request for url (http://localhost/)"),
+    new TypeError("Fetch failed: Requests to port 1 are blocked"),
+    new TypeError("error reading a body from connection"),
+    withCode("Unable to connect. Is the computer able to access the url?", "ECONNREFUSED"),
+    new TypeError("Unable to connect. Is the computer able to access the url?"),
+    new TypeError("Network connection lost."),
+    new TypeError("connection refused"),
+    new TypeError("Network request failed"),
+    new SyntaxError("JSON Parse error: Unexpected EOF"),
+    "a string",
+    undefined,
+  ])("a network that fails, or answers garbage, is retried: %s", async (error) => {
+    await virtualTime(async () => {
+      const retrying = retry(({ attempt }) => (attempt < 3 ? Promise.reject(error) : "up"));
+
+      expect(await retrying).toBe("up");
+    });
+  });
+
+  describe("maxElapsed", () => {
+    test.each<{ maxElapsed: number; starts: number[] }>([
+      // The attempts begin at 0, 100, 300 and 700.
+      { maxElapsed: 0, starts: [0] },
+      { maxElapsed: 99.9, starts: [0] },
+      { maxElapsed: 100, starts: [0, 100] },
+      { maxElapsed: 299, starts: [0, 100] },
+      { maxElapsed: 300, starts: [0, 100, 300] },
+      { maxElapsed: Infinity, starts: [0, 100, 300, 700] },
+    ])("of $maxElapsed ms lets attempts begin at $starts", async ({ maxElapsed, starts }) => {
+      await virtualTime(async (clock) => {
+        const { starts: seen, fn } = failing(clock);
+        const told: number[] = [];
+        const onRetry = ({ attempt }: RetryEvent) => told.push(attempt);
+
+        const retrying = retry(fn, { attempts: 4, jitter: "none", maxElapsed, onRetry });
+
+        expect(await rejection(retrying)).toMatchObject({
+          name: "RetryError",
+          attempts: seen.length,
+        });
+        expect(seen).toEqual(starts);
+        // It gives up at once, and doesn't announce a wait that there won't be.
+        expect(clock.elapsed).toBe(starts.at(-1)!);
+        expect(told).toEqual(starts.slice(1).map((_, i) => i + 1));
+      });
+    });
+
+    test("counts the attempts themselves, and lets the last one end", async () => {
+      await virtualTime(async (clock) => {
+        const slow = () => sleep(400).then(() => fail("down"));
+
+        const error = await rejection(retry(slow, { jitter: "none", maxElapsed: 500 }));
+
+        expect(error).toMatchObject({ attempts: 2 });
+        expect(clock.elapsed).toBe(900);
+      });
+    });
+
+    test("bounds endless attempts, and keeps their errors", async () => {
+      await virtualTime(async () => {
+        const options = { attempts: Infinity, baseDelay: 10, factor: 1, jitter: "none" } as const;
+
+        const error = await rejection(
+          retry(({ attempt }) => fail(attempt), { ...options, maxElapsed: 25 }),
+        );
+
+        expect(error).toMatchObject({
+          errors: [new Error("1"), new Error("2"), new Error("3")],
+          cause: new Error("3"),
+        });
+      });
+    });
+
+    test("bounds what delay() says, Infinity included", async () => {
+      const retrying = retry(() => fail("down"), { delay: () => Infinity, maxElapsed: 1e9 });
+
+      expect(await rejection(retrying)).toMatchObject({ attempts: 1 });
+    });
+
+    test("is not missed by a rounding of the clock", async () => {
+      using clock = manualClock();
+      clock.now = 0.3;
+      let calls = 0;
+
+      await rejection(
+        retry(() => ((clock.now = 0.4), calls++, fail("down")), {
+          attempts: 2,
+          delay: () => 0.1,
+          maxElapsed: 0.2,
+          onRetry: () => void setTimeout(() => (clock.now = 1), 0),
+        }),
+      );
+
+      expect(0.4 - 0.3 + 0.1).toBeGreaterThan(0.2);
+      expect(calls).toBe(2);
     });
   });
 
@@ -436,6 +555,59 @@ describe("retry", () => {
     expect((await retry((context) => context.signal)).aborted).toBe(false);
   });
 
+  describe.each([
+    ["first", 1, 0, 100],
+    ["middle", 2, 100, 300],
+    ["last", 3, 300, 700],
+  ])("aborted at its %s wait", (_which, n, begin, end) => {
+    test.each<[when: string, how: Partial<AbortPlan>, calls: number, elapsed: number]>([
+      ["before, in the attempt", { inAttempt: n }, n, begin],
+      ["before, in the turn in which it begins", { inTurnAfter: n }, n, begin],
+      ["during", { at: (begin + end) / 2 }, n, (begin + end) / 2],
+      ["in the turn of its end, before it", { beforeTimer: n }, n, end],
+      ["in the turn of its end, after it", { afterTimer: n }, n, end],
+    ])("%s: rejects at once, calls nothing, and leaves no trace", async (_when, how, calls, ms) => {
+      await virtualTime(async (clock) => {
+        const { controller, listeners } = watchedController();
+        const { starts, fn } = failing(clock);
+        const planned = abortAs(how, controller, fn);
+
+        const retrying = retry(planned, {
+          attempts: 4,
+          jitter: "none",
+          signal: controller.signal,
+        });
+
+        expect(await rejection(retrying)).toBe("stop");
+        expect(starts).toHaveLength(calls);
+        expect(clock.elapsed).toBe(ms);
+        expect(clock.pending).toBe(0);
+        expect(listeners()).toBe(0);
+      });
+    });
+
+    test("after it: the attempt is waited for, and what it returns is delivered", async () => {
+      await virtualTime(async (clock) => {
+        const { controller, listeners } = watchedController();
+        const { fn } = failing(clock);
+
+        const retrying = retry(
+          async (context) => {
+            if (context.attempt <= n) return fn(context);
+            controller.abort("stop");
+            await sleep(20);
+            return "value";
+          },
+          { attempts: 4, jitter: "none", signal: controller.signal },
+        );
+
+        expect(await retrying).toBe("value");
+        expect(clock.elapsed).toBe(end + 20);
+        expect(listeners()).toBe(0);
+      });
+    });
+  });
+
   test("aborted before: rejects with the reason, and fn is not called", async () => {
     let calls = 0;
 
@@ -443,22 +615,6 @@ describe("retry", () => {
 
     await expect(retrying).rejects.toBe("stop");
     expect(calls).toBe(0);
-  });
-
-  test("aborted during a wait: rejects at once, and leaves no trace", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const { starts, fn } = failing(clock);
-      setTimeout(() => controller.abort("stop"), 130);
-
-      const retrying = retry(fn, { jitter: "none", signal: controller.signal });
-
-      expect(await rejection(retrying)).toBe("stop");
-      expect(starts).toEqual([0, 100]);
-      expect(clock.elapsed).toBe(130);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
   });
 
   test("aborted during a wait of months: rejects at once, too", async () => {
@@ -475,24 +631,6 @@ describe("retry", () => {
       expect(clock.elapsed).toBe(2 ** 31 + 4);
       expect(clock.pending).toBe(0);
       expect(listeners()).toBe(0);
-    });
-  });
-
-  test("aborted in the very turn in which the wait ends: fn is not called again", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      const { starts, fn } = failing(clock);
-      const { setTimeout } = globalThis;
-      globalThis.setTimeout = ((callback: () => void, ms: number) =>
-        setTimeout(() => {
-          callback();
-          controller.abort("stop");
-        }, ms)) as typeof setTimeout;
-
-      const retrying = retry(fn, { jitter: "none", signal: controller.signal });
-
-      expect(await rejection(retrying)).toBe("stop");
-      expect(starts).toEqual([0]);
     });
   });
 
@@ -555,6 +693,7 @@ describe("retry", () => {
     ["baseDelay", Infinity, RangeError, "a finite number of at least 0"],
     ["factor", 0.5, RangeError, "a finite number of at least 1"],
     ["maxDelay", NaN, RangeError, "a number of 0 or more"],
+    ["maxElapsed", -1, RangeError, "a number of 0 or more"],
     ["jitter", true, TypeError, '"full" or "none"'],
   ])("refuses a(n) %s of %s, and doesn't call fn", async (name, value, Kind, expected) => {
     let calls = 0;
@@ -999,22 +1138,51 @@ describe("CircuitBreaker", () => {
     },
   );
 
-  test("an aborted probe makes room for another", async () => {
-    await virtualTime(async () => {
-      const breaker = await opened({ resetAfter: 100 });
+  describe.each(["first", "middle", "last"])("aborted: the %s of three calls", (which) => {
+    const n = ["first", "middle", "last"].indexOf(which);
+    type End = "resolve" | "reject";
+    const controls = { abort: (c: AbortController) => c.abort(stopped) };
+
+    // What counts is how the task ended: an abort that it didn't obey has not happened.
+    test.each<[when: string, steps: ("abort" | End)[], counts: boolean]>([
+      ["before it ends", ["abort", "reject"], false],
+      ["before it succeeds all the same", ["abort", "resolve"], true],
+      ["in the turn in which it has succeeded", ["resolve", "abort"], true],
+    ])("%s", async (_when, steps, counts) => {
+      await virtualTime(async () => {
+        const breaker = await opened({ resetAfter: 100, halfOpenCalls: 3 });
+        const { controller, listeners } = watchedController();
+        const service = controllable();
+        await sleep(100);
+        const probes = [0, 1, 2].map((i) =>
+          attempt(() => breaker.call(service.task, i === n ? controller : {})),
+        );
+
+        expect(await rejection(breaker.call(up))).toBeInstanceOf(CircuitOpenError);
+        for (const step of steps) {
+          if (step === "abort") controls.abort(controller);
+          else service.running[n]![step](step === "reject" ? stopped : "up");
+        }
+        service.running.forEach((probe) => probe.resolve("up"));
+        const outcomes = await Promise.all(probes);
+
+        expect(outcomes.filter(({ ok }) => ok)).toHaveLength(counts ? 3 : 2);
+        expect(breaker).toMatchObject({ state: counts ? "closed" : "half-open", running: 0 });
+        expect(listeners()).toBe(0);
+        // Its place is free for another probe.
+        expect(await breaker.call(up)).toBe("up");
+        expect(breaker.state).toBe("closed");
+      });
+    });
+
+    test("after it has ended", async () => {
+      const breaker = new CircuitBreaker({ failureThreshold: 4, resetAfter: 100 });
       const controller = new AbortController();
-      const service = controllable();
-      await sleep(100);
-      const probe = rejection(breaker.call(service.task, controller));
 
+      await Promise.allSettled([0, 1, 2].map((i) => breaker.call(down, i === n ? controller : {})));
       controller.abort(stopped);
-      expect(await rejection(breaker.call(up))).toBeInstanceOf(CircuitOpenError);
-      service.running[0]!.reject(stopped);
 
-      expect(await probe).toBe(stopped);
-      expect(breaker.state).toBe("half-open");
-      expect(await breaker.call(up)).toBe("up");
-      expect(breaker.state).toBe("closed");
+      expect(breaker.failures).toBe(3);
     });
   });
 
@@ -1087,9 +1255,293 @@ describe("CircuitBreaker", () => {
     });
   });
 
+  describe("with a failureRate", () => {
+    const options = { failureRate: 0.5, minimumCalls: 4, window: 1000, resetAfter: 100 };
+
+    test.each([
+      // Each letter is a call: u(p) or d(own).
+      { calls: "ddd", state: "closed", why: "too few calls" },
+      { calls: "dddd", state: "open", why: "enough of them" },
+      { calls: "uudd", state: "open", why: "the rate is reached" },
+      { calls: "uuudd", state: "closed", why: "it is not" },
+      { calls: "uuuddd", state: "open", why: "it is now" },
+      { calls: "dddu", state: "closed", why: "a success opens nothing" },
+      { calls: "dddud", state: "open", why: "the next failure does" },
+    ])("after the calls $calls it is $state: $why", async ({ calls, state }) => {
+      const breaker = new CircuitBreaker(options);
+
+      for (const call of calls)
+        await attempt(() => breaker.call<unknown>(call === "d" ? down : up));
+
+      expect(breaker.state).toBe(state as "open");
+    });
+
+    test.each([
+      { waits: [0, 0, 0, 999], state: "open" },
+      { waits: [0, 0, 0, 1000], state: "closed" },
+      { waits: [0, 900, 0, 200], state: "closed" },
+      { waits: [0, 900, 0, 200, 0], state: "open" },
+    ])("failures after waits of $waits ms leave it $state", async ({ waits, state }) => {
+      await virtualTime(async (clock) => {
+        const breaker = new CircuitBreaker(options);
+        // The tenths of the window are those of the clock.
+        await sleep(1000 - (performance.now() % 1000));
+        expect(clock.pending).toBe(0);
+
+        for (const wait of waits) {
+          await sleep(wait);
+          await rejection(breaker.call(down));
+        }
+
+        expect(breaker.state).toBe(state as "open");
+      });
+    });
+
+    test("takes no memory for each call, and forgets what another clock counted", async () => {
+      using clock = manualClock();
+      clock.now = 3_600_000;
+      const breaker = new CircuitBreaker(options);
+      for (let i = 0; i < 3; i++) await rejection(breaker.call(down));
+
+      clock.now = 5;
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("closed");
+
+      for (let i = 0; i < 3; i++) await rejection(breaker.call(down));
+      expect(breaker.state).toBe("open");
+    });
+
+    test("begins anew once it has closed again", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker(options);
+        for (let i = 0; i < 4; i++) await rejection(breaker.call(down));
+        await sleep(100);
+        await breaker.call(up);
+
+        for (let i = 0; i < 3; i++) await rejection(breaker.call(down));
+        expect(breaker.state).toBe("closed");
+        await rejection(breaker.call(down));
+        expect(breaker.state).toBe("open");
+      });
+    });
+
+    test("a failureThreshold beside it opens as well, and neither waits for the other", async () => {
+      const breaker = new CircuitBreaker({ ...options, failureThreshold: 2 });
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("closed");
+      await rejection(breaker.call(down));
+      expect(breaker.state).toBe("open");
+
+      breaker.close();
+      for (const task of [down, up, up, down]) await attempt(() => breaker.call<unknown>(task));
+      expect(breaker.state).toBe("open");
+    });
+
+    test("unless told otherwise it wants ten calls within ten seconds", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureRate: 1, resetAfter: 100 });
+        await rejection(breaker.call(down));
+        await sleep(10_000);
+
+        for (let i = 0; i < 9; i++) await rejection(breaker.call(down));
+        expect(breaker.state).toBe("closed");
+        await rejection(breaker.call(down));
+        expect(breaker.state).toBe("open");
+      });
+    });
+  });
+
+  test("a result that isFailedResult recognizes counts as a failure, and is returned", async () => {
+    const breaker = new CircuitBreaker({
+      failureThreshold: 2,
+      resetAfter: 100,
+      isFailedResult: (response: Response) => response.status >= 500,
+    });
+    const answer = (status: number) => breaker.call(() => new Response(null, { status }));
+
+    for (const status of [503, 404, 503]) expect((await answer(status)).status).toBe(status);
+    expect(breaker.state).toBe("closed");
+    await answer(500);
+    expect(breaker.state).toBe("open");
+  });
+
+  test("a lock that isFailedResult refuses to look at is released", async () => {
+    const breaker = new CircuitBreaker({
+      failureThreshold: 1,
+      resetAfter: 100,
+      isFailedResult: () => fail("strange"),
+    });
+    let released = 0;
+    const lock = { release: () => released++, [Symbol.dispose]() {} };
+
+    expect(await rejection(breaker.call(() => lock))).toEqual(new Error("strange"));
+
+    expect(released).toBe(1);
+    expect(breaker).toMatchObject({ state: "closed", running: 0 });
+  });
+
+  describe("by hand", () => {
+    test("open() opens it for resetAfter, whatever the calls come to", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+        const service = controllable();
+        const early = breaker.call(service.task);
+
+        breaker.open();
+        service.running[0]!.resolve("up");
+
+        expect(await early).toBe("up");
+        expect(await rejection(breaker.call(up))).toMatchObject({ retryAfter: 100 });
+        await sleep(100);
+        expect(await breaker.call(up)).toBe("up");
+        expect(breaker.state).toBe("closed");
+      });
+    });
+
+    test("open(ms) opens it for so long, once", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+
+        breaker.open(500);
+        await sleep(499);
+        expect(breaker.state).toBe("open");
+        await sleep(1);
+        await rejection(breaker.call(down));
+
+        expect(await rejection(breaker.call(up))).toMatchObject({ retryAfter: 100 });
+      });
+    });
+
+    test("open(Infinity) keeps it open until close()", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+
+        breaker.open(Infinity);
+        await sleep(2 ** 40);
+
+        expect(await rejection(breaker.call(up))).toMatchObject({
+          name: "CircuitOpenError",
+          message: "Circuit is open until it is closed by hand",
+          retryAfter: undefined,
+        });
+        breaker.close();
+        expect(await breaker.call(up)).toBe("up");
+      });
+    });
+
+    test("close() forgets the failures, and probes that still run", async () => {
+      await virtualTime(async () => {
+        const breaker = await opened({ failureThreshold: 2, resetAfter: 100 });
+        const service = controllable();
+        await sleep(100);
+        const probe = rejection(breaker.call(service.task));
+
+        breaker.close();
+        service.running[0]!.reject("down");
+        await probe;
+        await rejection(breaker.call(down));
+
+        expect(breaker).toMatchObject({ state: "closed", failures: 1 });
+        breaker.close();
+        expect(breaker.failures).toBe(0);
+      });
+    });
+
+    test.each([
+      [-1, RangeError],
+      ["5", TypeError],
+    ])("open() refuses %s", (ms, Kind) => {
+      const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+
+      expect(thrownBy(() => breaker.open(ms as number))).toEqual(
+        new Kind(
+          `Cannot open CircuitBreaker: resetAfter must be a number of 0 or more, received ${quoted(ms)}`,
+        ),
+      );
+      expect(breaker.state).toBe("closed");
+    });
+  });
+
+  describe("statechange", () => {
+    test("is dispatched after each change, and only then", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 100 });
+        const states: string[] = [];
+        breaker.addEventListener("statechange", () => states.push(breaker.state));
+        const expectStates = (...expected: string[]) => expect(states.splice(0)).toEqual(expected);
+
+        breaker.close();
+        await rejection(breaker.call(down));
+        await breaker.call(up);
+        expectStates();
+        await rejection(breaker.call(down));
+        await rejection(breaker.call(down));
+        expectStates("open");
+        await rejection(breaker.call(up));
+        breaker.open();
+        expectStates();
+
+        await sleep(100);
+        expectStates(); // It sets no timer.
+        await rejection(breaker.call(down));
+        expectStates("half-open", "open");
+        await sleep(100);
+        await breaker.call(up);
+        expectStates("half-open", "closed");
+        breaker.open(0);
+        expectStates("half-open");
+      });
+    });
+
+    test("a probe is told before its task is called, and a listener may decide otherwise", async () => {
+      await virtualTime(async () => {
+        const breaker = await opened({ resetAfter: 100 });
+        let calls = 0;
+        breaker.addEventListener("statechange", () => breaker.open(Infinity), { once: true });
+        await sleep(100);
+
+        expect(await rejection(breaker.call(() => calls++))).toBeInstanceOf(CircuitOpenError);
+
+        expect(calls).toBe(0);
+      });
+    });
+
+    test("a listener that aborts the probe is obeyed", async () => {
+      await virtualTime(async () => {
+        const breaker = await opened({ resetAfter: 100 });
+        const controller = new AbortController();
+        let calls = 0;
+        breaker.addEventListener("statechange", () => controller.abort("stop"), { once: true });
+        await sleep(100);
+
+        expect(await rejection(breaker.call(() => calls++, controller))).toBe("stop");
+
+        expect(calls).toBe(0);
+      });
+    });
+  });
+
+  test.each([
+    ["closed", 2, 'CircuitBreaker {"state":"closed","failures":2,"running":1}'],
+    ["open", 3, 'CircuitBreaker {"state":"open","failures":0,"running":0}'],
+  ])("shows itself when it is printed: %s", async (_state, failures, text) => {
+    const breaker = new CircuitBreaker({ failureThreshold: 3, resetAfter: 100 });
+    void breaker.call(() => new Promise(() => {}));
+    for (let i = 0; i < failures; i++) await rejection(breaker.call(down));
+
+    expect(printed(breaker)).toBe(text);
+  });
+
   test.each([
     ["failureThreshold", 0, RangeError, "a positive integer"],
     ["failureThreshold", "1", TypeError, "a positive integer"],
+    ["failureRate", 0, RangeError, "a number above 0 and at most 1"],
+    ["failureRate", 1.1, RangeError, "a number above 0 and at most 1"],
+    ["failureRate", NaN, RangeError, "a number above 0 and at most 1"],
+    ["failureRate", "0.5", TypeError, "a number above 0 and at most 1"],
+    ["window", 0, RangeError, "a positive integer"],
+    ["minimumCalls", 1.5, RangeError, "a positive integer"],
+    ["isFailedResult", 1, TypeError, "a function"],
     ["resetAfter", -1, RangeError, "a finite number of at least 0"],
     ["resetAfter", undefined, TypeError, "a finite number of at least 0"],
     ["halfOpenCalls", 1.5, RangeError, "a positive integer"],
@@ -1896,6 +2348,47 @@ function controllable() {
     return run.promise;
   };
   return { running, task };
+}
+
+/** When {@link abortAs} aborts: in an attempt, at a time, or around the end of the nth wait. */
+interface AbortPlan {
+  inAttempt: number;
+  inTurnAfter: number;
+  at: number;
+  beforeTimer: number;
+  afterTimer: number;
+}
+
+/** Makes an attempt of `fn` or a timer abort. `virtualTime` puts `setTimeout` back. */
+function abortAs<A extends { attempt: number }>(
+  plan: Partial<AbortPlan>,
+  controller: AbortController,
+  fn: (context: A) => never,
+): (context: A) => never {
+  const abort = () => controller.abort("stop");
+  if (plan.at !== undefined) setTimeout(abort, plan.at);
+  const { setTimeout: set } = globalThis;
+  let waits = 0;
+  globalThis.setTimeout = ((callback: () => void, ms: number) => {
+    const n = ++waits;
+    return set(() => {
+      if (n === plan.beforeTimer) abort();
+      callback();
+      if (n === plan.afterTimer) abort();
+    }, ms);
+  }) as typeof setTimeout;
+  return (context) => {
+    if (context.attempt === plan.inAttempt) abort();
+    // The wait begins some microtasks after the attempt has failed.
+    if (context.attempt === plan.inTurnAfter) setImmediate(abort);
+    return fn(context);
+  };
+}
+
+/** What console.log shows of an object, apart from the platform's way to print its members. */
+function printed(object: object): string {
+  const inspect = (object as any)[Symbol.for("nodejs.util.inspect.custom")];
+  return inspect.call(object, 2, {}, (members: object) => JSON.stringify(members));
 }
 
 /** The error that `a(1 b(-2))` describes: groups, RangeErrors and, below 0, TypeErrors. */
