@@ -177,8 +177,12 @@ export async function withContext(manager: Enterable, body: (it: any) => unknown
   return runBody(() => body(value), [(failure) => context.exit(failure)]);
 }
 
-/** Collects cleanups while the body of {@link exitStack} runs. */
+/** Collects cleanups while the body of {@link exitStack} runs. Its methods need no `this`. */
 export interface ExitStack {
+  /** The number of cleanups on it. */
+  readonly size: number;
+  /** The number of managers that are being entered. */
+  readonly entering: number;
   /** Enters a manager or disposable, returns its value, and exits it at the end. */
   enter<M extends Enterable>(manager: M): Promise<Entered<M>>;
   /** Calls `fn` at the end. What it returns is awaited, and otherwise ignored. */
@@ -231,70 +235,88 @@ export function exitStack<T>(
 export function exitStack<R>(body: (stack: ExitStack) => R): Promise<Awaited<R> | undefined>;
 export async function exitStack(body: (stack: ExitStack) => unknown): Promise<any> {
   requireFunction("run exitStack", "body", body);
-  const exits: Exit[] = [];
-  let bodyFailure: Failure | undefined;
-  let ended = false;
-  let entering = 0;
-  let refusals: unknown[];
+  const stack = new Stack();
+  return runBody(
+    () => body(stack),
+    stack.exits,
+    (failure) => stack.end(failure),
+  );
+}
 
-  const assertOpen = () => {
-    if (ended) throw new Error("Cannot use exit stack: its body has ended");
-  };
-  const push = (exit: Exit) => {
+// Named for what console.log shows.
+const Stack = class ExitStack {
+  static {
+    showMembers(this, "size", "entering");
+  }
+
+  readonly exits: Exit[] = [];
+  entering = 0;
+  #bodyFailure: Failure | undefined;
+  #ended = false;
+  /** The errors of all managers that are being entered at the same time. */
+  #refusals: unknown[] = [];
+
+  get size(): number {
+    return this.exits.length;
+  }
+
+  end(failure: Failure | undefined): void {
+    this.#ended = true;
+    this.#bodyFailure = failure;
+  }
+
+  #requireOpen(): void {
+    if (this.#ended) throw new Error("Cannot use exit stack: its body has ended");
+  }
+
+  readonly push = (exit: Exit): void => {
     requireFunction("push to exit stack", "exit", exit);
-    assertOpen();
-    exits.push(exit);
+    this.#requireOpen();
+    this.exits.push(exit);
   };
-  const defer = (fn: () => unknown) => {
+
+  readonly defer = (fn: () => unknown): void => {
     requireFunction("defer to exit stack", "fn", fn);
-    push(async () => void (await fn()));
+    this.push(async () => void (await fn()));
   };
-  const move = () => {
-    assertOpen();
-    const moved = exits.splice(0);
+
+  readonly move = (): AsyncDisposable => {
+    this.#requireOpen();
+    const moved = this.exits.splice(0);
     const handle = createHandle(undefined, () => runBody(doNothing, moved));
     movedExits.set(handle, moved);
     return handle;
   };
-  const enter = <M extends Enterable>(enterable: M): Promise<Entered<M>> => {
-    if (ended) return Promise.try(assertOpen) as Promise<never>;
-    // The errors of all that are being entered at the same time.
-    if (entering++ === 0) refusals = [];
-    const siblings = refusals;
+
+  readonly enter = <M extends Enterable>(enterable: M): Promise<Entered<M>> => {
+    if (this.#ended) return Promise.try(() => this.#requireOpen()) as Promise<never>;
+    if (this.entering++ === 0) this.#refusals = [];
+    const siblings = this.#refusals;
     let manager: ContextManager<Entered<M>>;
     // Pushed first, because the body may end before it is entered.
-    push(async (failure) => {
+    this.push(async (failure) => {
       const refusal = await refused;
       if (!refusal) return manager.exit(failure);
       const told = new Set<unknown>();
-      if (bodyFailure) readInto(told, bodyFailure.error);
+      if (this.#bodyFailure) readInto(told, this.#bodyFailure.error);
       const isMissed = refusal.isLate || (failure && siblings.some((error) => told.has(error)));
-      if ((bodyFailure && isMissed) || !entered.isAwaited) throw refusal.error;
+      if ((this.#bodyFailure && isMissed) || !entered.isAwaited) throw refusal.error;
     });
     const entered = new Entering<Entered<M>>((resolve) => {
       manager = toManager(enterable);
       resolve(manager.enter());
     });
     const refused = entered.watch(
-      () => void entering--,
+      () => void this.entering--,
       (error: unknown) => {
-        entering--;
+        this.entering--;
         siblings.push(error);
-        return { error, isLate: ended };
+        return { error, isLate: this.#ended };
       },
     );
     return entered;
   };
-
-  return runBody(
-    () => body({ enter, push, defer, move }),
-    exits,
-    (failure) => {
-      ended = true;
-      bodyFailure = failure;
-    },
-  );
-}
+};
 
 /** A promise that knows whether anybody has asked for its outcome. */
 class Entering<T> extends Promise<T> {
@@ -403,74 +425,83 @@ export function closing<T extends { close(): unknown }>(resource: T): Handle<T> 
 }
 
 /**
- * Runs `body` and returns what it returns, or undefined if it throws an instance of one of the
- * classes. A SuppressedError, which is how a cleanup that failed is joined with the error before
- * it, is suppressed if both its errors are. An AggregateError passes unless its own class is named.
+ * Runs `body` and returns what it returns, or undefined if it throws an error that matches: an
+ * instance of one of the classes, or one for which a predicate returns true. A SuppressedError,
+ * which is how a cleanup that failed is joined with the error before it, is suppressed if both its
+ * errors are. An AggregateError passes unless it matches itself.
  *
- * @param errorClasses those of this realm; built-in ones stand for those of other realms as well
- * @throws {TypeError} `body` is not a function, or one of `errorClasses` is not a class
- * @throws whatever else `body` throws
+ * @param matches predicates, and classes of this realm; built-in ones stand for those of other
+ *   realms as well. A function of the old kind, `function Gone() {}`, is a class if it inherits
+ *   from Error
+ * @throws {TypeError} `body` is not a function, or one of `matches` is not
+ * @throws whatever else `body` throws; joined with it, what a predicate throws
  *
  * @example
  * ```ts
  * import { suppress } from "./context-managers.ts";
  *
  * const number = await suppress(() => JSON.parse("{") as number, SyntaxError);
+ * const isGone = (error: unknown) => (error as { code?: string }).code === "ENOENT";
+ * await suppress(() => Promise.reject({ code: "ENOENT" }), isGone);
  * console.assert(number === undefined);
  * ```
  */
 export function suppress<T>(
   body: () => T | PromiseLike<T>,
-  ...errorClasses: ErrorClass[]
+  ...matches: ErrorMatch[]
 ): Promise<T | undefined>;
 export function suppress<R>(
   body: () => R,
-  ...errorClasses: ErrorClass[]
+  ...matches: ErrorMatch[]
 ): Promise<Awaited<R> | undefined>;
-export async function suppress(body: () => unknown, ...errorClasses: ErrorClass[]): Promise<any> {
+export async function suppress(body: () => unknown, ...matches: ErrorMatch[]): Promise<any> {
   requireFunction("suppress errors", "body", body);
-  for (const errorClass of errorClasses) {
-    requireFunction("suppress errors", "errorClasses", errorClass);
-    if (Object(errorClass.prototype) === errorClass.prototype) continue;
-    throw invalid("suppress errors", "errorClasses", "a class", errorClass, TypeError);
-  }
-  try {
-    return await body();
-  } catch (error) {
-    if (isCovered(error, errorClasses)) return undefined;
-    throw error;
-  }
+  for (const match of matches) requireFunction("suppress errors", "matches", match);
+  return runBody(body, [(failure) => failure !== undefined && isCovered(failure.error, matches)]);
 }
 
-type ErrorClass = abstract new (...args: never[]) => unknown;
+/** A class of errors, or a function that says whether an error is meant. */
+export type ErrorMatch = (abstract new (...args: never[]) => unknown) | ((error: any) => boolean);
 
-/** Whether an error is an instance of one of the classes, or joins only such errors. */
-function isCovered(error: unknown, errorClasses: ErrorClass[]): boolean {
+/** Whether an error matches, or joins only errors that do. */
+function isCovered(error: unknown, matches: ErrorMatch[]): boolean {
   // The loop reaches what is added meanwhile.
   const errors = new Set([error]);
   let isFound = false;
-  try {
-    for (const it of errors) {
-      if (errorClasses.some((errorClass) => isOfClass(it, errorClass))) isFound = true;
-      else if (!isOfClass(it, SuppressedError)) return false;
-      else errors.add((it as SuppressedError).error).add((it as SuppressedError).suppressed);
+  for (const it of errors) {
+    if (matches.some((match) => doesMatch(it, match))) isFound = true;
+    else if (!doesMatch(it, SuppressedError)) return false;
+    else {
+      try {
+        errors.add((it as SuppressedError).error).add((it as SuppressedError).suppressed);
+      } catch {
+        return false; // A getter that throws.
+      }
     }
-    return isFound;
+  }
+  return isFound;
+}
+
+function doesMatch(value: unknown, match: ErrorMatch): boolean {
+  if (!isClass(match)) return (match as (error: unknown) => boolean)(value) === true;
+  try {
+    if (value instanceof match) return true;
+    // An object of another realm knows the built-in classes of that realm only.
+    const { name } = match;
+    const isForeign = Object(value) === value && !(value instanceof Object);
+    if (!isForeign || Reflect.get(globalThis, name) !== match) return false;
+    let it = Object.getPrototypeOf(value);
+    while (it && it.constructor?.name !== name) it = Object.getPrototypeOf(it);
+    return it !== null;
   } catch {
-    // A getter that throws, or a revoked proxy.
-    return false;
+    return false; // A revoked proxy.
   }
 }
 
-function isOfClass(value: unknown, errorClass: ErrorClass): boolean {
-  if (value instanceof errorClass) return true;
-  // An object of another realm knows the built-in classes of that realm only.
-  const { name } = errorClass;
-  const isForeign = Object(value) === value && !(value instanceof Object);
-  if (!isForeign || Reflect.get(globalThis, name) !== errorClass) return false;
-  let it = Object.getPrototypeOf(value);
-  while (it && it.constructor?.name !== name) it = Object.getPrototypeOf(it);
-  return it !== null;
+/** The prototype of a class can't be replaced; that of another function can, if it has one. */
+function isClass(match: ErrorMatch): match is abstract new (...args: never[]) => unknown {
+  const prototype = Object.getOwnPropertyDescriptor(match, "prototype");
+  return prototype?.writable === false || prototype?.value instanceof Error;
 }
 
 /**
@@ -479,8 +510,9 @@ function isOfClass(value: unknown, errorClass: ErrorClass): boolean {
  *
  * If entering fails, all users who wait for it get the error, and the next one tries again. The
  * exit is not passed errors of single users; its own error goes to the last user. When all users
- * have aborted their wait, the resource is exited as soon as it has been entered, and errors are
- * dropped, because nobody is left who could be told.
+ * have aborted their wait, the signal that `open` was passed is aborted with the last one's reason.
+ * The resource is exited as soon as it has been entered all the same, and errors are dropped,
+ * because nobody is left who could be told.
  *
  * @param open makes the manager, each time the resource is entered
  * @throws {TypeError} `open` is not a function
@@ -504,27 +536,31 @@ function isOfClass(value: unknown, errorClass: ErrorClass): boolean {
  * ```
  */
 export function refCounted<M extends Enterable>(
-  open: () => M,
+  open: (signal: AbortSignal) => M,
 ): (options?: WaitOptions) => Opening<Entered<M>> {
   requireFunction("create refCounted", "open", open);
   let current: Session<Entered<M>> | undefined;
   let exited: Promise<unknown> | undefined;
 
   const start = () => {
-    const assertUsed = () => {
-      if (session.users === 0) throw new Error("All users have left");
-    };
+    const controller = new AbortController();
+    const { signal } = controller;
     const enter = async () => {
       await exited;
-      assertUsed();
-      const opened = open();
+      signal.throwIfAborted();
+      const opened = open(signal);
       const manager = toManager(opened);
       // All users may have aborted in `open`. A disposable is to be disposed even so.
-      if (Object.is(manager, opened)) assertUsed();
+      if (Object.is(manager, opened)) signal.throwIfAborted();
       session.exit = () => manager.exit();
       return manager.enter();
     };
-    const session: Session<Entered<M>> = { users: 0, entered: enter(), exit: doNothing };
+    const session: Session<Entered<M>> = {
+      users: 0,
+      abort: (reason) => controller.abort(reason),
+      entered: enter(),
+      exit: doNothing,
+    };
     session.entered.catch(() => forget(session));
     return session;
   };
@@ -554,6 +590,7 @@ export function refCounted<M extends Enterable>(
         const abort = () => {
           waits = false;
           leave(session).catch(doNothing);
+          if (session.users === 0) session.abort(signal!.reason);
           reject(signal!.reason);
         };
         const stopListening = onAbort(signal, abort);
@@ -578,6 +615,7 @@ export function refCounted<M extends Enterable>(
 /** What users share from the entering of the first to the leaving of the last. */
 interface Session<T> {
   users: number;
+  readonly abort: (reason: unknown) => void;
   readonly entered: Promise<T>;
   exit: () => unknown;
 }
@@ -691,6 +729,27 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

@@ -1201,6 +1201,63 @@ describe("exitStack", () => {
     expect(log).toEqual([]);
   });
 
+  describe.each([
+    ["in turn", "first", 0],
+    ["in turn", "middle", 1],
+    ["in turn", "last", 2],
+    ["at once", "first", 0],
+    ["at once", "middle", 1],
+    ["at once", "last", 2],
+  ] as const)("of three managers entered %s, the %s is aborted", (how, _which, n) => {
+    test.each(momentsOfAbort)("$when", async ({ steps, wins }) => {
+      const log: number[] = [];
+      const { controller, listeners } = watchedController();
+      const gates = [0, 1, 2].map(() => Promise.withResolvers<void>());
+      gates.forEach((gate, i) => i === n || gate.resolve());
+      const openings = gates.map((gate, i) =>
+        refCounted(() => ({ enter: () => gate.promise, exit: () => void log.push(i) }))(
+          i === n ? controller : {},
+        ),
+      );
+      let result: Promise<unknown>;
+      const end = Promise.withResolvers<void>();
+
+      await act(steps, {
+        begin() {
+          result = exitStack(async ({ enter }) => {
+            if (how === "at once") await Promise.all(openings.map(enter));
+            else for (const opening of openings) await enter(opening);
+            await end.promise;
+            return "done";
+          });
+        },
+        grant: () => gates[n]!.resolve(),
+        abort: () => controller.abort("stop"),
+      });
+      end.resolve();
+
+      expect(await result!.catch((reason: unknown) => reason)).toBe(wins ? "stop" : "done");
+      const ofStack = [2, 1, 0].filter((i) => !wins || (how === "in turn" ? i < n : i !== n));
+      expect(log.filter((i) => !wins || i !== n)).toEqual(ofStack);
+      // What was granted in the turn of the abort is given back.
+      expect(log.includes(n)).toBe(!wins || steps.flat().includes("grant"));
+      expect(listeners()).toBe(0);
+    });
+  });
+
+  test("shows itself when it is printed", async () => {
+    await exitStack(async (stack) => {
+      stack.defer(() => {});
+      const entering = stack.enter({ enter: () => turns(1), exit() {} });
+      expect(printed(stack)).toBe('ExitStack {"size":2,"entering":1}');
+
+      await entering;
+      expect(printed(stack)).toBe('ExitStack {"size":2,"entering":0}');
+      stack.move();
+      expect(printed(stack)).toBe('ExitStack {"size":0,"entering":0}');
+    });
+  });
+
   test("its methods need no this", async () => {
     const log: string[] = [];
     const moved = await exitStack(async ({ enter, defer, push, move }) => {
@@ -1330,21 +1387,74 @@ describe("suppress", () => {
     expect(await rejection(suppress(() => Promise.reject(error), ...classes))).toBe(error);
   });
 
-  test("refuses what is not a class, before it calls the body", async () => {
-    const log: string[] = [];
-    const call = (errorClass: unknown) =>
-      rejection(suppress(() => log.push("called"), TypeError, errorClass as never));
+  const isGone = (error: unknown) => (error as { code?: string } | undefined)?.code === "ENOENT";
+  const gone = Object.assign(new Error("x"), { code: "ENOENT" });
+  test.each<[string, unknown, Parameters<typeof suppress>[1][]]>([
+    ["an arrow function", gone, [isGone]],
+    ["a method", gone, [{ isGone }.isGone]],
+    [
+      "a function of the old kind",
+      gone,
+      [
+        function (error: unknown) {
+          return isGone(error);
+        },
+      ],
+    ],
+    ["a class beside it", new TypeError("x"), [isGone, TypeError]],
+    ["a predicate beside a class", gone, [TypeError, isGone]],
+    ["one, for both errors of a pair", new SuppressedError(gone, gone), [isGone]],
+    ["one, for a pair as such", new SuppressedError(1, 2), [(it) => it instanceof SuppressedError]],
+    ["one, for what is not an object", undefined, [(error) => error === undefined]],
+  ])("takes a predicate: %s", async (_, error, matches) => {
+    expect(await suppress(() => Promise.reject(error), ...matches)).toBeUndefined();
+  });
 
-    expect(await call("TypeError")).toEqual(
-      new TypeError(
-        'Cannot suppress errors: errorClasses must be a function, received "TypeError"',
+  test.each<[string, unknown, unknown]>([
+    ["that returns false", new Error("x"), isGone],
+    ["for one error of a pair", new SuppressedError(gone, new Error("x")), isGone],
+    ["that returns a promise, because that is not true", gone, async () => true],
+    ["that is a bound class, because that returns an error", gone, Error.bind(null)],
+  ])("lets the error pass with a predicate %s", async (_, error, match) => {
+    expect(await rejection(suppress(() => Promise.reject(error), match as never))).toBe(error);
+  });
+
+  test("takes a class of the old kind, if it inherits from Error", async () => {
+    function Gone() {}
+    Gone.prototype = Object.create(Error.prototype);
+    const error = Object.create(Gone.prototype);
+
+    expect(await suppress(() => Promise.reject(error), Gone as never)).toBeUndefined();
+  });
+
+  test("what a predicate throws is joined with the error", async () => {
+    const bug = new Error("bug");
+    const error = await rejection(
+      suppress(
+        () => Promise.reject(gone),
+        () => {
+          throw bug;
+        },
       ),
     );
-    expect(await call(() => true)).toEqual(
-      new TypeError("Cannot suppress errors: errorClasses must be a class, received Function"),
-    );
-    expect(log).toEqual([]);
+
+    expect(error).toMatchObject({ name: "SuppressedError", error: bug, suppressed: gone });
   });
+
+  test.each([["TypeError"], [undefined], [{}]])(
+    "refuses %s in place of a class or predicate, before it calls the body",
+    async (match) => {
+      const log: string[] = [];
+      const received = typeof match === "string" ? `"${match}"` : match ? "Object" : "undefined";
+
+      const error = await rejection(suppress(() => log.push("called"), match as never, TypeError));
+
+      expect(error).toEqual(
+        new TypeError(`Cannot suppress errors: matches must be a function, received ${received}`),
+      );
+      expect(log).toEqual([]);
+    },
+  );
 
   test("refuses a body that is not a function, even if a TypeError is to be suppressed", async () => {
     expect(await rejection(suppress(undefined as never, TypeError))).toEqual(
@@ -1588,6 +1698,103 @@ describe("refCounted", () => {
     expect(disposed).toBe(1);
   });
 
+  describe.each([
+    ["first", 0],
+    ["middle", 1],
+    ["last", 2],
+  ])("aborted: the %s of three users", (_which, n) => {
+    test.each(
+      momentsOfAbort.flatMap((moment) => [
+        { ...moment, fails: false, what: "entered" },
+        { ...moment, fails: true, what: "refused" },
+      ]),
+    )("$when, of what is $what in the end", async ({ steps, wins, fails }) => {
+      const log: string[] = [];
+      const { controller, listeners } = watchedController();
+      const gate = Promise.withResolvers<string>();
+      const shared = refCounted(() => ({
+        enter: () => gate.promise,
+        exit: () => void log.push("exit"),
+      }));
+      const grant = () => (fails ? gate.reject("refused") : gate.resolve("value"));
+      let users: PromiseLike<unknown>[] = [];
+
+      await act(steps, {
+        begin() {
+          users = [0, 1, 2].map((i) =>
+            shared(i === n ? controller : {}).then(
+              (handle) => handle,
+              (reason: unknown) => reason,
+            ),
+          );
+        },
+        grant,
+        abort: () => controller.abort("stop"),
+      });
+      // In the row in which nobody has granted it yet.
+      grant();
+      const outcomes = await Promise.all(users);
+
+      for (const [i, outcome] of outcomes.entries()) {
+        if (i === n && wins) expect(outcome).toBe("stop");
+        else if (fails) expect(outcome).toBe("refused");
+        else expect(outcome).toMatchObject({ value: "value" });
+      }
+      expect(listeners()).toBe(0);
+      expect(log).toEqual([]);
+      for (const handle of outcomes as Partial<AsyncDisposable>[]) {
+        await handle[Symbol.asyncDispose]?.();
+      }
+      expect(log).toEqual(fails ? [] : ["exit"]);
+    });
+  });
+
+  test("a user that is aborted before enters nothing", async () => {
+    const log: string[] = [];
+    const shared = refCounted(() => traced(log)("a"));
+
+    expect(await rejection(shared({ signal: AbortSignal.abort("stop") }))).toBe("stop");
+
+    expect(log).toEqual([]);
+  });
+
+  test("when the last user aborts its wait, the signal of open() is aborted with its reason", async () => {
+    const signals: AbortSignal[] = [];
+    const shared = refCounted((signal) => {
+      signals.push(signal);
+      return {
+        enter: () =>
+          new Promise<void>((_, reject) => {
+            signal.addEventListener("abort", () => reject(signal.reason));
+          }),
+        exit() {},
+      };
+    });
+    const controllers = [1, 2].map(() => new AbortController());
+    const users = controllers.map((controller) => rejection(shared(controller)));
+    await turns();
+
+    controllers[0]!.abort("first");
+    expect(signals[0]!.aborted).toBe(false);
+    controllers[1]!.abort("second");
+
+    expect(await Promise.all(users)).toEqual(["first", "second"]);
+    expect(signals.map(({ reason }) => reason)).toEqual(["second"]);
+    // What was to be entered has gone: the next user doesn't wait for it.
+    void shared().then(() => {});
+    await turns();
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, false]);
+  });
+
+  test("a user who leaves aborts nothing", async () => {
+    const signals: AbortSignal[] = [];
+    const shared = refCounted((signal) => (signals.push(signal), traced([])("a")));
+
+    await withContext(shared(new AbortController()), () => {});
+
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false]);
+  });
+
   test("opens nothing when all have aborted while the last exit goes on", async () => {
     await virtualTime(async (clock) => {
       const log: string[] = [];
@@ -1627,26 +1834,6 @@ describe("refCounted", () => {
       expect(log).toEqual(kind === "manager" ? [] : ["disposed"]);
     },
   );
-
-  test("an abort in the turn in which it was entered wins, and it is exited", async () => {
-    const log: string[] = [];
-    const gate = Promise.withResolvers<string>();
-    const shared = refCounted(() => ({
-      enter: () => gate.promise,
-      exit: () => void log.push("exit"),
-    }));
-    const controller = new AbortController();
-    const { signal } = controller;
-    const aborted = rejection(shared({ signal }));
-    await turns();
-
-    gate.resolve("value");
-    void gate.promise.then(() => controller.abort("stop"));
-
-    expect(await aborted).toBe("stop");
-    await turns();
-    expect(log).toEqual(["exit"]);
-  });
 
   test("gives nothing to a user whose signal is aborted but not yet heard", async () => {
     const log: string[] = [];
@@ -1690,32 +1877,6 @@ describe("refCounted", () => {
     expect(log).toEqual(["exit"]);
   });
 
-  test("listens no more once entering has failed", async () => {
-    const { controller, listeners } = watchedController();
-    const gate = Promise.withResolvers<never>();
-    const shared = refCounted(() => ({ enter: () => gate.promise, exit() {} }));
-    const user = rejection(shared({ signal: controller.signal }));
-    await turns();
-    expect(listeners()).toBe(1);
-
-    gate.reject("refused");
-    expect(await user).toBe("refused");
-    expect(listeners()).toBe(0);
-  });
-
-  test("a failed enter and an abort in one turn: the abort is told", async () => {
-    const gate = Promise.withResolvers<never>();
-    const shared = refCounted(() => ({ enter: () => gate.promise, exit() {} }));
-    const controller = new AbortController();
-    const aborted = rejection(shared({ signal: controller.signal }));
-    await turns();
-
-    gate.reject("refused");
-    void gate.promise.catch(() => controller.abort("stop"));
-
-    expect(await aborted).toBe("stop");
-  });
-
   test("refuses a signal that is not an AbortSignal, or in place of options, and enters nothing", async () => {
     const log: string[] = [];
     const shared = refCounted(() => traced(log)("a"));
@@ -1739,41 +1900,6 @@ describe("refCounted", () => {
       "Error: Cannot enter refCounted: this opening has been entered before",
     );
     expect(log).toEqual(["enter a", "exit a"]);
-  });
-
-  test("rejects with the reason when aborted before, and enters nothing", async () => {
-    const log: string[] = [];
-    const shared = refCounted(() => traced(log)("a"));
-
-    expect(await rejection(shared({ signal: AbortSignal.abort("stop") }))).toBe("stop");
-
-    expect(log).toEqual([]);
-  });
-
-  test("rejects with the reason when aborted while waiting; the others are not concerned", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const shared = refCounted(slow(clock, log, { enter: 100, exit: 0 }));
-      const { controller, listeners } = watchedController();
-      const first = rejection(shared({ signal: controller.signal }));
-      const second = withContext(shared(), () => clock.elapsed);
-      setTimeout(() => controller.abort("stop"), 50);
-
-      expect(await first).toBe("stop");
-      expect(clock.elapsed).toBe(50);
-      expect(listeners()).toBe(0);
-      expect(await second).toBe(100);
-      expect(log).toEqual(["entered at 100", "exited at 100"]);
-    });
-  });
-
-  test("listens no more once it has been entered", async () => {
-    const { controller, listeners } = watchedController();
-    const shared = refCounted(() => traced([])("a"));
-
-    await using _handle = await shared({ signal: controller.signal });
-
-    expect(listeners()).toBe(0);
   });
 
   test("when all have aborted, it is exited as soon as it is entered, and can be entered again", async () => {
@@ -1843,6 +1969,38 @@ describe("refCounted", () => {
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** When an abort may meet the end of a wait, and whether it wins. Steps of a list share a turn. */
+const momentsOfAbort: { when: string; steps: Step[][]; wins: boolean }[] = [
+  { when: "before it waits", steps: [["abort", "begin"]], wins: true },
+  { when: "in the turn in which it begins to wait", steps: [["begin", "abort"]], wins: true },
+  { when: "while it waits", steps: [["begin"], ["abort"]], wins: true },
+  { when: "in the turn of the end, before it", steps: [["begin"], ["abort", "grant"]], wins: true },
+  { when: "in the turn of the end, after it", steps: [["begin"], ["grant", "abort"]], wins: true },
+  { when: "in a microtask after the end", steps: [["begin"], ["grant", "abort soon"]], wins: true },
+  { when: "after its wait", steps: [["begin"], ["grant"], ["abort"]], wins: false },
+];
+
+type Step = "begin" | "grant" | "abort" | "abort soon";
+
+async function act(
+  steps: Step[][],
+  does: Record<"begin" | "grant" | "abort", () => void>,
+): Promise<void> {
+  for (const turn of steps) {
+    for (const step of turn) {
+      if (step === "abort soon") queueMicrotask(does.abort);
+      else does[step]();
+    }
+    await turns();
+  }
+}
+
+/** What console.log shows of an object, apart from the platform's way to print its members. */
+function printed(object: object): string {
+  const inspect = (object as any)[Symbol.for("nodejs.util.inspect.custom")];
+  return inspect.call(object, 2, {}, (members: object) => JSON.stringify(members));
 }
 
 /** Lets promises that can go on without a timer go on. */
