@@ -20,6 +20,7 @@
  * | `resolves(value)`, `rejects(reason)`  | `mockResolvedValue`, …           | `return_value=value`     |
  * | `resolvesOnce`, `rejectsOnce`, …      | `mockResolvedValueOnce`, …       |                          |
  * | `sequence(…)`                         |                                  | `side_effect=[…]`        |
+ * | `yields(…)`                           |                                  | `__aiter__.return_value` |
  * | `calls[0].args`, `.thisValue`         | `mock.calls[0]`, `contexts[0]`   | `call_args_list[0]`      |
  * | `calls[0].result`                     | `mock.settledResults[0]`         |                          |
  * | `awaits`                              |                                  | `await_args_list`        |
@@ -38,18 +39,23 @@ type AsyncFunction = (...args: any[]) => Promise<any>;
 /** What a function's promise resolves to. */
 export type Result<F extends AnyFunction> = Awaited<ReturnType<F>>;
 
+/** What the async iterable gives that a function returns, or a promise of it. */
+export type Item<F extends AnyFunction> = Result<F> extends AsyncIterable<infer T> ? T : never;
+
 /** What can stand in for a function: the same arguments, and the result or a promise of it. */
 export type Implementation<F extends AnyFunction> = (
   this: ThisParameterType<F>,
   ...args: Parameters<F>
 ) => Result<F> | PromiseLike<Result<F>>;
 
-/** The names of an object's asynchronous methods. */
+/** The names of an object's methods that return a promise or an async iterable. */
 export type AsyncMethod<T> = {
   [K in keyof T]-?: NonNullable<T[K]> extends (...args: any) => infer R
     ? Promise<Awaited<R>> extends R
       ? K
-      : never
+      : R extends AsyncIterable<unknown>
+        ? K
+        : never
     : never;
 }[keyof T];
 
@@ -76,6 +82,10 @@ export interface MockCall<F extends AnyFunction> {
   readonly settled: boolean;
   /** The outcome; undefined until it is settled. */
   readonly result: PromiseSettledResult<Result<F>> | undefined;
+  /** How many items of {@link MockControls.yields yields()} have been taken. */
+  readonly taken: number;
+  /** Whether those have come to their end, or were closed because the consumer has left. */
+  readonly closed: boolean;
   /** Resolves an open call; with a promise, once that has settled. Throws if it is settled. */
   resolve(value: Result<F>): void;
   /** Rejects an open call. Throws if it is settled. */
@@ -94,6 +104,10 @@ export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
 /**
  * A mock that calls `impl`, or resolves to undefined, until it is told otherwise. It always returns
  * a promise. The `this` of the call reaches `impl`, whose properties are copied to the mock.
+ *
+ * If a call comes to something iterable, `for await` may go over its promise as well as over the
+ * result. So a mock can stand in for a function that returns an async iterable, such as an async
+ * generator; but its promise has no `next()` of its own.
  *
  * A call counts as awaited, once, from the moment something asks its promise for the outcome:
  * `await`, `then`, `catch`, `finally`, `Promise.all`, `return` from an async function, the
@@ -237,6 +251,12 @@ class Callable {
  * `await` pass.
  */
 class Mock<F extends AnyFunction = AnyFunction> extends Callable {
+  static {
+    showMembers(this, "name", "calls", "open");
+  }
+
+  declare readonly name: string;
+
   readonly #name: string;
   readonly #equals: MockOptions["equals"];
   #log: Log;
@@ -381,6 +401,15 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   }
 
   /**
+   * Every call gives an async iterable of the items, from the first one on. An Error is thrown in
+   * its turn, and a promise waited for: one that never settles hangs in the middle, until the
+   * consumer leaves or the call's {@link asyncMock signal} aborts.
+   */
+  yields(...items: (Item<F> | PromiseLike<Item<F>> | Error)[]): this {
+    return this.#everyCall(yielding(items));
+  }
+
+  /**
    * Every call waits before it does what it was told, unless its {@link asyncMock signal} aborts.
    * It goes with any behaviour; `delays(0)` ends it.
    *
@@ -402,6 +431,11 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   /** One call rejects with the reason. */
   rejectsOnce(reason: unknown): this {
     return this.#oneCall({ action: throwing(reason) });
+  }
+
+  /** One call gives an async iterable, as with {@link yields}. */
+  yieldsOnce(...items: (Item<F> | PromiseLike<Item<F>> | Error)[]): this {
+    return this.#oneCall({ action: yielding(items) });
   }
 
   /** One call calls `impl`. */
@@ -578,6 +612,10 @@ class Log {
 }
 
 class Call implements MockCall<any> {
+  static {
+    showMembers(this, "args", "awaited", "result");
+  }
+
   readonly args: any;
   readonly thisValue: any;
   awaited = false;
@@ -596,6 +634,21 @@ class Call implements MockCall<any> {
 
   get settled(): boolean {
     return this.result !== undefined;
+  }
+
+  get taken(): number {
+    return this.#items?.taken ?? 0;
+  }
+
+  get closed(): boolean {
+    return this.#items?.closed ?? false;
+  }
+
+  get #items(): Items | undefined {
+    const { result } = this;
+    return result?.status === "fulfilled" && result.value instanceof Items
+      ? result.value
+      : undefined;
   }
 
   resolve(value: unknown): void {
@@ -628,8 +681,7 @@ class Call implements MockCall<any> {
 
   #wait(delay: number, action: AnyFunction): void {
     try {
-      const candidates = this.args.flatMap((arg: any) => [arg, arg?.signal]);
-      const signal = candidates.find((it: any) => typeof it?.throwIfAborted === "function");
+      const signal = signalIn(this.args);
       if (signal?.aborted) return this.#fail(signal.reason);
       const stopListening = onAbort(signal, (reason) => this.#fail(reason));
       const stopTimer = startTimer(delay, () => {
@@ -685,6 +737,65 @@ class Call implements MockCall<any> {
   }
 }
 
+/** The first argument that is a signal or has one. Their getters may throw. */
+function signalIn(args: unknown[]): AbortSignal | undefined {
+  const candidates = args.flatMap((arg: any) => [arg, arg?.signal]);
+  return candidates.find((it) => typeof it?.throwIfAborted === "function");
+}
+
+function yielding(items: readonly unknown[]): AnyFunction {
+  // A promise is looked at in its turn, and may be rejected before.
+  for (const item of items) if (item instanceof Promise) item.catch(doNothing);
+  return (...args) => new Items(items, signalIn(args));
+}
+
+/** The way of one consumer through the items. */
+class Items implements AsyncIterableIterator<unknown, undefined> {
+  taken = 0;
+  closed = false;
+  #next = 0;
+  readonly #items: readonly unknown[];
+  readonly #signal: AbortSignal | undefined;
+  readonly #end = Promise.withResolvers<unknown>();
+
+  constructor(items: readonly unknown[], signal: AbortSignal | undefined) {
+    this.#items = items;
+    this.#signal = signal;
+    this.#end.promise.catch(doNothing);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<unknown, undefined>> {
+    if (this.#next === this.#items.length) this.closed = true;
+    if (this.closed) return this.return();
+    const stopListening = onAbort(this.#signal, (reason) => this.#end.reject(reason));
+    try {
+      this.#signal?.throwIfAborted();
+      const value = await Promise.race([this.#items[this.#next++], this.#end.promise]);
+      if (this.closed) return this.return();
+      if (isError(value)) throw value;
+      this.taken++;
+      return { done: false, value };
+    } catch (error) {
+      // One of several pending calls tells of it.
+      if (this.closed) return this.return();
+      this.closed = true;
+      throw error;
+    } finally {
+      stopListening();
+    }
+  }
+
+  async return(): Promise<IteratorReturnResult<undefined>> {
+    this.closed = true;
+    this.#end.resolve(undefined);
+    return { done: true, value: undefined };
+  }
+}
+
 /**
  * Tells its call when something asks for the outcome. The language then looks at `constructor`
  * first: `await` to see whether it needs a promise of its own around this one, `then` to know what
@@ -706,6 +817,17 @@ class ObservedPromise extends Promise<unknown> {
   override get ["constructor"](): PromiseConstructor {
     this.#call?.noteAwait();
     return Promise;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<unknown> {
+    let iterator: Promise<AsyncIterator<unknown>> | undefined;
+    // A generator would close its source only after a pending `next()`.
+    const open = () =>
+      (iterator ??= this.then((it: any) => it[Symbol.asyncIterator]?.() ?? it[Symbol.iterator]()));
+    return {
+      next: async () => (await open()).next(),
+      return: async () => (await (await open()).return?.()) ?? { done: true, value: undefined },
+    };
   }
 
   reject(reason: unknown): void {
@@ -969,6 +1091,27 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

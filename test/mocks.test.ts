@@ -642,6 +642,221 @@ describe("asyncMock", () => {
     });
   });
 
+  describe("what it yields", () => {
+    type Query = (sql: string, options?: { signal?: AbortSignal }) => AsyncIterable<number>;
+    const read = async (rows: AsyncIterable<unknown>, into: unknown[] = []) => {
+      for await (const row of rows) into.push(row);
+      return into;
+    };
+
+    test.each([[[]], [[1]], [[1, 2, 3]]])("the items %j, anew for each call", async (items) => {
+      const query = asyncMock<Query>().yields(...items);
+
+      expect(await read(query("a"))).toEqual(items);
+      expect(await Promise.all([read(query("b")), read(query("c"))])).toEqual([items, items]);
+
+      expect(query.calls.map(({ taken, closed }) => ({ taken, closed }))).toEqual(
+        Array(3).fill({ taken: items.length, closed: true }),
+      );
+    });
+
+    test("an Error in its turn, after which there is no more", async () => {
+      const query = asyncMock<Query>().yields(1, new Error("reset"), 3);
+      const rows: unknown[] = [];
+
+      expect(await reasonOf(read(query(""), rows))).toEqual(new Error("reset"));
+
+      expect(rows).toEqual([1]);
+      expect(query.calls[0]).toMatchObject({ taken: 1, closed: true });
+    });
+
+    test("promises, of which a rejected one is not unhandled before its turn", async () => {
+      const later = Promise.withResolvers<number>();
+      const query = asyncMock<Query>().yields(later.promise, 2, Promise.reject("reset"));
+      const rows: unknown[] = [];
+      const reading = read(query(""), rows);
+      await settled();
+      expect(rows).toEqual([]);
+
+      later.resolve(1);
+
+      expect(await reasonOf(reading)).toBe("reset");
+      expect(rows).toEqual([1, 2]);
+    });
+
+    test("to a consumer that leaves, which is recorded", async () => {
+      const query = asyncMock<Query>().yields(1, 2, 3);
+
+      for await (const row of query("")) if (row === 2) break;
+
+      expect(query.calls[0]).toMatchObject({ taken: 2, closed: true });
+    });
+
+    test("to a consumer that stops in the middle, without leaving", async () => {
+      const query = asyncMock<Query>().yields(1, 2);
+      const rows = query("")[Symbol.asyncIterator]();
+      await rows.next();
+
+      expect(query.calls[0]).toMatchObject({ taken: 1, closed: false });
+    });
+
+    test("nothing more once it was left, even if a next() hangs", async () => {
+      const query = asyncMock<Query>().yields(1, new Promise<number>(() => {}), 3);
+      const rows = query("")[Symbol.asyncIterator]();
+      await rows.next();
+      const pending = rows.next();
+
+      expect(await rows.return!()).toEqual({ done: true, value: undefined });
+      expect(await pending).toEqual({ done: true, value: undefined });
+      expect(await rows.next()).toEqual({ done: true, value: undefined });
+      expect(query.calls[0]).toMatchObject({ taken: 1, closed: true });
+    });
+
+    test("nothing, if it is left before it begins", async () => {
+      const query = asyncMock<Query>().yields(1);
+      const rows = query("")[Symbol.asyncIterator]();
+
+      expect(await rows.return!()).toEqual({ done: true, value: undefined });
+
+      expect(query.calls[0]).toMatchObject({ taken: 0, closed: true });
+    });
+
+    test.each([
+      ["before it begins", true, { taken: 0, elapsed: 0 }],
+      ["while it hangs", false, { taken: 1, elapsed: 50 }],
+    ])("an abort %s ends it with the reason, once", async (_when, before, { taken, elapsed }) => {
+      await virtualTime(async (clock) => {
+        const hanging = new Promise<number>(() => {});
+        const query = asyncMock<Query>().yields(1, hanging, hanging, 4);
+        const { controller, listeners } = watchedController();
+        const rows = query("", controller)[Symbol.asyncIterator]();
+        if (before) controller.abort("stop");
+        else {
+          await rows.next();
+          expect(listeners()).toBe(0);
+          setTimeout(() => controller.abort("stop"), 50);
+        }
+
+        const pending = await Promise.allSettled([rows.next(), rows.next()]);
+
+        expect(pending.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+        expect(pending).toContainEqual({ status: "rejected", reason: "stop" });
+        expect(await rows.next()).toEqual({ done: true, value: undefined });
+        expect(clock.elapsed).toBe(elapsed);
+        expect(listeners()).toBe(0);
+        expect(query.calls[0]).toMatchObject({ taken, closed: true });
+      });
+    });
+
+    test("nothing at all, when nobody iterates: that call was never awaited", async () => {
+      const query = asyncMock<Query>().yields(1);
+      void query("forgotten");
+      query("")[Symbol.asyncIterator]();
+      await read(query("read"));
+
+      expect(query.calls.map((call) => call.awaited)).toEqual([false, false, true]);
+    });
+
+    test("through a promise, too, as a client gives it that connects first", async () => {
+      const open = asyncMock<() => Promise<AsyncIterable<string>>>().yields("a", "b");
+
+      expect(await read(await open())).toEqual(["a", "b"]);
+
+      expect(open.calls[0]).toMatchObject({ awaited: true, taken: 2, closed: true });
+    });
+
+    test.each<[string, () => unknown]>([
+      [
+        "an async generator",
+        async function* () {
+          yield* [1, 2];
+        },
+      ],
+      [
+        "a generator",
+        function* () {
+          yield* [1, 2];
+        },
+      ],
+      ["a list", () => [1, 2]],
+    ])("what its implementation does: %s", async (_kind, impl) => {
+      const query = asyncMock<Query>(impl as never);
+
+      expect(await read(query(""))).toEqual([1, 2]);
+      expect(query.calls[0]).toMatchObject({ awaited: true, taken: 0, closed: false });
+    });
+
+    test("a generator that is left runs its finally", async () => {
+      const log: string[] = [];
+      const query = asyncMock(async function* () {
+        try {
+          yield* [1, 2];
+        } finally {
+          log.push("closed");
+        }
+      });
+
+      for await (const _row of query() as unknown as AsyncIterable<number>) break;
+
+      expect(log).toEqual(["closed"]);
+    });
+
+    test("once, or after a delay, or not at all: it goes with everything else", async () => {
+      await virtualTime(async (clock) => {
+        const query = asyncMock<Query>()
+          .yields(1)
+          .yieldsOnce(2)
+          .delaysOnce(100)
+          .rejectsOnce("busy");
+
+        expect(await read(query(""))).toEqual([2]);
+        expect(await read(query(""))).toEqual([1]);
+        expect(clock.elapsed).toBe(100);
+        expect(await reasonOf(read(query("")))).toBe("busy");
+        expect(await read(query(""))).toEqual([1]);
+      });
+    });
+
+    test("in the place of a method", async () => {
+      const db = {
+        async *rows(_sql: string) {
+          yield 1;
+        },
+      };
+      using rows = spyOn(db, "rows");
+      expect(await read(db.rows(""))).toEqual([1]);
+
+      rows.yields(2, 3);
+      expect(await read(db.rows(""))).toEqual([2, 3]);
+      rows.assertAwaitedWith("");
+    });
+
+    test("its types follow the mocked function", () => {
+      const query = asyncMock<Query>().yields(1, Promise.resolve(2), new Error("x"));
+      const open = asyncMock<() => Promise<AsyncIterable<string>>>().yieldsOnce("a");
+      expectTypeOf(query).toEqualTypeOf<AsyncMock<Query>>();
+      expect(open.calls).toEqual([]);
+
+      // @ts-expect-error: a row is a number
+      query.yields("a");
+      // @ts-expect-error: it returns nothing iterable
+      asyncMock<Save>().yields("a");
+    });
+  });
+
+  test("shows itself when it is printed", async () => {
+    const save = asyncMock<Save>(undefined, { name: "save" });
+    await save("ada");
+    void save.hangs()("bob");
+
+    expect(printed(save)).toBe(
+      'Mock {"name":"save","calls":[' +
+        '{"args":["ada"],"awaited":true,"result":{"status":"fulfilled"}},' +
+        '{"args":["bob"],"awaited":false}],"open":1}',
+    );
+    expect(printed(save.calls[1]!)).toBe('Call {"args":["bob"],"awaited":false}');
+  });
+
   describe("what it records", () => {
     test("the this of a call, which reaches the implementation", async () => {
       const counter = {
@@ -1011,57 +1226,35 @@ describe("asyncMock", () => {
       });
     });
 
-    test("leaves neither timer nor listener behind, aborted or settled by hand", async () => {
-      await virtualTime(async (clock) => {
-        const mock = asyncMock<FetchLoosely>();
-        tell(mock);
-        const { controller, listeners } = watchedController();
-        const calls = [1, 2, 3].map(() => mock({ signal: controller.signal }));
+    describe.each(positions)("of three calls the %s", (_which, n) => {
+      test.each(momentsOfAbort)("is aborted $when", async ({ steps, wins }) => {
+        await virtualTime(async (clock) => {
+          let runs = 0;
+          const mock = asyncMock<FetchLoosely>(async () => runs++);
+          tell(mock);
+          const { controller, listeners } = watchedController();
+          const calls: Promise<unknown>[] = [];
 
-        mock.calls[1]?.resolve("by hand");
-        mock.calls[2]?.reject("by hand");
-        expect(mock.open).toBe(1);
-        controller.abort("stop");
+          await act(steps, {
+            begin: () => {
+              for (let i = 0; i < 3; i++) calls.push(mock(i === n ? controller : undefined));
+            },
+            end: () => mock.calls[n]!.settled || mock.calls[n]!.resolve("by hand"),
+            abort: () => controller.abort("stop"),
+          });
+          mock.calls.forEach((call) => call.settled || call.resolve("by hand"));
 
-        expect(await Promise.allSettled(calls)).toEqual([
-          { status: "rejected", reason: "stop" },
-          { status: "fulfilled", value: "by hand" },
-          { status: "rejected", reason: "by hand" },
-        ]);
-        expect(clock.pending).toBe(0);
-        expect(listeners()).toBe(0);
-      });
-    });
-
-    test("settled by hand, it no longer listens", async () => {
-      await virtualTime(async (clock) => {
-        const mock = asyncMock<FetchLoosely>();
-        tell(mock);
-        const { controller, listeners } = watchedController();
-        void mock(controller.signal);
-        expect(listeners()).toBe(1);
-
-        mock.calls[0]?.resolve("by hand");
-
-        expect(listeners()).toBe(0);
-        expect(clock.pending).toBe(0);
-      });
-    });
-
-    test("aborted before the call, it rejects at once and calls nothing", async () => {
-      await virtualTime(async (clock) => {
-        let called = false;
-        const mock = asyncMock<FetchLoosely>(async () => (called = true));
-        tell(mock);
-        const { controller, listeners } = watchedController();
-        controller.abort("stopped before");
-
-        expect(await reasonOf(mock(controller.signal))).toBe("stopped before");
-
-        expect(called).toBe(false);
-        expect(listeners()).toBe(0);
-        expect(clock.pending).toBe(0);
-        expect(clock.elapsed).toBe(0);
+          const others = { status: "fulfilled", value: "by hand" };
+          const expected: unknown[] = [others, others, others];
+          if (wins) expected[n] = { status: "rejected", reason: "stop" };
+          const outcomes: unknown[] = await Promise.allSettled(calls);
+          expect(outcomes).toEqual(expected);
+          expect(mock.open).toBe(0);
+          expect(listeners()).toBe(0);
+          expect(clock.pending).toBe(0);
+          expect(clock.elapsed).toBe(0);
+          expect(runs).toBe(0);
+        });
       });
     });
 
@@ -1171,19 +1364,31 @@ describe("asyncMock", () => {
       save.assertNotAwaited();
     });
 
-    test("rejects with the reason when aborted, before and while it waits", async () => {
-      const load = controlled<Load>();
-      const { controller, listeners } = watchedController();
-      const waits = [1, 2].map((n) => load.nthCall(n, { signal: controller.signal }));
+    describe.each(positions)("of three waiters the %s", (_which, n) => {
+      test.each(momentsOfAbort)("is aborted $when", async ({ steps, wins, sharesTurn }) => {
+        const load = controlled<Load>();
+        const { controller, listeners } = watchedController();
+        let waiters: Promise<unknown>[] = [];
+        const rejects = wins || sharesTurn;
 
-      void load("a");
-      expect((await waits[0])?.args).toEqual(["a"]);
-      expect(listeners()).toBe(1);
-      controller.abort("stop");
+        await act(steps, {
+          begin: () => {
+            waiters = [0, 1, 2].map((i) => load.nthCall(1, i === n ? controller : {}));
+            // Not yet awaited, and not unhandled either.
+            for (const waiter of waiters) waiter.catch(() => {});
+          },
+          end: () => void load("a"),
+          abort: () => controller.abort("stop"),
+        });
+        if (load.calls.length === 0) void load("a");
 
-      expect(await reasonOf(waits[1]!)).toBe("stop");
-      expect(await reasonOf(load.nthCall(1, { signal: controller.signal }))).toBe("stop");
-      expect(listeners()).toBe(0);
+        const outcomes = await Promise.allSettled(waiters);
+        for (const [i, outcome] of outcomes.entries()) {
+          if (i === n && rejects) expect(outcome).toEqual({ status: "rejected", reason: "stop" });
+          else expect(outcome).toMatchObject({ value: { args: ["a"] } });
+        }
+        expect(listeners()).toBe(0);
+      });
     });
 
     test("a call that never comes is a deadlock in virtual time", async () => {
@@ -1237,18 +1442,6 @@ describe("asyncMock", () => {
         expect((await waiting).args).toEqual(["a"]);
       },
     );
-
-    test("an abort in the turn of the call is obeyed", async () => {
-      const load = controlled<Load>();
-      const { controller, listeners } = watchedController();
-      const waiting = load.nthCall(1, { signal: controller.signal });
-
-      void load("a");
-      expect(listeners()).toBe(0);
-      controller.abort("stop");
-
-      expect(await reasonOf(waiting)).toBe("stop");
-    });
 
     test("a waiter that is aborted but not yet told gets no call", async () => {
       const load = controlled<Load>();
@@ -2357,26 +2550,6 @@ describe("controlled", () => {
     expect(load.open).toBe(0);
   });
 
-  test("an abort rejects the open calls with that signal, and no others", async () => {
-    const load = controlled<FetchLoosely>();
-    const { controller, listeners } = watchedController();
-    const { signal } = controller;
-    const calls = [load("a", { signal }), load("b"), load("c", { signal }), load("d", { signal })];
-    load.calls[2]?.resolve("answer");
-
-    controller.abort("stop");
-
-    expect(load.calls.map((call) => call.settled)).toEqual([true, false, true, true]);
-    load.calls[1]?.resolve("answer");
-    expect(await Promise.allSettled(calls)).toEqual([
-      { status: "rejected", reason: "stop" },
-      { status: "fulfilled", value: "answer" },
-      { status: "fulfilled", value: "answer" },
-      { status: "rejected", reason: "stop" },
-    ]);
-    expect(listeners()).toBe(0);
-  });
-
   test.each([undefined, null, 0])("a call can be resolved with %s", async (value) => {
     const load = controlled<FetchLoosely>();
     const call = load();
@@ -2435,6 +2608,42 @@ async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
   const [result] = await Promise.allSettled([promise]);
   if (result.status === "fulfilled") throw new Error(`It resolved to ${result.value}`);
   return result.reason;
+}
+
+const positions: [which: string, n: number][] = [
+  ["first", 0],
+  ["middle", 1],
+  ["last", 2],
+];
+
+/** When an abort may meet the end of a wait, and whether it wins. Steps of a list share a turn. */
+const momentsOfAbort: { when: string; steps: Step[][]; wins: boolean; sharesTurn?: boolean }[] = [
+  { when: "before it begins", steps: [["abort", "begin"]], wins: true },
+  { when: "in the turn in which it begins", steps: [["begin", "abort"]], wins: true },
+  { when: "while it waits", steps: [["begin"], ["abort"]], wins: true },
+  { when: "in the turn of its end, before it", steps: [["begin"], ["abort", "end"]], wins: true },
+  {
+    when: "in the turn of its end, after it",
+    steps: [["begin"], ["end", "abort"]],
+    wins: false,
+    sharesTurn: true,
+  },
+  { when: "after its end", steps: [["begin"], ["end"], ["abort"]], wins: false },
+];
+
+type Step = "begin" | "end" | "abort";
+
+async function act(steps: Step[][], does: Record<Step, () => unknown>): Promise<void> {
+  for (const turn of steps) {
+    for (const step of turn) does[step]();
+    for (let microtask = 0; microtask < 20; microtask++) await Promise.resolve();
+  }
+}
+
+/** What console.log shows of an object, apart from the platform's way to print its members. */
+function printed(object: object): string {
+  const inspect = (object as any)[Symbol.for("nodejs.util.inspect.custom")];
+  return inspect.call(object, 2, {}, (members: object) => JSON.stringify(members));
 }
 
 function revokedProxy(): object {
