@@ -207,7 +207,7 @@ async function retryAfter(
       throw Object.assign(wrong, { cause: error });
     }
     signal?.throwIfAborted();
-    if (maxElapsed !== Infinity && performance.now() - start + ms > maxElapsed + ROUNDING) {
+    if (performance.now() - start + ms > maxElapsed + ROUNDING) {
       throw new RetryError(errors);
     }
     if (onRetry) await onRetry({ attempt, error, delay: ms });
@@ -236,7 +236,7 @@ function isTransient(error: unknown): boolean {
 
 /** What browsers, Bun, Deno, Node and Cloudflare say when a `fetch` fails on its way. */
 const NETWORK =
-  /(?<![.'\w])(network|connect|terminated|(fetch|load) failed|failed to fetch|error sending)|offline/i;
+  /(?<![.'\w])(network|connect|terminated|(fetch|load) failed|failed to fetch|error sending)/i;
 
 function withDefaults(options: RetryOptions) {
   requireOptions("retry", options);
@@ -502,7 +502,7 @@ function breakerOptions(options: CircuitBreakerOptions) {
   }
   if (
     failureRate !== undefined &&
-    !(Number(failureRate) === failureRate && failureRate > 0 && failureRate <= 1)
+    !(typeof failureRate === "number" && failureRate > 0 && failureRate <= 1)
   ) {
     throw invalid(action, "failureRate", "a number above 0 and at most 1", failureRate);
   }

@@ -645,10 +645,8 @@ class Call implements MockCall<any> {
   }
 
   get #items(): Items | undefined {
-    const { result } = this;
-    return result?.status === "fulfilled" && result.value instanceof Items
-      ? result.value
-      : undefined;
+    const { value } = (this.result ?? {}) as { value?: unknown };
+    return value instanceof Items ? value : undefined;
   }
 
   resolve(value: unknown): void {
@@ -761,7 +759,6 @@ class Items implements AsyncIterableIterator<unknown, undefined> {
   constructor(items: readonly unknown[], signal: AbortSignal | undefined) {
     this.#items = items;
     this.#signal = signal;
-    this.#end.promise.catch(doNothing);
   }
 
   [Symbol.asyncIterator](): this {
@@ -770,7 +767,6 @@ class Items implements AsyncIterableIterator<unknown, undefined> {
 
   async next(): Promise<IteratorResult<unknown, undefined>> {
     if (this.#next === this.#items.length) this.closed = true;
-    if (this.closed) return this.return();
     const stopListening = onAbort(this.#signal, (reason) => this.#end.reject(reason));
     try {
       this.#signal?.throwIfAborted();

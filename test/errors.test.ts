@@ -352,7 +352,7 @@ describe("retry", () => {
   const programming = [
     new TypeError("undefined is not an object (evaluating 'user.name')"),
     new TypeError("Cannot read properties of undefined (reading 'connection')"),
-    Object.assign(new TypeError("fetch() URL is invalid"), { code: "ERR_INVALID_URL" }),
+    Object.assign(new TypeError("network is no URL"), { code: "ERR_INVALID_URL" }),
     new RangeError("Invalid array length"),
     new ReferenceError("user is not defined"),
     { name: "TypeError", message: "of another realm" },
@@ -387,6 +387,7 @@ describe("retry", () => {
     new TypeError("error reading a body from connection"),
     withCode("Unable to connect. Is the computer able to access the url?", "ECONNREFUSED"),
     new TypeError("Unable to connect. Is the computer able to access the url?"),
+    withCode("reset", "ECONNRESET"),
     new TypeError("Network connection lost."),
     new TypeError("connection refused"),
     new TypeError("Network request failed"),
@@ -1297,7 +1298,7 @@ describe("CircuitBreaker", () => {
       });
     });
 
-    test("takes no memory for each call, and forgets what another clock counted", async () => {
+    test("forgets what another clock counted", async () => {
       using clock = manualClock();
       clock.now = 3_600_000;
       const breaker = new CircuitBreaker(options);
@@ -1344,6 +1345,7 @@ describe("CircuitBreaker", () => {
         await sleep(10_000);
 
         for (let i = 0; i < 9; i++) await rejection(breaker.call(down));
+        await sleep(9_000);
         expect(breaker.state).toBe("closed");
         await rejection(breaker.call(down));
         expect(breaker.state).toBe("open");
@@ -1633,6 +1635,12 @@ describe("CircuitBreaker", () => {
       expect(calls).toBe(0);
     },
   );
+
+  test("refuses a failureThreshold out of range beside a failureRate, too", () => {
+    expect(
+      thrownBy(() => new CircuitBreaker({ failureRate: 1, failureThreshold: 0, resetAfter: 1 })),
+    ).toBeInstanceOf(RangeError);
+  });
 
   test("refuses to be made without options", () => {
     expect(thrownBy(() => new CircuitBreaker(undefined as never))).toEqual(

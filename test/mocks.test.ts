@@ -783,6 +783,10 @@ describe("asyncMock", () => {
       const query = asyncMock<Query>(impl as never);
 
       expect(await read(query(""))).toEqual([1, 2]);
+      for await (const row of query("")) {
+        expect(row).toBe(1);
+        break;
+      }
       expect(query.calls[0]).toMatchObject({ awaited: true, taken: 0, closed: false });
     });
 
