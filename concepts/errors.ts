@@ -207,10 +207,15 @@ async function retryAfter(
       throw Object.assign(wrong, { cause: error });
     }
     signal?.throwIfAborted();
-    if (performance.now() - start + ms > maxElapsed + ROUNDING) {
-      throw new RetryError(errors);
+    const requireTime = () => {
+      if (performance.now() - start + ms > maxElapsed + ROUNDING) throw new RetryError(errors);
+    };
+    requireTime();
+    if (onRetry) {
+      await onRetry({ attempt, error, delay: ms });
+      signal?.throwIfAborted();
+      requireTime();
     }
-    if (onRetry) await onRetry({ attempt, error, delay: ms });
     await sleep(ms, signal);
     signal?.throwIfAborted();
     try {

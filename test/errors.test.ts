@@ -441,6 +441,19 @@ describe("retry", () => {
       });
     });
 
+    test.each(["retryIf", "delay", "onRetry"])("counts the time that %s takes", async (hook) => {
+      await virtualTime(async (clock) => {
+        const { starts, fn } = failing(clock);
+        const slow = () => sleep(400).then(() => (hook === "delay" ? 200 : true));
+
+        const retrying = retry(fn, { jitter: "none", maxElapsed: 499, [hook]: slow });
+
+        expect(await rejection(retrying)).toMatchObject({ name: "RetryError", attempts: 1 });
+        expect(starts).toEqual([0]);
+        expect(clock.elapsed).toBe(400);
+      });
+    });
+
     test("bounds endless attempts, and keeps their errors", async () => {
       await virtualTime(async () => {
         const options = { attempts: Infinity, baseDelay: 10, factor: 1, jitter: "none" } as const;
@@ -1310,6 +1323,16 @@ describe("CircuitBreaker", () => {
 
       for (let i = 0; i < 3; i++) await rejection(breaker.call(down));
       expect(breaker.state).toBe("open");
+    });
+
+    test("a single probe that fails opens it again", async () => {
+      await virtualTime(async () => {
+        const breaker = new CircuitBreaker(options);
+        breaker.open();
+        await sleep(100);
+        await rejection(breaker.call(down));
+        expect(breaker.state).toBe("open");
+      });
     });
 
     test("begins anew once it has closed again", async () => {
