@@ -65,8 +65,9 @@ export interface RetryOptions extends WaitOptions {
    */
   jitter?: "full" | "none" | undefined;
   /**
-   * No attempt begins later than so many milliseconds after the first. Rather than wait beyond that
-   * it gives up at once. It ends no attempt that is running. Default: Infinity.
+   * Milliseconds after which no further attempt begins, counted from the beginning of the first. If
+   * the next delay would end later, it gives up without waiting. It ends no attempt that is running.
+   * Default: Infinity.
    */
   maxElapsed?: number | undefined;
   /**
@@ -91,13 +92,13 @@ export interface CircuitBreakerOptions {
   /** The number of failures in a row that opens it. Required, unless there is a `failureRate`. */
   failureThreshold?: number | undefined;
   /**
-   * The share of failures among the calls that ended in the last `window` ms: above 0, at most 1.
-   * A failure with which it is reached opens the circuit, if there were `minimumCalls`.
+   * The share of failures among the calls that ended in the last `window` ms, above 0 and at most 1.
+   * The failure that reaches it opens the circuit, if as many as `minimumCalls` have ended.
    */
   failureRate?: number | undefined;
-  /** Milliseconds, counted in tenths: a positive integer. Default: 10,000. */
+  /** Milliseconds, counted in tenths of it: a positive integer. Default: 10,000. */
   window?: number | undefined;
-  /** The number of calls from which on the rate says something. Default: 10. */
+  /** The number of calls that a rate needs: a positive integer. Default: 10. */
   minimumCalls?: number | undefined;
   /** Milliseconds for which it stays open before it lets probes through. */
   resetAfter: number;
@@ -325,8 +326,8 @@ export class CircuitOpenError extends Error {
  * Aborted calls count neither as failures nor as successes. A TimeoutError is a failure, even as
  * the signal's reason. Set a time limit: a probe that hangs keeps the breaker half-open.
  *
- * It dispatches an event `statechange` whenever `state` has changed. As it sets no timer, it is
- * half-open for its listeners when the next call comes.
+ * It dispatches an event `statechange` when `state` has changed. It sets no timer: its listeners
+ * are told that it is half-open when the next call comes.
  *
  * Source of the idea: Michael Nygard, "Release It!"; resilience4j, which waits for all probes.
  *

@@ -105,9 +105,8 @@ export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
  * A mock that calls `impl`, or resolves to undefined, until it is told otherwise. It always returns
  * a promise. The `this` of the call reaches `impl`, whose properties are copied to the mock.
  *
- * If a call comes to something iterable, `for await` may go over its promise as well as over the
- * result. So a mock can stand in for a function that returns an async iterable, such as an async
- * generator; but its promise has no `next()` of its own.
+ * A result that is iterable can be iterated through the promise as well: `for await (const row of
+ * mock())`. So a mock can stand in for an async generator. Limitation: its promise has no `next()`.
  *
  * A call counts as awaited, once, from the moment something asks its promise for the outcome:
  * `await`, `then`, `catch`, `finally`, `Promise.all`, `return` from an async function, the

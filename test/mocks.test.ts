@@ -92,6 +92,19 @@ describe("Start here", () => {
     expect(screen).toBe("results for a"); // the user asked for ab last
   });
 
+  test("a stream breaks off in the middle", async () => {
+    const rows = asyncMock<() => AsyncIterable<number>>().yields(1, 2, new Error("reset"));
+    const sum = async () => {
+      let sum = 0;
+      for await (const row of rows()) sum += row;
+      return sum;
+    };
+
+    expect(await reasonOf(sum())).toEqual(new Error("reset"));
+
+    expect(rows.calls[0]?.taken).toBe(2);
+  });
+
   test("a spy stands in the place of a method until the test ends", async () => {
     const users = { fetch: async (id: number) => ({ ...ada, id }) };
     {
