@@ -235,7 +235,7 @@ export function exitStack<T>(
 export function exitStack<R>(body: (stack: ExitStack) => R): Promise<Awaited<R> | undefined>;
 export async function exitStack(body: (stack: ExitStack) => unknown): Promise<any> {
   requireFunction("run exitStack", "body", body);
-  const stack = new Stack();
+  const stack = new Exits();
   return runBody(
     () => body(stack),
     stack.exits,
@@ -244,7 +244,7 @@ export async function exitStack(body: (stack: ExitStack) => unknown): Promise<an
 }
 
 // Named for what console.log shows.
-const Stack = class ExitStack {
+const Exits = class ExitStack {
   static {
     showMembers(this, "size", "entering");
   }

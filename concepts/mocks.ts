@@ -40,7 +40,7 @@ type AsyncFunction = (...args: any[]) => Promise<any>;
 export type Result<F extends AnyFunction> = Awaited<ReturnType<F>>;
 
 /** What the async iterable gives that a function returns, or a promise of it. */
-export type Item<F extends AnyFunction> = Result<F> extends AsyncIterable<infer T> ? T : never;
+export type ItemOf<F extends AnyFunction> = Result<F> extends AsyncIterable<infer T> ? T : never;
 
 /** What can stand in for a function: the same arguments, and the result or a promise of it. */
 export type Implementation<F extends AnyFunction> = (
@@ -404,7 +404,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
    * its turn, and a promise waited for: one that never settles hangs in the middle, until the
    * consumer leaves or the call's {@link asyncMock signal} aborts.
    */
-  yields(...items: (Item<F> | PromiseLike<Item<F>> | Error)[]): this {
+  yields(...items: (ItemOf<F> | PromiseLike<ItemOf<F>> | Error)[]): this {
     return this.#everyCall(yielding(items));
   }
 
@@ -433,7 +433,7 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   }
 
   /** One call gives an async iterable, as with {@link yields}. */
-  yieldsOnce(...items: (Item<F> | PromiseLike<Item<F>> | Error)[]): this {
+  yieldsOnce(...items: (ItemOf<F> | PromiseLike<ItemOf<F>> | Error)[]): this {
     return this.#oneCall({ action: yielding(items) });
   }
 
@@ -643,9 +643,9 @@ class Call implements MockCall<any> {
     return this.#items?.closed ?? false;
   }
 
-  get #items(): Items | undefined {
+  get #items(): Yields | undefined {
     const { value } = (this.result ?? {}) as { value?: unknown };
-    return value instanceof Items ? value : undefined;
+    return value instanceof Yields ? value : undefined;
   }
 
   resolve(value: unknown): void {
@@ -678,7 +678,7 @@ class Call implements MockCall<any> {
 
   #wait(delay: number, action: AnyFunction): void {
     try {
-      const signal = signalIn(this.args);
+      const signal = signalAmong(this.args);
       if (signal?.aborted) return this.#fail(signal.reason);
       const stopListening = onAbort(signal, (reason) => this.#fail(reason));
       const stopTimer = startTimer(delay, () => {
@@ -735,7 +735,7 @@ class Call implements MockCall<any> {
 }
 
 /** The first argument that is a signal or has one. Their getters may throw. */
-function signalIn(args: unknown[]): AbortSignal | undefined {
+function signalAmong(args: unknown[]): AbortSignal | undefined {
   const candidates = args.flatMap((arg: any) => [arg, arg?.signal]);
   return candidates.find((it) => typeof it?.throwIfAborted === "function");
 }
@@ -743,11 +743,11 @@ function signalIn(args: unknown[]): AbortSignal | undefined {
 function yielding(items: readonly unknown[]): AnyFunction {
   // A promise is looked at in its turn, and may be rejected before.
   for (const item of items) if (item instanceof Promise) item.catch(doNothing);
-  return (...args) => new Items(items, signalIn(args));
+  return (...args) => new Yields(items, signalAmong(args));
 }
 
 /** The way of one consumer through the items. */
-class Items implements AsyncIterableIterator<unknown, undefined> {
+class Yields implements AsyncIterableIterator<unknown, undefined> {
   taken = 0;
   closed = false;
   #next = 0;
