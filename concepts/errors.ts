@@ -460,13 +460,11 @@ export class CircuitBreaker extends EventTarget {
   #count(era: Era, isFailure: boolean): void {
     if (era !== this.#era) return;
     const { failureThreshold, halfOpenCalls } = this.#options;
-    if (era.openedAt !== undefined) {
-      if (isFailure) this.open();
-      else if (++era.successes === halfOpenCalls) this.close();
-      return;
-    }
-    era.failures = isFailure ? era.failures + 1 : 0;
-    if (this.#isOverRate(era, isFailure) || era.failures >= failureThreshold) this.open();
+    if (era.openedAt === undefined) {
+      era.failures = isFailure ? era.failures + 1 : 0;
+      if (this.#isOverRate(era, isFailure) || era.failures >= failureThreshold) this.open();
+    } else if (isFailure) this.open();
+    else if (++era.successes === halfOpenCalls) this.close();
   }
 
   /** Counts an outcome, and says whether too many of the last ones were failures. */

@@ -454,6 +454,20 @@ describe("retry", () => {
       });
     });
 
+    test("an abort in an onRetry that takes too long is told", async () => {
+      await virtualTime(async () => {
+        const controller = new AbortController();
+
+        const retrying = retry(() => fail("down"), {
+          maxElapsed: 100,
+          onRetry: () => sleep(200).then(() => controller.abort("stop")),
+          signal: controller.signal,
+        });
+
+        expect(await rejection(retrying)).toBe("stop");
+      });
+    });
+
     test("bounds endless attempts, and keeps their errors", async () => {
       await virtualTime(async () => {
         const options = { attempts: Infinity, baseDelay: 10, factor: 1, jitter: "none" } as const;
