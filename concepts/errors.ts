@@ -347,6 +347,8 @@ export class CircuitOpenError extends Error {
 export class CircuitBreaker extends EventTarget {
   static {
     showMembers(this, "state", "failures", "running");
+    // Deno's EventTarget prints itself in a way of its own, which comes first.
+    Object.defineProperty(this.prototype, Symbol.for("Deno.privateCustomInspect"), { value: null });
   }
 
   readonly #options: ReturnType<typeof breakerOptions>;
