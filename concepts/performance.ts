@@ -243,8 +243,8 @@ export class Histogram {
   #sum = 0;
   #min = Infinity;
   #max = -Infinity;
-  /** How many have which key, for each power of 2 in an array of its own. */
-  readonly #octaves: (Float64Array | undefined)[] = [];
+  /** How many have which key, for each power of 2 in an array of its own, which ends with their sum. */
+  readonly #octaves: Float64Array[] = [];
 
   /** How many have been recorded. */
   get count(): number {
@@ -292,8 +292,9 @@ export class Histogram {
     if (ms < this.#min) this.#min = ms;
     if (ms > this.#max) this.#max = ms;
     const key = keyOf(ms);
-    const counts = (this.#octaves[key >> DIGITS] ??= new Float64Array(1 << DIGITS));
-    counts[key & (counts.length - 1)]!++;
+    const counts = (this.#octaves[Math.floor(key / OCTAVE)] ??= new Float64Array(OCTAVE + 1));
+    counts[key % OCTAVE]!++;
+    counts[OCTAVE]!++;
   }
 
   /**
@@ -308,19 +309,28 @@ export class Histogram {
     }
     // 99.9 % of 1,000 must be 999, whatever the product is rounded to.
     let left = Math.max(1, Math.ceil((percent / 100) * this.#count * (1 - 1e-14)));
-    for (const [key, count] of this.#entries()) {
-      left -= count;
-      if (left <= 0) return Math.min(Math.max(valueOf(key), this.#min), this.#max);
-    }
-    return NaN;
+    const octave = this.#octaves.findIndex((counts) => {
+      if (counts && counts[OCTAVE]! >= left) return true;
+      left -= counts?.[OCTAVE] ?? 0;
+      return false;
+    });
+    if (octave < 0) return NaN;
+    let index = 0;
+    while ((left -= this.#octaves[octave]![index]!) > 0) index++;
+    return Math.min(Math.max(valueOf(octave * OCTAVE + index), this.#min), this.#max);
   }
 
   /** How many latencies were at most `ms` milliseconds, within the same error. */
   within(ms: number): number {
     if (ms >= this.#max) return this.#count;
     if (!(ms >= this.#min)) return 0;
+    const last = keyOf(ms);
     let total = 0;
-    for (const [key, count] of this.#entries()) if (key <= keyOf(ms)) total += count;
+    this.#octaves.forEach((counts, octave) => {
+      const size = last + 1 - octave * OCTAVE;
+      if (size >= OCTAVE) total += counts[OCTAVE]!;
+      else for (let index = 0; index < size; index++) total += counts[index]!;
+    });
     return total;
   }
 
@@ -329,20 +339,11 @@ export class Histogram {
     const { count, min, mean, p50, p90, p99, p999, max } = this;
     return { count, min, mean, p50, p90, p99, p999, max };
   }
-
-  /** The keys that have been counted, in order. */
-  *#entries(): Generator<[key: number, count: number]> {
-    for (const [octave, counts] of this.#octaves.entries()) {
-      // With an index, because most counts are 0, and an iterator is slow.
-      for (let index = 0; counts && index < counts.length; index++) {
-        if (counts[index]! > 0) yield [(octave << DIGITS) + index, counts[index]!];
-      }
-    }
-  }
 }
 
-/** Binary digits of a latency that are kept, besides the first. */
+/** Binary digits of a latency that are kept, besides the first, and how many keys that makes. */
 const DIGITS = 10;
+const OCTAVE = 1 << DIGITS;
 
 /** The key of 2^-20 ms, which is about a nanosecond. What is less counts as 0. */
 const FIRST_KEY = (1023 - 20) << DIGITS;
