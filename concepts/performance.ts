@@ -31,7 +31,7 @@
 
 /** What {@link measure} is to do. One of `iterations` and `duration` must be given. */
 export interface MeasureOptions extends WaitOptions {
-  /** How many calls may run at a time. Default: 1, and with `rate` as many as are due. */
+  /** How many calls may run at a time. Default: 1; with `rate`, as many as it takes. */
   concurrency?: number | undefined;
   /** How many calls to make. */
   iterations?: number | undefined;
@@ -111,8 +111,8 @@ export interface Timeline {
  * settled; what becomes of those that were running is not counted. Limitation: it waits for a call
  * that never settles, so give the task a time limit if it may hang.
  *
- * The end of one call and the start of the next cost some 100 ns, which count for `throughput`, but
- * not for latencies. Timers are up to a millisecond late, and that would count as latency: with `rate`
+ * What happens between two calls takes a fraction of a microsecond, which counts for `throughput`,
+ * but not as latency. Timers are up to a millisecond late, and that would count as latency: with `rate`
  * it polls for the last two milliseconds before each start, which keeps a core busy from 500 a second.
  *
  * Source of the idea: Gil Tene's wrk2, which measures from when a request was due.
@@ -165,7 +165,7 @@ export interface Timeline {
 export async function measure(task: Task<unknown>, options: MeasureOptions): Promise<Measurement> {
   const settings = requireSettings(task, options);
   settings.signal?.throwIfAborted();
-  return await new Run(task, settings).finish();
+  return new Run(task, settings).finish();
 }
 
 /**
@@ -242,7 +242,7 @@ export class Histogram {
   #count = 0;
   #sum = 0;
   #min = Infinity;
-  #max = -Infinity;
+  #max = 0;
   /** How many have which key, for each power of 2 in an array of its own, which ends with their sum. */
   readonly #octaves: Float64Array[] = [];
 
@@ -289,8 +289,8 @@ export class Histogram {
     requireDuration("record in Histogram", "ms", ms);
     this.#count++;
     this.#sum += ms;
-    if (ms < this.#min) this.#min = ms;
-    if (ms > this.#max) this.#max = ms;
+    this.#min = Math.min(this.#min, ms);
+    this.#max = Math.max(this.#max, ms);
     const key = keyOf(ms);
     const counts = (this.#octaves[Math.floor(key / OCTAVE)] ??= new Float64Array(OCTAVE + 1));
     counts[key % OCTAVE]!++;
