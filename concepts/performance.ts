@@ -107,7 +107,7 @@ export interface Timeline {
  * A call that fails is counted by the kind of its error, and nothing else: `throughput`, `latency` and
  * `service` are of those that succeed. The task may be synchronous. Holds that it returns (permits,
  * leases) are released. It is given a signal, the same for all calls, to stop when the measurement is
- * aborted. After an abort this returns what had been measured by then, as soon as all calls have
+ * aborted. After an abort it resolves to what had been measured by then, as soon as all calls have
  * settled; what becomes of those that were running is not counted. Limitation: it waits for a call
  * that never settles, so give the task a time limit if it may hang.
  *
@@ -298,7 +298,7 @@ export class Histogram {
   }
 
   /**
-   * The smallest recorded latency that at least `percent` percent of all don't exceed.
+   * The smallest latency that at least `percent` percent of all latencies don't exceed.
    *
    * @throws {TypeError} `percent` is not a number
    * @throws {RangeError} `percent` is not between 0 and 100
@@ -405,7 +405,7 @@ class Run {
   readonly #task: Task<unknown>;
   readonly #settings: Settings;
   readonly #controller = new AbortController();
-  /** When the first call was made that counts. */
+  /** When the first call was made that counts; Infinity during the warm-up. */
   #start = Infinity;
   #calls = 0;
   #failed = 0;
@@ -581,7 +581,7 @@ class Run {
       if (left <= 0) return this.#takeTurn(now);
       // A clock that stands still, as virtual time does, moves with timers only.
       if (now === before) await this.#waitFor(left);
-      else await this.#waitFor(left < 2 ? 0 : Math.floor(left) - 1);
+      else await this.#waitFor(Math.floor(left) - 1);
       before = now;
     }
   }
@@ -595,7 +595,7 @@ class Run {
     return now - this.#lastTurn < 10 ? undefined : this.#waitFor(0);
   }
 
-  /** Waits for a timer; 0 ms are a turn of the event loop. */
+  /** Waits for a timer or, if there is no delay, for the next turn of the event loop. */
   #waitFor(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const end = () => {

@@ -1333,10 +1333,12 @@ describe("report()", () => {
       const instant = await measure(() => {}, { iterations: 5 });
       const mixed = await measure(() => sleep(times.shift()!), { iterations: 4 });
       const same = await measure(() => sleep(5), { iterations: 5 });
+      const single = await measure(() => sleep(5), { iterations: 1 });
 
       const bar = "█".repeat(40);
       expect(rowsOf(instant)).toEqual([`    ≤ 0 ms  ${bar} 5`]);
       expect(rowsOf(same)).toEqual([` ≤ 5.00 ms  ${bar} 5`]);
+      expect(rowsOf(single)).toEqual([` ≤ 5.00 ms  ${bar} 1`]);
       expect(rowsOf(mixed)).toHaveLength(10);
       expect(rowsOf(mixed)[0]).toBe(` ≤ 2.51 µs  ${bar} 3`);
       expect(rowsOf(mixed)[9]).toMatch(/^ ≤ 10\.0 ms {2}█+ +1$/);
