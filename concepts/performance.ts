@@ -322,7 +322,6 @@ export class Histogram {
 
   /** How many latencies were at most `ms` milliseconds, within the same error. */
   within(ms: number): number {
-    if (ms >= this.#max) return this.#count;
     if (!(ms >= this.#min)) return 0;
     const last = keyOf(ms);
     let total = 0;

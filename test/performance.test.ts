@@ -351,6 +351,7 @@ describe("measure()", () => {
       { options: { iterations: 10, warmup: 0 }, calls: 10, counted: 10, elapsed: 100 },
       { options: { duration: 100, warmup: 30 }, calls: 13, counted: 10, elapsed: 100 },
       { options: { duration: 100, warmup: 25 }, calls: 13, counted: 10, elapsed: 100 },
+      { options: { duration: 100, warmup: 20.5 }, calls: 13, counted: 10, elapsed: 100 },
       { options: { iterations: 10, duration: 50, warmup: 3 }, calls: 8, counted: 5, elapsed: 50 },
       { options: { rate: 50, iterations: 10, warmup: 3 }, calls: 13, counted: 10, elapsed: 200 },
       { options: { rate: 50, duration: 200, warmup: 60 }, calls: 13, counted: 10, elapsed: 200 },
@@ -864,11 +865,16 @@ describe("measure()", () => {
         expect(timeline.calls).toHaveLength(slices);
         expect([sum(timeline.calls), sum(timeline.failed)]).toEqual([16, 4]);
         expect(Math.max(...timeline.slowest)).toBe(duration / calls);
-        const expected = Array.from({ length: slices }, () => 0);
-        for (let n = 1; n <= calls; n++) {
-          expected[Math.ceil((n * duration) / calls / width) - 1]!++;
-        }
-        expect(timeline.calls).toEqual(expected);
+        const ends = (step: number) => {
+          const expected = Array.from({ length: slices }, () => 0);
+          for (let n = step; n <= calls; n += step) {
+            expected[Math.ceil((n * duration) / calls / width) - 1]!++;
+          }
+          return expected;
+        };
+        expect(timeline.calls).toEqual(ends(1));
+        expect(timeline.failed).toEqual(ends(4));
+        expect(timeline.slowest).toHaveLength(slices);
       }),
     );
 
