@@ -610,13 +610,7 @@ class Run {
 
   #waitForFewer(below: number): Promise<void> {
     return new Promise((resolve) => {
-      this.#wait = {
-        below,
-        resolve: () => {
-          this.#wait = undefined;
-          resolve();
-        },
-      };
+      this.#wait = { below, resolve };
     });
   }
 }
