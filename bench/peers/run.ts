@@ -24,4 +24,6 @@ const FILES = [
   "mocks",
   "virtual-time",
   "queues",
+  "interleavings",
   "performance",
+];
