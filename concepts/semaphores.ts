@@ -60,6 +60,10 @@ export interface Permit extends Disposable {
  * ```
  */
 export class Semaphore {
+  static {
+    showMembers(this, "permits", "available", "waiting");
+  }
+
   readonly #permits: Permits;
   readonly #idle = new Line<void>();
 
@@ -91,7 +95,7 @@ export class Semaphore {
 
   /** Takes permits if they are free and nobody waits in line; otherwise returns undefined. */
   tryAcquire(options?: WeightOptions): Permit | undefined {
-    return this.#permits.tryAcquire("acquire Semaphore", options);
+    return this.#permits.tryAcquire(this.#permits.requireWeight("acquire Semaphore", options));
   }
 
   /** Calls `fn` while holding permits, and returns its result. Never calls it synchronously. */
@@ -151,6 +155,10 @@ export class Semaphore {
  * ```
  */
 export class Mutex {
+  static {
+    showMembers(this, "locked", "waiting");
+  }
+
   readonly #permits = new Permits(1);
 
   /** Whether it is held. */
@@ -170,7 +178,7 @@ export class Mutex {
 
   /** Locks it if it is free; otherwise returns undefined. */
   tryLock(): Permit | undefined {
-    return this.#permits.tryAcquire("lock Mutex");
+    return this.#permits.tryAcquire(1);
   }
 
   /** Calls `fn` while holding the lock, and returns its result. Never calls it synchronously. */
@@ -204,8 +212,9 @@ export class Mutex {
 }
 
 /**
- * One {@link Mutex} per key: one holder per key, different keys side by side. A key that is neither
- * held nor waited for takes no memory. Keys are compared as `Map` compares them.
+ * One {@link Mutex} per key: one holder per key, different keys side by side. With a number of
+ * permits it is one {@link Semaphore} per key. A key that is neither held nor waited for takes no
+ * memory. Keys are compared as `Map` compares them.
  *
  * @example Move money between two accounts
  * ```ts
@@ -225,16 +234,27 @@ export class Mutex {
  * ```
  */
 export class KeyedMutex<K = unknown> {
+  static {
+    showMembers(this, "size");
+  }
+
+  readonly #permits: number;
   readonly #locks = new Map<K, Permits>();
+
+  /** @param permits how many may hold one key at a time: a positive integer */
+  constructor(permits = 1) {
+    requirePositiveInteger("create KeyedMutex", "permits", permits);
+    this.#permits = permits;
+  }
 
   /** How many keys are held. */
   get size(): number {
     return this.#locks.size;
   }
 
-  /** Whether the key is held. */
+  /** Whether the key is held, by as many as may. */
   locked(key: K): boolean {
-    return this.#locks.has(key);
+    return (this.#locks.get(key)?.lent ?? 0) >= this.#permits;
   }
 
   /** How many callers wait in line for the key. */
@@ -261,10 +281,7 @@ export class KeyedMutex<K = unknown> {
     signal?.throwIfAborted();
     const permits: Permit[] = [];
     const release = () => permits.splice(0).forEach((permit) => permit.release());
-    const lock = async (key: K) => {
-      permits.push(await this.lock(key, { signal }));
-      if (signal?.aborted) release();
-    };
+    const lock = async (key: K) => permits.push(await this.lock(key, { signal }));
     const stopListening = onAbort(signal, release);
     try {
       // All lines are joined synchronously: a caller ahead in one line is ahead in all of them.
@@ -281,7 +298,7 @@ export class KeyedMutex<K = unknown> {
 
   /** Locks the key if it is free; otherwise returns undefined. */
   tryLock(key: K): Permit | undefined {
-    return this.#use(key, (lock) => lock.tryAcquire("lock KeyedMutex"));
+    return this.#use(key, (lock) => lock.tryAcquire(1));
   }
 
   /** Calls `fn` while holding the key, and returns its result. Never calls it synchronously. */
@@ -292,7 +309,7 @@ export class KeyedMutex<K = unknown> {
   }
 
   #use<T>(key: K, take: (lock: Permits) => T): T {
-    const lock = this.#locks.get(key) ?? new Permits(1, () => this.#locks.delete(key));
+    const lock = this.#locks.get(key) ?? new Permits(this.#permits, () => this.#locks.delete(key));
     const result = take(lock);
     if (lock.lent > 0) this.#locks.set(key, lock);
     return result;
@@ -357,35 +374,37 @@ export interface Reservation {
  * ```
  */
 export class RateLimiter {
-  readonly #burst: number;
-  readonly #msPerToken: number;
+  static {
+    showMembers(this, "tokens", "burst", "waiting");
+  }
+
+  #burst: number;
+  #msPerToken: number;
   readonly #line = new Line<void>({
-    serve: () => this.#serve(),
+    serve: () => void this.#serve(),
     takeBack: ({ amount }: Waiter<void>) => (this.#fullAt -= amount * this.#msPerToken),
   });
   /** When the bucket will be full again. */
   #fullAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #timerDue = 0;
+  /** When the timer should fire. */
+  #timerDue = Infinity;
   /** How late the timer was, and when that was. */
   #lateness = 0;
   #lateAt = 0;
 
   constructor(options: RateLimiterOptions) {
-    const action = "create RateLimiter";
-    if (options === undefined) throw invalid(action, "options", "an object", options);
-    requireOptions(action, options);
-    const { limit, interval, burst = limit } = options;
-    requirePositiveInteger(action, "limit", limit);
-    requirePositiveInteger(action, "burst", burst);
-    if (!(typeof interval === "number" && interval > 0 && interval < Infinity)) {
-      throw invalid(action, "interval", "a positive number", interval);
-    }
-    this.#burst = burst;
-    this.#msPerToken = interval / limit;
-    const msToFill = burst * this.#msPerToken;
-    if (msToFill > 0 && msToFill < Infinity) return;
-    throw invalid(action, "burst * interval / limit", "positive and finite", msToFill);
+    [this.#burst, this.#msPerToken] = requireRate("create RateLimiter", options);
+  }
+
+  /** How many tokens there are, with a fraction for the next one. */
+  get tokens(): number {
+    return this.#tokens(this.#now());
+  }
+
+  /** How many tokens can be saved. */
+  get burst(): number {
+    return this.#burst;
   }
 
   /** How many callers wait in line. */
@@ -436,50 +455,74 @@ export class RateLimiter {
     return { delay, ready, cancel };
   }
 
+  /**
+   * Changes what is allowed, from now on. Saved tokens are kept, up to the new `burst`; those who
+   * wait in line do so at the new rate, whatever `delay` their reservations told. A caller in line
+   * for more than the new `burst` gets a RangeError.
+   */
+  setLimit(options: RateLimiterOptions): void {
+    const [burst, msPerToken] = requireRate("set RateLimiter", options);
+    const now = this.#now();
+    const tokens = Math.min(this.#tokens(now), burst);
+    [this.#burst, this.#msPerToken] = [burst, msPerToken];
+    this.#fullAt = now + (burst - tokens) * msPerToken;
+    const action = "acquire RateLimiter";
+    this.#line.refuse(({ amount }) => amount > burst && this.#tooMany(action, amount));
+    this.#serve();
+  }
+
   #requireTokens(action: string, options: TokenOptions | undefined): number {
     requireOptions(action, options);
     const { tokens = 1 } = options ?? {};
     requirePositiveInteger(action, "tokens", tokens);
-    if (tokens <= this.#burst) return tokens;
-    throw invalid(action, "tokens", `at most its burst of ${this.#burst}`, tokens);
+    if (tokens > this.#burst) throw this.#tooMany(action, tokens);
+    return tokens;
+  }
+
+  #tooMany(action: string, tokens: number): Error {
+    return invalid(action, "tokens", `at most its burst of ${this.#burst}`, tokens);
   }
 
   #trySpend(tokens: number): boolean {
-    if (this.#line.waiting > 0) this.#serve();
-    const now = this.#now();
+    const now = this.#serve();
     const canSpend = this.#line.waiting === 0 && this.#wait(tokens, now) === 0;
     if (canSpend) this.#spend(tokens, now);
     return canSpend;
   }
 
-  #serve(): void {
+  /** Lets in those whose tokens are there, and sets the timer for the next. Returns the time. */
+  #serve(): number {
     const now = this.#now();
-    if (this.#timer !== undefined && now > this.#timerDue) {
+    if (now > this.#timerDue) {
       this.#lateness = Math.min(now - this.#timerDue, MAX_LATENESS);
       this.#lateAt = now;
     }
     // Set again each time, because a timer of virtual time never fires once that has ended.
     clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timerDue = Infinity;
     for (let first; (first = this.#line.first);) {
       const ms = this.#wait(first.amount, now);
       if (ms > 0) {
         this.#timerDue = now + ms;
         // It may fire early, and can't be longer than 2^31-1 ms: the clock decides.
         this.#timer = setTimeout(() => this.#serve(), Math.min(ms, 2 ** 31 - 1));
-        return;
+        break;
       }
       this.#spend(first.amount, now);
       this.#line.grant(first);
     }
+    return now;
   }
 
   /** The time. If the bucket could not be as empty as it is, the clock has jumped back. */
   #now(): number {
     const now = performance.now();
-    const latest = now + this.#burst * this.#msPerToken;
-    if (this.#fullAt > latest + 1) this.#fullAt = latest;
+    this.#fullAt = Math.min(this.#fullAt, now + this.#burst * this.#msPerToken);
     return now;
+  }
+
+  #tokens(now: number): number {
+    return this.#burst - Math.max(0, this.#fullAt - now) / this.#msPerToken;
   }
 
   /** How many milliseconds a newcomer will have to wait if nobody ahead gives up. */
@@ -498,6 +541,22 @@ export class RateLimiter {
     const from = isMakingUp ? now - this.#lateness : now;
     this.#fullAt = Math.max(this.#fullAt, from) + tokens * this.#msPerToken;
   }
+}
+
+/** Returns the burst and the milliseconds per token. */
+function requireRate(action: string, options: RateLimiterOptions): [number, number] {
+  if (options === undefined) throw invalid(action, "options", "an object", options);
+  requireOptions(action, options);
+  const { limit, interval, burst = limit } = options;
+  requirePositiveInteger(action, "limit", limit);
+  requirePositiveInteger(action, "burst", burst);
+  if (!(typeof interval === "number" && interval > 0 && interval < Infinity)) {
+    throw invalid(action, "interval", "a positive number", interval);
+  }
+  const msPerToken = interval / limit;
+  const msToFill = burst * msPerToken;
+  if (msToFill > 0 && msToFill < Infinity) return [burst, msPerToken];
+  throw invalid(action, "burst * interval / limit", "positive and finite", msToFill);
 }
 
 /** Milliseconds; browsers may add 4 to a timer, and platforms another one. */
@@ -569,7 +628,7 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
           // Noted before the permit is released, so that the next in line is not called.
           await Promise.try(fn, item, index).then((result) => (results[index] = result), fail);
         };
-        calls.push(permits.run("map limit", call, options).catch(fail));
+        calls.push(run(call).catch(fail));
         if (options?.signal?.aborted) break;
       }
     } catch (error) {
@@ -667,8 +726,7 @@ class Permits {
     return Promise.resolve(this.#lend(1));
   }
 
-  tryAcquire(action: string, options?: WeightOptions): Permit | undefined {
-    const weight = this.#requireWeight(action, options);
+  tryAcquire(weight: number): Permit | undefined {
     this.serve();
     if (this.line.waiting > 0 || weight > this.total - this.lent) return undefined;
     this.lent += weight;
@@ -728,14 +786,12 @@ class Permits {
   }
 
   #lend(weight: number): Permit {
-    let isHeld = true;
     const release = () => {
-      if (!isHeld) return;
-      isHeld = false;
-      this.release(weight, permit);
+      if (weight > 0) this.release(weight, release);
+      weight = 0;
     };
-    const permit = { release, [Symbol.dispose]: release };
-    return (this.#holder = permit);
+    this.#holder = release;
+    return { release, [Symbol.dispose]: release };
   }
 
   #call(waiter: Waiter<any>, fn: () => unknown): void {
@@ -758,14 +814,18 @@ class Permits {
 
   #wait(action: string, options?: WeightOptions & WaitOptions, fn?: () => unknown): Promise<any> {
     return new Promise((resolve, reject) => {
-      const weight = options === undefined ? 1 : this.#requireWeight(action, options);
-      const signal = options === undefined ? undefined : requireWaitOptions(action, options);
-      if (signal?.aborted) return reject(signal.reason);
+      let weight = 1;
+      let signal: AbortSignal | undefined;
+      if (options !== undefined) {
+        weight = this.requireWeight(action, options);
+        signal = requireWaitOptions(action, options);
+        if (signal?.aborted) return reject(signal.reason);
+      }
       this.line.enter(new Waiter(resolve, reject, signal, weight, fn));
     });
   }
 
-  #requireWeight(action: string, options: WeightOptions | undefined): number {
+  requireWeight(action: string, options: WeightOptions | undefined): number {
     requireOptions(action, options);
     const { weight = 1 } = options ?? {};
     requirePositiveInteger(action, "weight", weight);
@@ -1035,6 +1095,27 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

@@ -12,6 +12,7 @@ import {
   Mutex,
   type Permit,
   RateLimiter,
+  type Reservation,
   Semaphore,
 } from "../concepts/semaphores.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
@@ -1280,6 +1281,23 @@ describe("KeyedMutex", () => {
     ]);
   });
 
+  test("with permits it lets in so many holders per key", async () => {
+    await virtualTime(async (clock) => {
+      const mutex = new KeyedMutex<string>(2);
+      const task = (key: string) => mutex.run(key, () => sleep(100).then(() => clock.elapsed));
+
+      const tasks = ["a", "a", "a", "b"].map(task);
+      expect([mutex.size, mutex.waiting("a"), mutex.tryLock("a")]).toEqual([2, 1, undefined]);
+      expect(["a", "b", "c"].map((key) => mutex.locked(key))).toEqual([true, false, false]);
+      using other = mutex.tryLock("b");
+      expect([other !== undefined, mutex.locked("b")]).toEqual([true, true]);
+
+      expect(await Promise.all(tasks)).toEqual([100, 100, 200, 100]);
+      other?.release();
+      expect(mutex.size).toBe(0);
+    });
+  });
+
   describe("lockAll()", () => {
     test("holds all keys, and releases them together, once", async () => {
       const mutex = new KeyedMutex<string>();
@@ -1759,6 +1777,102 @@ describe("RateLimiter", () => {
     });
   });
 
+  test("tokens tells what is there, with a fraction", async () => {
+    await virtualTime(async () => {
+      const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
+      expect([limiter.tokens, limiter.burst]).toEqual([2, 2]);
+
+      await limiter.acquire({ tokens: 2 });
+      await sleep(150);
+      expect(limiter.tokens).toBe(1.5);
+      await sleep(1000);
+      expect(limiter.tokens).toBe(2);
+    });
+  });
+
+  describe("setLimit()", () => {
+    test.each([
+      { limit: 100, elapsed: 55 },
+      { limit: 10, elapsed: 100 },
+      { limit: 1, elapsed: 550 },
+    ])("after half a token of 10/s, the other half comes at $limit/s", async (given) => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 1 });
+        await limiter.acquire();
+        const waiting = [limiter.acquire(), limiter.acquire()];
+        await sleep(50);
+
+        limiter.setLimit({ limit: given.limit, interval: 1000, burst: 1 });
+        expect([limiter.tokens, clock.pending]).toEqual([0.5, 1]);
+        await waiting[0];
+        expect(clock.elapsed).toBe(given.elapsed);
+        await waiting[1];
+        expect(clock.elapsed).toBe(given.elapsed + 1000 / given.limit);
+      });
+    });
+
+    test("keeps saved tokens, up to the new burst, and adds none", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 4, interval: 1000 });
+        const steps: [burst: number, tokens: number][] = [
+          [8, 4],
+          [2, 2],
+          [8, 2],
+        ];
+        for (const [burst, tokens] of steps) {
+          limiter.setLimit({ limit: 8, interval: 1000, burst });
+          expect([limiter.burst, limiter.tokens]).toEqual([burst, tokens]);
+        }
+
+        await limiter.acquire({ tokens: 8 });
+        expect(clock.elapsed).toBe(750);
+      });
+    });
+
+    test("refuses those in line who ask for more than the new burst, and serves the others", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 3 });
+        await limiter.acquire({ tokens: 2 });
+        const { ready } = limiter.reserve({ tokens: 3 });
+        const big = limiter.acquire({ tokens: 2 });
+        const small = limiter.acquire();
+
+        limiter.setLimit({ limit: 10, interval: 1000, burst: 1 });
+
+        await small;
+        expect(clock.elapsed).toBe(0);
+        const message =
+          "Cannot acquire RateLimiter: tokens must be at most its burst of 1, received ";
+        await expect(ready).rejects.toEqual(new RangeError(`${message}3`));
+        await expect(big).rejects.toEqual(new RangeError(`${message}2`));
+      });
+    });
+
+    test("tokens given back afterwards count as they are now", async () => {
+      await virtualTime(async (clock) => {
+        const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
+        const { cancel, ready } = limiter.reserve({ tokens: 2 });
+
+        limiter.setLimit({ limit: 1, interval: 1000, burst: 2 });
+        cancel();
+        await expect(ready).rejects.toHaveProperty("name", "AbortError");
+
+        await limiter.acquire({ tokens: 2 });
+        expect(clock.elapsed).toBe(0);
+      });
+    });
+
+    test("given nonsense, it changes nothing", () => {
+      const limiter = createLimiter();
+
+      expect(() => limiter.setLimit({ limit: 0, interval: 1 })).toThrow(
+        "Cannot set RateLimiter: limit must be a positive integer, received 0",
+      );
+
+      expect([limiter.burst, limiter.tokens]).toEqual([2, 2]);
+    });
+  });
+
   describe("reserve()", () => {
     test("tells how long it takes, and takes so long", async () => {
       await virtualTime(async (clock) => {
@@ -2006,7 +2120,7 @@ describe("RateLimiter", () => {
         };
 
         expect(await atOnce()).toBe(7);
-        await sleep(6);
+        await sleep(5);
         expect([1, 2, 3].map(() => limiter.tryAcquire())).toEqual([true, true, false]);
       });
     });
@@ -2341,6 +2455,272 @@ describe("limited", () => {
   });
 });
 
+describe("an abort meets the wake-up", () => {
+  /** Where callers wait, and what wakes them. */
+  interface Place {
+    /** Calls `letIn` as soon as the caller is in, who goes again soon. */
+    enter(letIn: () => void, signal: AbortSignal): Promise<unknown>;
+    wake(): unknown;
+    waiting(): number;
+    /** What is taken, apart from what was before. */
+    taken(served: number): number;
+  }
+  const stay = async (entering: PromiseLike<Disposable>, letIn: () => void) => {
+    using _permit = await entering;
+    letIn();
+    await Promise.resolve();
+  };
+  const bySemaphore = (
+    permits: number,
+    weights: number[],
+    method: "acquire" | "run",
+    wake: (semaphore: Semaphore, held: Permit[], head: AbortController) => void,
+  ): Place => {
+    const semaphore = new Semaphore(permits);
+    const held = weights.map((weight) => semaphore.tryAcquire({ weight })!);
+    // With places left, one who wants all of them keeps the others from being let in.
+    const head = new AbortController();
+    if (semaphore.available > 0) {
+      void semaphore.acquire({ weight: permits, signal: head.signal }).catch(() => {});
+    }
+    let left = 0;
+    return {
+      enter: (letIn, signal) =>
+        method === "run"
+          ? semaphore.run(letIn, { signal })
+          : stay(semaphore.acquire({ signal }), letIn),
+      wake: () => {
+        wake(semaphore, held, head);
+        left = held.length;
+      },
+      waiting: () => semaphore.waiting,
+      taken: () => semaphore.permits - semaphore.available - left,
+    };
+  };
+  const release = (_: Semaphore, held: Permit[]) => {
+    for (const permit of held.splice(0)) permit.release();
+  };
+  const byMutex = (
+    method: "lock" | "run",
+    wake: (mutex: Mutex, held: Permit) => unknown,
+    left = 0,
+  ): Place => {
+    const mutex = new Mutex();
+    const held = mutex.tryLock()!;
+    return {
+      enter: (letIn, signal) =>
+        method === "run" ? mutex.run(letIn, { signal }) : stay(mutex.lock({ signal }), letIn),
+      wake: () => wake(mutex, held),
+      waiting: () => mutex.waiting,
+      taken: () => Number(mutex.locked) - left,
+    };
+  };
+  const byKey = (method: "lock" | "run" | "lockAll"): Place => {
+    const mutex = new KeyedMutex<string>();
+    const held = mutex.tryLock("a")!;
+    return {
+      enter: (letIn, signal) =>
+        method === "run"
+          ? mutex.run("a", letIn, { signal })
+          : stay(
+              method === "lock"
+                ? mutex.lock("a", { signal })
+                : mutex.lockAll(["b", "a", "c"], { signal }),
+              letIn,
+            ),
+      wake: () => held.release(),
+      waiting: () => mutex.waiting("a"),
+      taken: () => mutex.size,
+    };
+  };
+  const byTokens = (wake: (limiter: RateLimiter, head: Reservation) => void): Place => {
+    const limiter = new RateLimiter({ limit: 4, interval: 1e9 });
+    limiter.tryAcquire();
+    const head = limiter.reserve({ tokens: 4 });
+    return {
+      enter: (letIn, signal) => limiter.acquire({ signal }).then(letIn),
+      wake: () => wake(limiter, head),
+      waiting: () => limiter.waiting,
+      taken: (served) => 3 - served - Math.floor(limiter.tokens),
+    };
+  };
+  const places: [name: string, create: () => Place][] = [
+    ["Semaphore.acquire, by a release", () => bySemaphore(1, [1], "acquire", release)],
+    ["Semaphore.acquire, by several releases", () => bySemaphore(3, [1, 2], "acquire", release)],
+    ["Semaphore.run, by several releases", () => bySemaphore(3, [1, 1, 1], "run", release)],
+    ["Semaphore.acquire, by a resize", () => bySemaphore(1, [1], "acquire", (it) => it.resize(3))],
+    ["Semaphore.run, by a resize", () => bySemaphore(1, [1], "run", (it) => it.resize(9))],
+    [
+      "Semaphore.acquire, by an abort ahead",
+      () => bySemaphore(2, [1], "acquire", (_, __, head) => head.abort()),
+    ],
+    [
+      "Semaphore.run, by an abort ahead",
+      () => bySemaphore(4, [1], "run", (_, __, head) => head.abort()),
+    ],
+    [
+      "Semaphore.run, by a refusal ahead",
+      () => bySemaphore(3, [1], "run", (semaphore) => semaphore.resize(2)),
+    ],
+    [
+      "Semaphore.idle, by a release",
+      () => {
+        const semaphore = new Semaphore(1);
+        const held = semaphore.tryAcquire()!;
+        return {
+          enter: (letIn, signal) => semaphore.idle({ signal }).then(letIn),
+          wake: held.release,
+          waiting: () => NaN,
+          taken: () => semaphore.permits - semaphore.available,
+        };
+      },
+    ],
+    ["Mutex.lock, by a release", () => byMutex("lock", (_, held) => held.release())],
+    ["Mutex.run, by a release", () => byMutex("run", (_, held) => held.release())],
+    ["Mutex.lock, by unlockWhile", () => byMutex("lock", (it) => it.unlockWhile(() => {}), 1)],
+    ["Mutex.run, by unlockWhile", () => byMutex("run", (it) => it.unlockWhile(() => {}), 1)],
+    ["KeyedMutex.lock, by a release", () => byKey("lock")],
+    ["KeyedMutex.run, by a release", () => byKey("run")],
+    ["KeyedMutex.lockAll, by a release", () => byKey("lockAll")],
+    ["RateLimiter.acquire, by a cancel ahead", () => byTokens((_, head) => head.cancel())],
+    [
+      "RateLimiter.acquire, by a refusal ahead",
+      () => byTokens((limiter) => limiter.setLimit({ limit: 3, interval: 1e9 })),
+    ],
+  ];
+  const moments = [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+  describe.each(places)("%s", (name, create) => {
+    test.each(["first", "middle", "last"])("%s in line", async (who) => {
+      for (const moment of moments) {
+        const place = create();
+        const callers = ["first", "middle", "last"].map((caller) => ({
+          caller,
+          ...watchedController(),
+        }));
+        const { controller } = callers.find(({ caller }) => caller === who)!;
+        const order: string[] = [];
+        const dead: string[] = [];
+        if (moment === -3) controller.abort("stop");
+        const entering = callers.map(({ caller, controller: { signal } }) =>
+          place.enter(() => {
+            order.push(caller);
+            if (signal.aborted) dead.push(caller);
+          }, signal),
+        );
+        const before = place.waiting();
+        if (moment === -2) {
+          await drain();
+          controller.abort("stop");
+          if (!name.includes("lockAll")) expect(place.waiting()).toBe(before - 1);
+        }
+        if (moment === -1) controller.abort("stop");
+        const waking = place.wake();
+        for (let n = 0; n < moment; n++) await Promise.resolve();
+        if (moment >= 0) controller.abort("stop");
+        const results = await Promise.allSettled(entering);
+        await waking;
+
+        // Once it has been let in, an abort changes nothing.
+        const isLetIn = moment > 0 && order.includes(who);
+        const served = callers.filter(({ caller }) => isLetIn || caller !== who);
+        expect({ moment, order }).toEqual({ moment, order: served.map(({ caller }) => caller) });
+        expect(results).toEqual(
+          callers.map(({ caller }) =>
+            isLetIn || caller !== who
+              ? { status: "fulfilled", value: undefined }
+              : { status: "rejected", reason: "stop" },
+          ),
+        );
+        if (name.includes("run")) expect(dead).toEqual([]);
+        expect(callers.map(({ listeners }) => listeners())).toEqual([0, 0, 0]);
+        expect([place.taken(order.length), place.waiting() || 0]).toEqual([0, 0]);
+      }
+    });
+  });
+});
+
+describe("an abort meets a refusal: what comes first decides", () => {
+  const refusals: [
+    name: string,
+    (signal: AbortSignal) => { wait: Promise<unknown>; refuse(): void },
+  ][] = [
+    [
+      "Semaphore.resize",
+      (signal) => {
+        const semaphore = new Semaphore(2);
+        semaphore.tryAcquire();
+        const wait = semaphore.acquire({ weight: 2, signal });
+        return { wait, refuse: () => semaphore.resize(1) };
+      },
+    ],
+    [
+      "RateLimiter.setLimit",
+      (signal) => {
+        const limiter = createLimiter({ limit: 2 });
+        limiter.tryAcquire();
+        const wait = limiter.acquire({ tokens: 2, signal });
+        return { wait, refuse: () => limiter.setLimit({ limit: 1, interval: 1000 }) };
+      },
+    ],
+    [
+      "limit's clearQueue",
+      (signal) => {
+        const run = limit(1, { signal });
+        void run(() => new Promise(() => {})).catch(() => {});
+        return { wait: run(() => {}), refuse: () => run.clearQueue() };
+      },
+    ],
+  ];
+
+  test.each(refusals)("%s", async (_name, create) => {
+    for (const isAbortFirst of [true, false]) {
+      const { controller, listeners } = watchedController();
+      const { wait, refuse } = create(controller.signal);
+      const outcome = wait.catch((reason: unknown) => (reason === "stop" ? "aborted" : "refused"));
+
+      if (isAbortFirst) controller.abort("stop");
+      refuse();
+      controller.abort("stop");
+
+      expect(await outcome).toBe(isAbortFirst ? "aborted" : "refused");
+      expect(listeners()).toBe(0);
+    }
+  });
+});
+
+describe("console.log", () => {
+  const shown: [text: string, create: () => object][] = [
+    ['Semaphore {"permits":2,"available":2,"waiting":0}', () => new Semaphore(2)],
+    [
+      'Semaphore {"permits":1,"available":0,"waiting":1}',
+      () => {
+        const semaphore = new Semaphore(1);
+        void Promise.all([semaphore.acquire(), semaphore.acquire()]);
+        return semaphore;
+      },
+    ],
+    ['Mutex {"locked":false,"waiting":0}', () => new Mutex()],
+    [
+      'KeyedMutex {"size":1}',
+      () => {
+        const mutex = new KeyedMutex<string>();
+        mutex.tryLock("a");
+        return mutex;
+      },
+    ],
+    ['RateLimiter {"tokens":2,"burst":2,"waiting":0}', () => createLimiter()],
+    ["[Mutex]", () => new Mutex()],
+    ["Mutex", () => Mutex.prototype],
+  ];
+  test.each(shown)("shows %s", (text, create) => {
+    const object = create() as Record<symbol, (...args: unknown[]) => string>;
+    const depth = text.startsWith("[") ? -1 : 2;
+
+    expect(object[Symbol.for("nodejs.util.inspect.custom")]!(depth, {}, JSON.stringify)).toBe(text);
+  });
+});
+
 describe("whatever runs a function", () => {
   const forms: {
     name: string;
@@ -2584,6 +2964,14 @@ describe("arguments", () => {
       () => new Semaphore(any(undefined)),
     ],
     [
+      'Cannot create KeyedMutex: permits must be a positive integer, received "2"',
+      () => new KeyedMutex(any("2")),
+    ],
+    [
+      "Cannot set RateLimiter: options must be an object, received undefined",
+      () => createLimiter().setLimit(any(undefined)),
+    ],
+    [
       'Cannot resize Semaphore: permits must be a positive integer, received "2"',
       () => new Semaphore(1).resize(any("2")),
     ],
@@ -2664,6 +3052,10 @@ describe("arguments", () => {
   });
 
   const outOfRange: [message: string, call: () => unknown][] = [
+    [
+      "Cannot create KeyedMutex: permits must be a positive integer, received 0",
+      () => new KeyedMutex(0),
+    ],
     [
       "Cannot create RateLimiter: limit must be a positive integer, received 0",
       () => createLimiter({ limit: 0 }),
