@@ -30,6 +30,9 @@ export class QueueClosedError extends Error {
   override readonly name = "QueueClosedError";
 }
 
+/** What {@link Queue.select} has taken, and from which queue. */
+export type Selected<Q> = Q extends Queue<infer T> ? { queue: Q; item: T } : never;
+
 /** Keeps the items of a {@link Queue}, and decides which of them is next. */
 export interface Store<T> {
   readonly size: number;
@@ -83,6 +86,10 @@ export interface Store<T> {
  * ```
  */
 export class Queue<T> implements AsyncIterable<T> {
+  static {
+    showMembers(this, "size", "maxSize", "waiting", "closed");
+  }
+
   readonly #maxSize: number;
   readonly #store: Store<T>;
   /** Granted to getters, in order, but not yet delivered. These items still take their places. */
@@ -90,7 +97,10 @@ export class Queue<T> implements AsyncIterable<T> {
   readonly #getters = new Line<T>({
     serve: () => this.#serveGetters(),
     // The last one, so that those who are being let in receive the items in order.
-    takeBack: () => this.#store.putBack(this.#reserved.takeLast()),
+    takeBack: () => {
+      this.#store.putBack(this.#reserved.takeLast());
+      if (this.#isDropping) this.#dropAll();
+    },
     deliver: (getter: Waiter<T>) => {
       getter.resolve(this.#reserved.take());
       this.#onTaken();
@@ -110,6 +120,7 @@ export class Queue<T> implements AsyncIterable<T> {
   });
   readonly #joiners = new Line<void>();
   #unfinished = 0;
+  #isDropping = false;
   #end: { readonly reason: unknown; readonly isError: boolean } | undefined;
 
   /**
@@ -249,11 +260,10 @@ export class Queue<T> implements AsyncIterable<T> {
       this.#putters.refuse(() => this.#refusal());
     }
     if (immediate) {
-      let dropped = 0;
-      for (; this.#store.size > 0; dropped++) releaseHold(this.#store.take());
-      this.#finish(dropped);
+      this.#isDropping = true;
+      this.#dropAll();
     }
-    this.#onTaken();
+    this.#endIfDrained();
   }
 
   /** Takes items until the queue is closed and empty. */
@@ -286,6 +296,63 @@ export class Queue<T> implements AsyncIterable<T> {
     };
     const iterator = { next, return: leave, [Symbol.asyncIterator]: () => iterator };
     return iterator;
+  }
+
+  /**
+   * Takes an item from the queue that has one first, and nothing from the others: Go's `select`. Of
+   * those that have one already, the first in the list is chosen. A `race` of `get`s would lose an
+   * item when two queues receive one at the same moment.
+   *
+   * @throws {TypeError} `queues` is not an iterable of queues, or `signal` not an AbortSignal
+   * @throws {RangeError} there are no queues
+   * @throws whatever {@link get} throws, as soon as one of the queues is closed and empty
+   * @throws the signal's reason, once it is aborted; then nothing has been taken
+   *
+   * @example
+   * ```ts
+   * import { Queue } from "./queues.ts";
+   *
+   * const [jobs, commands] = [new Queue<number>(), new Queue<string>()];
+   * commands.tryPut("stop");
+   *
+   * const selected = await Queue.select([jobs, commands]);
+   * console.assert(selected.queue === commands && selected.item === "stop");
+   * ```
+   */
+  static select<Q extends Queue<any>>(
+    queues: Iterable<Q>,
+    options?: WaitOptions,
+  ): Promise<Selected<Q>> {
+    return new Promise((resolve, reject) => {
+      const action = "select from Queues";
+      const signal = requireWait(action, options);
+      const list = Symbol.iterator in Object(queues) ? [...queues] : [queues];
+      if (list.length === 0) throw invalid(action, "the number of queues", "at least 1", 0);
+      if (!list.every((queue) => queue instanceof Queue)) {
+        throw invalid(action, "queues", "an iterable of queues", queues, TypeError);
+      }
+      if (signal?.aborted) return reject(signal.reason);
+      const getters: Waiter<any>[] = [];
+      const leaveOthers = () => {
+        for (const [index, getter] of getters.splice(0).entries()) {
+          list[index]!.#getters.leave(getter, undefined);
+        }
+      };
+      for (const queue of list) {
+        const onItem = (item: unknown) => {
+          resolve({ queue, item } as Selected<Q>);
+          leaveOthers();
+        };
+        const onEnd = (reason: unknown) => {
+          reject(reason);
+          leaveOthers();
+        };
+        const getter = new Waiter<any>(onItem, onEnd, signal);
+        getters.push(getter);
+        queue.#enter(getter);
+        if (getter.state !== "waiting") break;
+      }
+    });
   }
 
   get #hasPlace(): boolean {
@@ -332,9 +399,16 @@ export class Queue<T> implements AsyncIterable<T> {
     this.#endIfDrained();
   }
 
-  /** An item that is on its way to a getter may yet come back, if the getter is aborted. */
+  #dropAll(): void {
+    let dropped = 0;
+    for (; this.#store.size > 0; dropped++) releaseHold(this.#store.take());
+    this.#finish(dropped);
+  }
+
   #endIfDrained(): void {
-    if (!this.#end || this.#store.size + this.#reserved.size > 0) return;
+    // An item that is on its way to a getter may yet come back, if the getter is aborted.
+    const left = this.#store.size + (this.#isDropping ? 0 : this.#reserved.size);
+    if (!this.#end || left > 0) return;
     const { reason } = this.#end;
     for (let first; (first = this.#getters.first);) this.#getters.leave(first, reason);
   }
@@ -812,6 +886,27 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {
