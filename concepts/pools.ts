@@ -82,6 +82,10 @@ export interface Lease<T> extends Disposable {
  * ```
  */
 export class Pool<T> implements AsyncDisposable {
+  static {
+    showMembers(this, "size", "idle", "waiting");
+  }
+
   readonly #settings: ReturnType<typeof checkOptions<T>>;
   readonly #line = new Line<any>({
     serve: () => this.#serve(),
@@ -639,6 +643,27 @@ class Waiter<T> {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

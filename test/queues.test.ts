@@ -741,12 +741,12 @@ describe("Queue", () => {
     const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
     const queue = new Queue<number>();
     const before = heapSize();
-    for (let n = 0; n < 2 ** 18; n++) queue.tryPut(n);
-    expect(heapSize() - before).toBeGreaterThan(2 ** 20);
+    for (let n = 0; n < 2 ** 20; n++) queue.tryPut(n);
+    expect(heapSize() - before).toBeGreaterThan(2 ** 22);
 
     while (queue.size > 0) queue.tryGet();
 
-    expect(heapSize() - before).toBeLessThan(2 ** 18);
+    expect(heapSize() - before).toBeLessThan(2 ** 20);
     expect(queue.size).toBe(0);
   });
 
