@@ -21,7 +21,8 @@
 export interface PoolOptions<T> {
   /**
    * Creates a resource. The signal is aborted when the pool is disposed, or when the caller that
-   * needed the resource has been aborted and no other caller needs it.
+   * needed the resource has been aborted and no other caller needs it. For a time limit hand on
+   * `AbortSignal.any([signal, AbortSignal.timeout(ms)])`, here and in `validate`.
    */
   create: (signal: AbortSignal) => T | PromiseLike<T>;
   /** Closes a resource; awaited. Default: nothing needs to be done. */

@@ -182,8 +182,7 @@ export class Queue<T> implements AsyncIterable<T> {
    */
   tryPut(item: T): boolean {
     if (this.#end) throw this.#refusal();
-    if (this.#putters.waiting > 0) this.#servePutters();
-    if (this.#putters.waiting > 0 || !this.#hasPlace) return false;
+    if (!this.#hasPlace) return false;
     this.#add(item);
     return true;
   }
@@ -208,7 +207,6 @@ export class Queue<T> implements AsyncIterable<T> {
 
   /** Takes the next item if there is one and nobody waits for it; otherwise returns undefined. */
   tryGet(): T | undefined {
-    if (this.#getters.waiting > 0) this.#serveGetters();
     return this.#store.size > 0 ? this.#take() : undefined;
   }
 
@@ -385,7 +383,7 @@ export class Queue<T> implements AsyncIterable<T> {
   #add(item: T): void {
     this.#unfinished++;
     this.#store.add(item);
-    if (this.#getters.waiting > 0) this.#serveGetters();
+    this.#serveGetters();
   }
 
   #take(): T {

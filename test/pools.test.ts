@@ -5,7 +5,7 @@
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
-import { Pool, type PoolOptions } from "../concepts/pools.ts";
+import { type Lease, Pool, type PoolOptions } from "../concepts/pools.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
 describe("Start here", () => {
@@ -249,6 +249,140 @@ describe("Pool", () => {
 
       expect((await next).value).toBe(2);
       expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test.each(["create", "validate"])("a %s has a time limit by AbortSignal.any()", async (step) => {
+    await virtualTime(async (clock) => {
+      const hang = (signal: AbortSignal) =>
+        new Promise<never>((_, reject) => {
+          const both = AbortSignal.any([signal, AbortSignal.timeout(100)]);
+          both.addEventListener("abort", () => reject(both.reason));
+        });
+      const { pool, destroyed } = numbered({
+        max: 1,
+        delay: (n, signal) => (step === "create" && n === 1 ? hang(signal) : 0),
+        validate: (n, signal) => (step === "validate" && n === 1 ? hang(signal) : true),
+      });
+      if (step === "validate") await pool.use(() => {});
+
+      const [first, second] = await Promise.allSettled([pool.use((n) => n), pool.use((n) => n)]);
+
+      if (step === "create") expect(first).toHaveProperty("reason.name", "TimeoutError");
+      else expect(first).toHaveProperty("value", 2);
+      expect(second).toHaveProperty("value", 2);
+      expect(destroyed).toEqual(step === "create" ? [] : [1]);
+      expect(clock.elapsed).toBe(100);
+    });
+  });
+
+  test("shows itself to console.log", async () => {
+    const { pool } = numbered({ max: 1 });
+    await Promise.race([pool.acquire(), pool.acquire()]);
+    const shown = pool as object as Record<symbol, (...args: unknown[]) => string>;
+
+    const text = shown[Symbol.for("nodejs.util.inspect.custom")]!(2, {}, JSON.stringify);
+
+    expect(text).toBe('Pool {"size":1,"idle":0,"waiting":1}');
+  });
+
+  describe("an abort meets the wake-up", () => {
+    /** What wakes those who wait for the only resource, which is lent to `held`. */
+    interface Place {
+      pool: Pool<number>;
+      wake(held: Lease<number>): unknown;
+      /** What those get who are not aborted. */
+      outcomes: (alive: number) => unknown[];
+    }
+    const places: [name: string, create: () => Place][] = [
+      [
+        "a release",
+        () => ({ ...numbered({ max: 1 }), wake: (held) => held.release(), outcomes: served(1) }),
+      ],
+      [
+        "a release, with validate",
+        () => ({
+          ...numbered({ max: 1, validate: async () => true }),
+          wake: (held) => held.release(),
+          outcomes: served(1),
+        }),
+      ],
+      [
+        "a discard",
+        () => ({ ...numbered({ max: 1 }), wake: (held) => held.discard(), outcomes: served(2) }),
+      ],
+      [
+        "an error of create",
+        () => {
+          let calls = 0;
+          const create = async () => {
+            if (++calls === 2) throw new Error("refused");
+            return calls;
+          };
+          const outcomes = (alive: number) => ["Error: refused", 3, 3].slice(0, alive);
+          return { pool: new Pool({ create, max: 1 }), wake: (held) => held.discard(), outcomes };
+        },
+      ],
+      [
+        "disposal",
+        () => {
+          const { pool } = numbered({ max: 1 });
+          const wake = (held: Lease<number>) => {
+            void pool[Symbol.asyncDispose]();
+            held.release();
+          };
+          const error = "Error: Cannot acquire from Pool: it has been disposed";
+          return { pool, wake, outcomes: (alive) => Array.from({ length: alive }, () => error) };
+        },
+      ],
+    ];
+    const methods = {
+      acquire: async (pool: Pool<number>, signal: AbortSignal) => {
+        using lease = await pool.acquire({ signal });
+        await Promise.resolve();
+        return lease.value;
+      },
+      use: (pool: Pool<number>, signal: AbortSignal) =>
+        pool.use((n) => (signal.aborted ? "called after an abort" : n), { signal }),
+    };
+    // Before, while it waits, right before the wake-up; and so many microtasks after it.
+    const moments = [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 12];
+
+    describe.each(Object.entries(methods))("%s()", (_, enter) => {
+      test.each(places)("woken by %s", async (placeName, create) => {
+        for (const who of [0, 1, 2]) {
+          for (const moment of moments) {
+            const { pool, wake, outcomes } = create();
+            const held = await pool.acquire();
+            const callers = [0, 1, 2].map(() => watchedController());
+            const abort = () => callers[who]!.controller.abort("stop");
+
+            if (moment === -3) abort();
+            const entering = callers.map(({ controller }) => enter(pool, controller.signal));
+            await turns();
+            if (moment === -2) abort();
+            if (moment < -1) {
+              expect(pool.waiting).toBe(2);
+              expect(await Promise.race([entering[who]!.catch(String), turns()])).toBe("stop");
+            }
+            if (moment === -1) abort();
+            wake(held);
+            for (let n = 0; n < moment; n++) await undefined;
+            abort();
+            const seen = await Promise.all(entering.map((call) => call.catch(String)));
+            await turns();
+
+            // Once it has been served, or refused, an abort changes nothing.
+            const isDead = seen[who] === "stop";
+            if (moment < (placeName === "disposal" ? 0 : 1)) expect(isDead).toBe(true);
+            const alive: unknown[] = seen.filter((_, caller) => caller !== who || !isDead);
+            expect({ who, moment, alive }).toEqual({ who, moment, alive: outcomes(alive.length) });
+            expect(callers.map(({ listeners }) => listeners())).toEqual([0, 0, 0]);
+            const left = placeName === "disposal" ? 0 : 1;
+            expect(pool).toMatchObject({ size: left, idle: left, waiting: 0 });
+          }
+        }
+      });
     });
   });
 
@@ -1591,6 +1725,11 @@ function hanging({ isDeaf = false, ...sizes }: { max: number; min?: number; isDe
     ...sizes,
   });
   return { pool, aborted, resolve: (n: number) => creates[n - 1]!.resolve(n) };
+}
+
+/** All get the same number. */
+function served(n: number): (alive: number) => number[] {
+  return (alive) => Array.from({ length: alive }, () => n);
 }
 
 /** Random numbers that are the same in every run. */

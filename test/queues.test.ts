@@ -303,11 +303,11 @@ describe.each([
 
           if (moment === -3) abort();
           const entering = controllers.map(({ signal }, caller) => place.enter(caller, signal));
-          if (moment === -2) {
-            await turn();
-            const { waiting } = queue;
-            abort();
-            if (!placeName.startsWith("join")) expect(queue.waiting).toBe(waiting - 1);
+          await turn();
+          if (moment === -2) abort();
+          if (moment < -1) {
+            if (!placeName.startsWith("join")) expect(queue.waiting).toBe(2);
+            expect(await Promise.race([entering[who]!.catch(String), turn()])).toBe("stop");
           }
           if (moment === -1) abort();
           place.wake();
@@ -523,7 +523,7 @@ describe.each([
       queue.close({ error: new Error("too late") });
       expect(queue.size).toBe(1);
 
-      queue.close({ immediate: true });
+      queue.close({ immediate: true, error: new Error("too late") });
 
       expect(queue.size).toBe(0);
       expect(await queue.get().catch((error: unknown) => error)).toBeInstanceOf(QueueClosedError);
@@ -558,8 +558,10 @@ describe.each([
       const queue = create();
       await queue.put(1);
       await queue.put(2);
-      for await (const _ of queue) break;
+      const loop = queue[Symbol.asyncIterator]();
+      for await (const _ of loop) break;
 
+      expect(await loop.next()).toEqual({ done: true, value: undefined });
       expect(queue.size).toBe(1);
       expect(queue.closed).toBe(false);
     });
@@ -686,7 +688,9 @@ describe.each([
     });
 
     test("close() refuses what is not an object", () => {
-      expect(() => create().close(true as never)).toThrow(TypeError);
+      expect(() => create().close(true as never)).toThrow(
+        "Cannot close Queue: options must be an object, received true",
+      );
     });
   });
 
@@ -748,6 +752,32 @@ describe("Queue", () => {
 
     expect(heapSize() - before).toBeLessThan(2 ** 20);
     expect(queue.size).toBe(0);
+
+    const large = new Queue<number[]>();
+    const loop = large[Symbol.asyncIterator]();
+    for (let n = 0; n < 16; n++) large.tryPut(new Array(2 ** 17).fill(n));
+    while (large.size > 0) large.tryGet();
+    for (let n = 0; n < 2 ** 14; n++) {
+      const next = loop.next();
+      large.tryPut([]);
+      await next;
+    }
+
+    expect(heapSize() - before).toBeLessThan(2 ** 20);
+    expect((await loop.return!()).done).toBe(true);
+  });
+
+  test("what comes back from an aborted getter finds room", async () => {
+    const queue = new Queue<number>();
+    const controller = new AbortController();
+    const getting = watch(queue.get({ signal: controller.signal }));
+    for (let n = 0; n < 17; n++) queue.tryPut(n);
+
+    controller.abort();
+
+    queue.close();
+    expect(await Array.fromAsync(queue)).toEqual(Array.from({ length: 17 }, (_, n) => n));
+    expect(getting.state).toBe("rejected");
   });
 
   test("keeps the order while it grows and shrinks", async () => {
@@ -908,14 +938,15 @@ describe("Queue", () => {
     );
 
     test("aborted before, it takes nothing", async () => {
-      const [queue] = create();
+      const [queue, other] = create();
       queue.tryPut("item");
+      const signal = AbortSignal.abort("stop");
 
-      const selecting = watch(Queue.select([queue], { signal: AbortSignal.abort("stop") }));
+      const selecting = [[queue], [other]].map((queues) => watch(Queue.select(queues, { signal })));
 
-      expect(queue.size).toBe(1);
+      expect([queue.size, other.waiting]).toEqual([1, 0]);
       await turn();
-      expect(selecting.reason).toBe("stop");
+      expect(selecting.map(({ reason }) => reason)).toEqual(["stop", "stop"]);
     });
 
     test.each<[unknown, Error]>([
@@ -990,6 +1021,13 @@ describe("PriorityQueue", () => {
     for (const word of ["b", "c", "a"]) words.tryPut(word);
 
     expect([words.tryGet(), words.tryGet(), words.tryGet()]).toEqual(["a", "b", "c"]);
+
+    const dates = new PriorityQueue<Date>();
+    const [early, late, equal] = [new Date(1), new Date(2), new Date(2)];
+    for (const date of [late, equal, early]) dates.tryPut(date);
+
+    expect(early).toBe(dates.tryGet()!);
+    expect([late === dates.tryGet(), equal === dates.tryGet()]).toEqual([true, true]);
   });
 
   test("refuses to compare with what is not a function", () => {

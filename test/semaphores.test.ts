@@ -2608,11 +2608,13 @@ describe("an abort meets the wake-up", () => {
             if (signal.aborted) dead.push(caller);
           }, signal),
         );
-        const before = place.waiting();
-        if (moment === -2) {
-          await drain();
-          controller.abort("stop");
-          if (!name.includes("lockAll")) expect(place.waiting()).toBe(before - 1);
+        const others = place.waiting() - (moment === -2 ? 1 : 0);
+        await drain();
+        if (moment === -2) controller.abort("stop");
+        if (moment < -1) {
+          expect(place.waiting()).toBe(others);
+          const entered = entering[callers.findIndex(({ caller }) => caller === who)]!;
+          expect(await Promise.race([entered.catch(String), drain()])).toBe("stop");
         }
         if (moment === -1) controller.abort("stop");
         const waking = place.wake();
