@@ -122,7 +122,7 @@ export class Semaphore {
     return new Promise((resolve, reject) => {
       const signal = requireWaitOptions("wait for Semaphore", options);
       if (signal?.aborted) return reject(signal.reason);
-      this.#permits.onIdle ??= () => this.#idle.grantAll();
+      this.#permits.onIdle = () => this.#idle.grantAll();
       this.#idle.join(new Waiter<void>(resolve, reject, signal));
       if (this.#permits.lent === 0) this.#idle.grantAll();
     });

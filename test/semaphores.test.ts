@@ -132,31 +132,6 @@ describe("Semaphore", () => {
     });
   });
 
-  test("run() returns what the function returns, and gives the permit back when it throws", async () => {
-    const semaphore = new Semaphore(1);
-
-    expect(await semaphore.run(() => "plain")).toBe("plain");
-    expect(await semaphore.run(async () => "promised")).toBe("promised");
-    const error = new Error("thrown");
-    await expect(semaphore.run(() => Promise.reject(error))).rejects.toBe(error);
-    await expect(
-      semaphore.run(() => {
-        throw error;
-      }),
-    ).rejects.toBe(error);
-
-    expect(semaphore.available).toBe(1);
-  });
-
-  test("lets waiters in in the order in which they came", async () => {
-    const semaphore = new Semaphore(1);
-    const order: number[] = [];
-
-    await Promise.all([1, 2, 3, 4].map((n) => semaphore.run(() => order.push(n))));
-
-    expect(order).toEqual([1, 2, 3, 4]);
-  });
-
   test("lets no small request overtake a big one", async () => {
     const semaphore = new Semaphore(3);
     const order: string[] = [];
@@ -197,26 +172,6 @@ describe("Semaphore", () => {
     expect(semaphore.available).toBe(1);
   });
 
-  test("acquire() rejects with the reason when aborted before, and takes nothing", async () => {
-    const semaphore = new Semaphore(1);
-
-    await expect(semaphore.acquire({ signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
-
-    expect(semaphore.available).toBe(1);
-  });
-
-  test("acquire() rejects at once when aborted before, however long the line", async () => {
-    const semaphore = new Semaphore(1);
-    await semaphore.acquire();
-    void semaphore.acquire();
-    const { controller, listeners } = watchedController();
-    controller.abort("stop");
-
-    await expect(semaphore.acquire({ signal: controller.signal })).rejects.toBe("stop");
-
-    expect([semaphore.waiting, listeners()]).toEqual([1, 0]);
-  });
-
   test("acquire() rejects with the reason when aborted while waiting, and leaves no trace", async () => {
     const semaphore = new Semaphore(1);
     const held = await semaphore.acquire();
@@ -233,22 +188,6 @@ describe("Semaphore", () => {
     expect(semaphore.available).toBe(1);
   });
 
-  test("acquire() listens no more once it has been let in", async () => {
-    const semaphore = new Semaphore(1);
-    const held = await semaphore.acquire();
-    const { controller, listeners } = watchedController();
-    const acquiring = semaphore.acquire({ signal: controller.signal });
-
-    held.release();
-    const permit = await acquiring;
-    controller.abort();
-
-    expect(listeners()).toBe(0);
-    expect(semaphore.available).toBe(0);
-    permit.release();
-    expect(semaphore.available).toBe(1);
-  });
-
   test("a signal ends a later wait as well as the first", async () => {
     const semaphore = new Semaphore(1);
     const held = await semaphore.acquire();
@@ -261,98 +200,6 @@ describe("Semaphore", () => {
     controller.abort("stop");
 
     await expect(second).rejects.toBe("stop");
-  });
-
-  test("aborting the first in line lets in the next, if it fits", async () => {
-    const semaphore = new Semaphore(3);
-    await semaphore.acquire({ weight: 2 });
-    const controller = new AbortController();
-    const big = semaphore.acquire({ weight: 3, signal: controller.signal });
-    const small = semaphore.acquire({ weight: 1 });
-
-    controller.abort("stop");
-
-    await expect(big).rejects.toBe("stop");
-    await small;
-    expect(semaphore.available).toBe(0);
-  });
-
-  test.each(["first", "middle", "last"] as const)(
-    "the line closes up when the %s of three leaves it",
-    async (who) => {
-      const semaphore = new Semaphore(1);
-      const held = await semaphore.acquire();
-      const order: string[] = [];
-      const leaving = new AbortController();
-      const waiting = (["first", "middle", "last"] as const).map((name) =>
-        semaphore.run(() => order.push(name), name === who ? { signal: leaving.signal } : {}),
-      );
-
-      leaving.abort("stop");
-      held.release();
-
-      const results = await Promise.allSettled(waiting);
-      expect(results.filter((result) => result.status === "rejected")).toHaveLength(1);
-      expect(order).toEqual(["first", "middle", "last"].filter((name) => name !== who));
-      expect(semaphore.available).toBe(1);
-    },
-  );
-
-  test("one signal can end the wait of many, and none of them is let in", async () => {
-    const semaphore = new Semaphore(2);
-    await semaphore.acquire();
-    const { controller, listeners } = watchedController();
-    const doomed = [2, 1, 1].map((weight) =>
-      semaphore.acquire({ weight, signal: controller.signal }),
-    );
-    const patient = semaphore.acquire({ weight: 1 });
-    expect(listeners()).toBe(1);
-
-    controller.abort("stop");
-
-    for (const result of await Promise.allSettled(doomed)) {
-      expect(result).toEqual({ status: "rejected", reason: "stop" });
-    }
-    await patient;
-    expect(semaphore.available).toBe(0);
-    expect(listeners()).toBe(0);
-  });
-
-  test.each(["release, then abort", "abort, then release"])(
-    "loses no permit when both happen in one turn: %s",
-    async (order) => {
-      const semaphore = new Semaphore(1);
-      const held = await semaphore.acquire();
-      const controller = new AbortController();
-      const aborted = semaphore.acquire({ signal: controller.signal });
-      const next = semaphore.acquire();
-
-      if (order === "release, then abort") {
-        held.release();
-        controller.abort("stop");
-      } else {
-        controller.abort("stop");
-        held.release();
-      }
-
-      await expect(aborted).rejects.toBe("stop");
-      (await next).release();
-      expect(semaphore.available).toBe(1);
-      expect(semaphore.waiting).toBe(0);
-    },
-  );
-
-  test("resize() up lets in at once whoever fits now", async () => {
-    const semaphore = new Semaphore(1);
-    await semaphore.acquire();
-    const waiting = [semaphore.acquire(), semaphore.acquire(), semaphore.acquire()];
-
-    semaphore.resize(3);
-
-    await Promise.all(waiting.slice(0, 2));
-    expect(semaphore.permits).toBe(3);
-    expect(semaphore.available).toBe(0);
-    expect(semaphore.waiting).toBe(1);
   });
 
   test("resize() down takes nothing away, and waits for what is lent", async () => {
@@ -395,19 +242,6 @@ describe("Semaphore", () => {
       "Cannot acquire Semaphore: weight must be at most its 2 permits, received 3",
     );
     expect(listeners()).toBe(0);
-  });
-
-  test("resize() down to a first in line who is refused lets the next one in", async () => {
-    const semaphore = new Semaphore(3);
-    await semaphore.acquire();
-    const big = semaphore.acquire({ weight: 3 });
-    const small = semaphore.acquire();
-
-    semaphore.resize(2);
-
-    await expect(big).rejects.toThrow(RangeError);
-    await small;
-    expect(semaphore.available).toBe(0);
   });
 
   test("idle() waits until everything is back and nobody is in line", async () => {
@@ -472,48 +306,6 @@ describe("Semaphore", () => {
     expect(listeners()).toBe(0);
     held.release();
     await semaphore.idle({ signal: new AbortController().signal });
-  });
-
-  test.each([0, -1, 1.5, NaN, Infinity, 2 ** 53])("refuses %d permits", async (permits) => {
-    const message = `permits must be a positive integer, received ${permits}`;
-    expect(thrownBy(() => new Semaphore(permits))).toEqual(
-      new RangeError(`Cannot create Semaphore: ${message}`),
-    );
-    const semaphore = new Semaphore(1);
-    expect(thrownBy(() => semaphore.resize(permits))).toEqual(
-      new RangeError(`Cannot resize Semaphore: ${message}`),
-    );
-    expect(semaphore.permits).toBe(1);
-  });
-
-  test.each([0, -1, 1.5, NaN, 3])(
-    "refuses a weight of %d when there are two permits",
-    async (weight) => {
-      const semaphore = new Semaphore(2);
-      const held = await semaphore.acquire({ weight: 2 });
-
-      await expect(semaphore.acquire({ weight })).rejects.toThrow(RangeError);
-      expect(() => semaphore.tryAcquire({ weight })).toThrow(RangeError);
-
-      expect(semaphore.waiting).toBe(0);
-      held.release();
-      expect(semaphore.available).toBe(2);
-    },
-  );
-
-  test("a permit can be released by a function taken out of it", async () => {
-    const semaphore = new Semaphore(1);
-    const { release } = await semaphore.acquire();
-    const next = semaphore.acquire();
-
-    release();
-    release();
-    const permit = await next;
-
-    expect(semaphore.available).toBe(0);
-    permit[Symbol.dispose]();
-    permit.release();
-    expect(semaphore.available).toBe(1);
   });
 
   test("available and waiting change at once, before anybody is told", async () => {
@@ -812,19 +604,6 @@ describe("Semaphore", () => {
     expect(semaphore.available).toBe(2);
   });
 
-  test("idle() is aborted even in the turn in which all permits came back", async () => {
-    const semaphore = new Semaphore(1);
-    const held = await semaphore.acquire();
-    const { controller, listeners } = watchedController();
-    const idle = semaphore.idle({ signal: controller.signal });
-
-    held.release();
-    controller.abort("stop");
-
-    await expect(idle).rejects.toBe("stop");
-    expect(listeners()).toBe(0);
-  });
-
   test("idle() can be awaited again and again", async () => {
     const semaphore = new Semaphore(1);
     for (let round = 0; round < 3; round++) {
@@ -913,23 +692,6 @@ describe("Mutex", () => {
     expect(await mutex.run(async () => mutex.locked)).toBe(true);
     await expect(mutex.run(() => Promise.reject("failed"))).rejects.toBe("failed");
 
-    expect(mutex.locked).toBe(false);
-  });
-
-  test("lock() and run() can be aborted while they wait", async () => {
-    const mutex = new Mutex();
-    const lock = await mutex.lock();
-    const controller = new AbortController();
-    const locking = mutex.lock({ signal: controller.signal });
-    const running = mutex.run(() => "never", { signal: controller.signal });
-
-    controller.abort("stop");
-
-    expect(await Promise.allSettled([locking, running])).toEqual([
-      { status: "rejected", reason: "stop" },
-      { status: "rejected", reason: "stop" },
-    ]);
-    lock.release();
     expect(mutex.locked).toBe(false);
   });
 
@@ -1191,30 +953,6 @@ describe("KeyedMutex", () => {
     expect(["a", "b", "c"].map((key) => mutex.waiting(key))).toEqual([2, 1, 0]);
   });
 
-  test("forgets those who were aborted, before and while waiting", async () => {
-    const mutex = new KeyedMutex<string>();
-    await expect(mutex.lock("a", { signal: AbortSignal.abort("before") })).rejects.toBe("before");
-    expect(mutex.size).toBe(0);
-
-    const held = await mutex.lock("a");
-    const controller = new AbortController();
-    const waiting = mutex.run("a", () => "never", { signal: controller.signal });
-    controller.abort("while");
-    await expect(waiting).rejects.toBe("while");
-    held.release();
-
-    expect(mutex.size).toBe(0);
-  });
-
-  test("run() returns what the function returns, and lets go of the key when it fails", async () => {
-    const mutex = new KeyedMutex<string>();
-
-    expect(await mutex.run("a", async () => "done")).toBe("done");
-    await expect(mutex.run("a", () => Promise.reject("failed"))).rejects.toBe("failed");
-
-    expect(mutex.size).toBe(0);
-  });
-
   test("locked() and size forget who is aborted at once, also right after a grant", async () => {
     const mutex = new KeyedMutex<string>();
     const held = await mutex.lock("a");
@@ -1434,7 +1172,12 @@ describe("KeyedMutex", () => {
       const mutex = new KeyedMutex<string>();
       const signal = AbortSignal.abort("stop");
 
-      await expect(mutex.lockAll(["a"], { signal })).rejects.toBe("stop");
+      const untouched = {
+        [Symbol.iterator]() {
+          throw new Error("called");
+        },
+      };
+      await expect(mutex.lockAll(untouched, { signal })).rejects.toBe("stop");
       expect(mutex.size).toBe(0);
 
       const held = await mutex.lock("a");
@@ -1605,29 +1348,6 @@ describe("RateLimiter", () => {
     });
   });
 
-  test("aborted before, it spends nothing", async () => {
-    const limiter = new RateLimiter({ limit: 1, interval: 1000 });
-
-    await expect(limiter.acquire({ signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
-
-    expect(limiter.tryAcquire()).toBe(true);
-  });
-
-  test("aborted before, it does not join the line", async () => {
-    await virtualTime(async (clock) => {
-      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
-      await limiter.acquire();
-      const patient = limiter.acquire();
-      const { controller, listeners } = watchedController();
-      controller.abort("stop");
-
-      await expect(limiter.acquire({ signal: controller.signal })).rejects.toBe("stop");
-
-      expect([clock.elapsed, listeners()]).toEqual([0, 0]);
-      await patient;
-    });
-  });
-
   test("tryAcquire() sees past aborted waiters that don't know it yet", async () => {
     await virtualTime(async () => {
       const limiter = new RateLimiter({ limit: 10, interval: 1000, burst: 2 });
@@ -1684,25 +1404,6 @@ describe("RateLimiter", () => {
     expect(limiter.tryAcquire()).toBe(true);
     expect(listeners()).toBe(0);
     await expect(acquiring).rejects.toBe("stop");
-  });
-
-  test("the second in line hears its signal while it waits", async () => {
-    await virtualTime(async (clock) => {
-      const limiter = new RateLimiter({ limit: 1, interval: 1000 });
-      await limiter.acquire();
-      const controller = new AbortController();
-      const first = limiter.acquire();
-      const second = limiter.acquire({ signal: controller.signal });
-      const third = limiter.acquire();
-      await sleep(400);
-
-      controller.abort("stop");
-
-      await expect(second).rejects.toBe("stop");
-      expect(clock.elapsed).toBe(400);
-      await Promise.all([first, third]);
-      expect(clock.elapsed).toBe(2000);
-    });
   });
 
   test("those behind move up when one who wants much goes away", async () => {
@@ -2727,7 +2428,6 @@ describe("whatever runs a function", () => {
   const forms: {
     name: string;
     create: () => {
-      hold: () => Promise<() => void>;
       run: (fn: () => unknown, signal?: AbortSignal) => Promise<unknown>;
       isFree: () => boolean;
     };
@@ -2737,7 +2437,6 @@ describe("whatever runs a function", () => {
       create: () => {
         const semaphore = new Semaphore(1);
         return {
-          hold: async () => (await semaphore.acquire()).release,
           run: (fn, signal) => semaphore.run(fn, { signal }),
           isFree: () => semaphore.available === 1 && semaphore.waiting === 0,
         };
@@ -2748,7 +2447,6 @@ describe("whatever runs a function", () => {
       create: () => {
         const mutex = new Mutex();
         return {
-          hold: async () => (await mutex.lock()).release,
           run: (fn, signal) => mutex.run(fn, { signal }),
           isFree: () => !mutex.locked,
         };
@@ -2759,7 +2457,6 @@ describe("whatever runs a function", () => {
       create: () => {
         const mutex = new KeyedMutex();
         return {
-          hold: async () => (await mutex.lock("key")).release,
           run: (fn, signal) => mutex.run("key", fn, { signal }),
           isFree: () => mutex.size === 0,
         };
@@ -2768,28 +2465,21 @@ describe("whatever runs a function", () => {
   ];
 
   describe.each(forms)("$name", ({ create }) => {
-    test.each(["before", "while it waits", "when it was let in", "when it was free"])(
-      "does not call it when aborted %s, and leaves no trace",
-      async (when) => {
-        const { hold, run, isFree } = create();
-        const { controller, listeners } = watchedController();
-        const release = when === "when it was free" ? () => {} : await hold();
-        const called: string[] = [];
-        if (when === "before") controller.abort("stop");
-        const running = run(() => called.push("aborted"), controller.signal);
-        const next = run(() => called.push("next"));
+    test("does not call it when it was free and is aborted in the same turn", async () => {
+      const { run, isFree } = create();
+      const { controller, listeners } = watchedController();
+      const called: string[] = [];
+      const running = run(() => called.push("aborted"), controller.signal);
+      const next = run(() => called.push("next"));
 
-        if (when === "when it was let in") release();
-        controller.abort("stop");
-        expect(listeners()).toBe(0);
-        release();
+      controller.abort("stop");
 
-        await expect(running).rejects.toBe("stop");
-        await next;
-        expect(called).toEqual(["next"]);
-        expect(isFree()).toBe(true);
-      },
-    );
+      expect(listeners()).toBe(0);
+      await expect(running).rejects.toBe("stop");
+      await next;
+      expect(called).toEqual(["next"]);
+      expect(isFree()).toBe(true);
+    });
 
     test("is not disturbed by an abort while the function runs, and listens no more", async () => {
       const { run, isFree } = create();
@@ -2836,341 +2526,148 @@ describe("whatever runs a function", () => {
 });
 
 describe("arguments", () => {
-  const any = (value: unknown) => value as never;
   const { signal } = new AbortController();
-  const rejected: [message: string, call: () => Promise<unknown>][] = [
-    [
-      'Cannot acquire Semaphore: weight must be a positive integer, received "2"',
-      () => new Semaphore(1).acquire({ weight: any("2") }),
-    ],
-    [
-      "Cannot acquire Semaphore: weight must be a positive integer, received null",
-      () => new Semaphore(1).acquire({ weight: any(null) }),
-    ],
-    [
-      "Cannot acquire Semaphore: signal must be an AbortSignal, received Object",
-      () => new Semaphore(1).acquire({ signal: any({}) }),
-    ],
-    [
-      "Cannot acquire Semaphore: options must be an object, received 2",
-      () => new Semaphore(2).acquire(any(2)),
-    ],
-    [
-      "Cannot acquire Semaphore: options must be an object, received null",
-      () => new Semaphore(2).acquire(any(null)),
-    ],
-    [
-      "Cannot acquire Semaphore: options must be an object, received AbortSignal",
-      () => new Semaphore(1).acquire(any(signal)),
-    ],
-    [
-      "Cannot run Semaphore: fn must be a function, received undefined",
-      () => new Semaphore(1).run(any(undefined)),
-    ],
-    [
-      "Cannot run Semaphore: fn must be a function, received Promise",
-      () => new Semaphore(1).run(any(Promise.resolve())),
-    ],
-    [
-      "Cannot run Semaphore: options must be an object, received Function",
-      () =>
-        new Semaphore(1).run(
-          () => {},
-          any(() => {}),
-        ),
-    ],
-    [
-      "Cannot wait for Semaphore: signal must be an AbortSignal, received true",
-      () => new Semaphore(1).idle({ signal: any(true) }),
-    ],
-    [
-      "Cannot lock Mutex: options must be an object, received AbortSignal",
-      () => new Mutex().lock(any(signal)),
-    ],
-    ["Cannot run Mutex: fn must be a function, received Object", () => new Mutex().run(any({}))],
-    [
-      'Cannot lock KeyedMutex: options must be an object, received "signal"',
-      () => new KeyedMutex().lock("key", any("signal")),
-    ],
-    [
-      "Cannot run KeyedMutex: fn must be a function, received undefined",
-      () => new KeyedMutex().run("key", any(undefined)),
-    ],
-    [
-      'Cannot lock KeyedMutex: keys must be an iterable object, received "ab"',
-      () => new KeyedMutex<string>().lockAll(any("ab")),
-    ],
-    [
-      "Cannot lock KeyedMutex: keys must be an iterable object, received 5",
-      () => new KeyedMutex().lockAll(any(5)),
-    ],
-    [
-      "Cannot lock KeyedMutex: keys must be an iterable object, received undefined",
-      () => new KeyedMutex().lockAll(any(undefined)),
-    ],
-    [
-      "Cannot lock KeyedMutex: signal must be an AbortSignal, received Object",
-      () => new KeyedMutex().lockAll([], { signal: any({}) }),
-    ],
-    [
-      "Cannot acquire RateLimiter: tokens must be a positive integer, received true",
-      () => createLimiter().acquire({ tokens: any(true) }),
-    ],
-    [
-      'Cannot acquire RateLimiter: maxWait must be a number of 0 or more, received "1s"',
-      () => createLimiter().acquire({ maxWait: any("1s") }),
-    ],
-    [
-      "Cannot acquire RateLimiter: options must be an object, received 1",
-      () => createLimiter().acquire(any(1)),
-    ],
-    [
-      "Cannot acquire RateLimiter: signal must be an AbortSignal, received Object",
-      () => createLimiter().acquire({ signal: any({}) }),
-    ],
-    [
-      "Cannot run limit: fn must be a function, received Promise",
-      () => limit(1)(any(Promise.resolve())),
-    ],
-    [
-      "Cannot run limit: fn must be a function, received undefined",
-      () => (limit(1) as (...args: unknown[]) => Promise<unknown>)(undefined, 1),
-    ],
-    [
-      "Cannot map limit: items must be an iterable, received 5",
-      () => limit(1).map(any(5), () => {}),
-    ],
-    [
-      "Cannot map limit: items must be an iterable, received null",
-      () => limit(1).map(any(null), () => {}),
-    ],
-    ["Cannot map limit: fn must be a function, received Array", () => limit(1).map([], any([]))],
+  const semaphore = new Semaphore(2);
+  const mutex = new Mutex();
+  const keyed = new KeyedMutex<string>();
+  const limiter = createLimiter();
+  const run = limit(2);
+  const fn = () => {};
+  type Kind = readonly [expected: string, wrong: unknown[]];
+  const object: Kind = ["an object", [2, null, "signal", signal, fn]];
+  const signals: Kind = ["an AbortSignal", [{}, true, "stop"]];
+  const functions: Kind = ["a function", [undefined, Promise.resolve(), {}]];
+  const integer: Kind = [
+    "a positive integer",
+    [0, -1, 1.5, NaN, Infinity, 2 ** 53, "2", null, true, {}],
   ];
-  test.each(rejected)("%s", async (message, call) => {
-    const error = await call().then(
-      () => undefined,
-      (reason: Error) => reason,
-    );
+  const count: Kind = ["a positive integer or Infinity", [0, -1, 1.5, NaN, "2", undefined, {}]];
+  const given: Kind = ["an object", [undefined]];
+  const positive: Kind = ["a positive number", [0, -1, NaN, Infinity, "1s"]];
+  const duration: Kind = ["a number of 0 or more", [-1, NaN, "1s"]];
+  const permits: Kind = ["at most its 2 permits", [3]];
+  const burst: Kind = ["at most its burst of 2", [3]];
+  const keys: Kind = ["an iterable object", ["ab", true, undefined]];
+  const iterable: Kind = ["an iterable", [true, null, undefined]];
+  type Refusals = [action: string, name: string, kind: Kind, call: (value: never) => unknown][];
 
-    expect(error).toEqual(new TypeError(message));
-    expect(error).toBeInstanceOf(TypeError);
+  const rejected: Refusals = [
+    ["acquire Semaphore", "weight", integer, (weight) => semaphore.acquire({ weight })],
+    ["acquire Semaphore", "weight", permits, (weight) => semaphore.acquire({ weight })],
+    ["acquire Semaphore", "signal", signals, (signal) => semaphore.acquire({ signal })],
+    ["acquire Semaphore", "options", object, (options) => semaphore.acquire(options)],
+    ["run Semaphore", "fn", functions, (fn) => semaphore.run(fn)],
+    ["run Semaphore", "options", object, (options) => semaphore.run(fn, options)],
+    ["wait for Semaphore", "signal", signals, (signal) => semaphore.idle({ signal })],
+    ["lock Mutex", "options", object, (options) => mutex.lock(options)],
+    ["run Mutex", "fn", functions, (fn) => mutex.run(fn)],
+    ["unlock Mutex", "fn", functions, (fn) => mutex.unlockWhile(fn)],
+    ["lock KeyedMutex", "options", object, (options) => keyed.lock("key", options)],
+    ["run KeyedMutex", "fn", functions, (fn) => keyed.run("key", fn)],
+    ["lock KeyedMutex", "keys", keys, (keys) => keyed.lockAll(keys)],
+    ["lock KeyedMutex", "signal", signals, (signal) => keyed.lockAll([], { signal })],
+    ["acquire RateLimiter", "tokens", integer, (tokens) => limiter.acquire({ tokens })],
+    ["acquire RateLimiter", "tokens", burst, (tokens) => limiter.acquire({ tokens })],
+    ["acquire RateLimiter", "maxWait", duration, (maxWait) => limiter.acquire({ maxWait })],
+    ["acquire RateLimiter", "options", object, (options) => limiter.acquire(options)],
+    ["acquire RateLimiter", "signal", signals, (signal) => limiter.acquire({ signal })],
+    ["run limit", "fn", functions, (fn) => run(fn)],
+    ["run limit", "fn", functions, (fn) => run(fn as (n: number) => void, 1)],
+    ["map limit", "items", iterable, (items) => run.map(items, fn)],
+    ["map limit", "fn", functions, (fn) => run.map([], fn)],
+  ];
+  const thrown: Refusals = [
+    ["create Semaphore", "permits", integer, (permits) => new Semaphore(permits)],
+    ["resize Semaphore", "permits", integer, (permits) => semaphore.resize(permits)],
+    ["acquire Semaphore", "weight", integer, (weight) => semaphore.tryAcquire({ weight })],
+    ["acquire Semaphore", "weight", permits, (weight) => semaphore.tryAcquire({ weight })],
+    ["acquire Semaphore", "options", object, (options) => semaphore.tryAcquire(options)],
+    ["create KeyedMutex", "permits", integer, (permits) => new KeyedMutex(permits)],
+    ["create RateLimiter", "options", object, (options) => new RateLimiter(options)],
+    ["create RateLimiter", "options", given, (options) => new RateLimiter(options)],
+    ["create RateLimiter", "limit", integer, (limit) => createLimiter({ limit })],
+    ["create RateLimiter", "burst", integer, (burst) => createLimiter({ burst })],
+    ["create RateLimiter", "interval", positive, (interval) => createLimiter({ interval })],
+    ["set RateLimiter", "limit", integer, (limit) => limiter.setLimit({ limit, interval: 1 })],
+    ["set RateLimiter", "options", given, (options) => limiter.setLimit(options)],
+    ["acquire RateLimiter", "tokens", burst, (tokens) => limiter.tryAcquire({ tokens })],
+    ["acquire RateLimiter", "options", object, (options) => limiter.tryAcquire(options)],
+    ["reserve RateLimiter", "tokens", integer, (tokens) => limiter.reserve({ tokens })],
+    ["create limit", "concurrency", count, (concurrency) => limit(concurrency)],
+    ["create limit", "options", object, (options) => limit(1, options)],
+    ["create limit", "signal", signals, (signal) => limit(1, { signal })],
+    ["set limit", "concurrency", count, (concurrency) => (run.concurrency = concurrency)],
+    ["create limited", "fn", functions, (fn) => limited(fn, 1)],
+    ["create limited", "concurrency", count, (concurrency) => limited(fn, concurrency)],
+    ["create limited", "signal", signals, (signal) => limited(fn, 1, { signal })],
+  ];
+  const refusal = (action: string, name: string, expected: string, value: unknown) => {
+    const isNumber = typeof value === "number" && expected !== "an object";
+    const Kind = isNumber ? RangeError : TypeError;
+    const kind = Object.prototype.toString.call(value).slice("[object ".length, -1);
+    const shown = typeof value === "string" ? `"${value}"` : Object(value) === value ? kind : value;
+    return new Kind(`Cannot ${action}: ${name} must be ${expected}, received ${String(shown)}`);
+  };
+
+  test.each(rejected)(
+    "Cannot %s: its %s is rejected",
+    async (action, name, [expected, wrong], call) => {
+      for (const value of wrong) {
+        const promise = call(value as never) as Promise<unknown>;
+
+        const error = await promise.catch((reason: Error) => reason);
+
+        expect(error).toEqual(refusal(action, name, expected, value));
+        expect((error as Error).name).toBe(refusal(action, name, expected, value).name);
+      }
+      expect([semaphore.available, mutex.locked, keyed.size, run.activeCount]).toEqual([
+        2,
+        false,
+        0,
+        0,
+      ]);
+      expect(limiter.tokens).toBe(2);
+    },
+  );
+
+  test.each(thrown)("Cannot %s: its %s is refused", (action, name, [expected, wrong], call) => {
+    for (const value of wrong) {
+      const error = thrownBy(() => call(value as never));
+
+      expect(error).toEqual(refusal(action, name, expected, value));
+      expect((error as Error).name).toBe(refusal(action, name, expected, value).name);
+    }
+    expect([semaphore.permits, semaphore.available, limiter.tokens, run.concurrency]).toEqual([
+      2, 2, 2, 2,
+    ]);
   });
 
-  const thrown: [message: string, call: () => unknown][] = [
-    [
-      'Cannot create Semaphore: permits must be a positive integer, received "2"',
-      () => new Semaphore(any("2")),
-    ],
-    [
-      "Cannot create Semaphore: permits must be a positive integer, received undefined",
-      () => new Semaphore(any(undefined)),
-    ],
-    [
-      'Cannot create KeyedMutex: permits must be a positive integer, received "2"',
-      () => new KeyedMutex(any("2")),
-    ],
-    [
-      "Cannot set RateLimiter: options must be an object, received undefined",
-      () => createLimiter().setLimit(any(undefined)),
-    ],
-    [
-      'Cannot resize Semaphore: permits must be a positive integer, received "2"',
-      () => new Semaphore(1).resize(any("2")),
-    ],
-    [
-      "Cannot acquire Semaphore: options must be an object, received 2",
-      () => new Semaphore(2).tryAcquire(any(2)),
-    ],
-    [
-      "Cannot create RateLimiter: options must be an object, received undefined",
-      () => new RateLimiter(any(undefined)),
-    ],
-    [
-      "Cannot create RateLimiter: options must be an object, received null",
-      () => new RateLimiter(any(null)),
-    ],
-    [
-      "Cannot create RateLimiter: limit must be a positive integer, received undefined",
-      () => new RateLimiter(any({})),
-    ],
-    [
-      'Cannot create RateLimiter: interval must be a positive number, received "1s"',
-      () => createLimiter({ interval: any("1s") }),
-    ],
-    [
-      'Cannot create RateLimiter: interval must be a positive number, received "1000"',
-      () => createLimiter({ interval: any("1000") }),
-    ],
-    [
-      "Cannot create RateLimiter: burst must be a positive integer, received null",
-      () => createLimiter({ burst: any(null) }),
-    ],
-    [
-      "Cannot acquire RateLimiter: options must be an object, received 1",
-      () => createLimiter().tryAcquire(any(1)),
-    ],
-    [
-      'Cannot reserve RateLimiter: tokens must be a positive integer, received "1"',
-      () => createLimiter().reserve({ tokens: any("1") }),
-    ],
-    [
-      'Cannot create limit: concurrency must be a positive integer or Infinity, received "2"',
-      () => limit(any("2")),
-    ],
-    [
-      "Cannot create limit: concurrency must be a positive integer or Infinity, received Object",
-      () => limit(any({ concurrency: 2 })),
-    ],
-    [
-      "Cannot create limit: options must be an object, received AbortSignal",
-      () => limit(1, any(signal)),
-    ],
-    [
-      "Cannot create limit: signal must be an AbortSignal, received Object",
-      () => limit(1, { signal: any({}) }),
-    ],
-    [
-      'Cannot set limit: concurrency must be a positive integer or Infinity, received "2"',
-      () => (limit(1).concurrency = any("2")),
-    ],
-    [
-      "Cannot create limited: fn must be a function, received undefined",
-      () => limited(any(undefined), 1),
-    ],
-    [
-      "Cannot create limited: concurrency must be a positive integer or Infinity, received undefined",
-      () => limited(() => {}, any(undefined)),
-    ],
-    [
-      "Cannot create limited: signal must be an AbortSignal, received Object",
-      () => limited(() => {}, 1, { signal: any({}) }),
-    ],
-  ];
-  test.each(thrown)("%s", (message, call) => {
-    const error = thrownBy(call);
-
-    expect(error).toEqual(new TypeError(message));
-    expect(error).toBeInstanceOf(TypeError);
-  });
-
-  const outOfRange: [message: string, call: () => unknown][] = [
-    [
-      "Cannot create KeyedMutex: permits must be a positive integer, received 0",
-      () => new KeyedMutex(0),
-    ],
-    [
-      "Cannot create RateLimiter: limit must be a positive integer, received 0",
-      () => createLimiter({ limit: 0 }),
-    ],
-    [
-      "Cannot create RateLimiter: limit must be a positive integer, received 1.5",
-      () => createLimiter({ limit: 1.5 }),
-    ],
-    [
-      "Cannot create RateLimiter: limit must be a positive integer, received 9007199254740992",
-      () => createLimiter({ limit: 2 ** 53 }),
-    ],
-    [
-      "Cannot create RateLimiter: burst must be a positive integer, received 0",
-      () => createLimiter({ burst: 0 }),
-    ],
-    [
-      "Cannot create RateLimiter: interval must be a positive number, received 0",
-      () => createLimiter({ interval: 0 }),
-    ],
-    [
-      "Cannot create RateLimiter: interval must be a positive number, received NaN",
-      () => createLimiter({ interval: NaN }),
-    ],
-    [
-      "Cannot create RateLimiter: interval must be a positive number, received Infinity",
-      () => createLimiter({ interval: Infinity }),
-    ],
-    [
-      "Cannot create RateLimiter: burst * interval / limit must be positive and finite, received 0",
-      () => createLimiter({ interval: 5e-324 }),
-    ],
-    [
-      "Cannot create RateLimiter: burst * interval / limit must be positive and finite, received Infinity",
-      () => createLimiter({ interval: 1e308, burst: 100 }),
-    ],
-    [
-      "Cannot acquire RateLimiter: tokens must be a positive integer, received 0",
-      () => createLimiter().tryAcquire({ tokens: 0 }),
-    ],
-    [
-      "Cannot acquire RateLimiter: tokens must be at most its burst of 2, received 3",
-      () => createLimiter().tryAcquire({ tokens: 3 }),
-    ],
-    [
-      "Cannot reserve RateLimiter: tokens must be at most its burst of 2, received 3",
-      () => createLimiter().reserve({ tokens: 3 }),
-    ],
-    [
-      "Cannot create limit: concurrency must be a positive integer or Infinity, received 0",
-      () => limit(0),
-    ],
-    [
-      "Cannot create limit: concurrency must be a positive integer or Infinity, received 1.5",
-      () => limit(1.5),
-    ],
-    [
-      "Cannot create limit: concurrency must be a positive integer or Infinity, received NaN",
-      () => limit(NaN),
-    ],
-    [
-      "Cannot create limited: concurrency must be a positive integer or Infinity, received -1",
-      () => limited(() => {}, -1),
-    ],
-    [
-      "Cannot set limit: concurrency must be a positive integer or Infinity, received 0",
-      () => (limit(1).concurrency = 0),
-    ],
-  ];
-  test.each(outOfRange)("%s", (message, call) => {
-    const error = thrownBy(call);
-
-    expect(error).toEqual(new RangeError(message));
-    expect(error).toBeInstanceOf(RangeError);
-  });
-
-  test("tokens and maxWait that are out of range are rejected, and spend nothing", async () => {
-    const limiter = createLimiter();
-
-    await expect(limiter.acquire({ tokens: 3 })).rejects.toEqual(
-      new RangeError(
-        "Cannot acquire RateLimiter: tokens must be at most its burst of 2, received 3",
-      ),
+  test.each([
+    { interval: 5e-324, burst: 2, received: "0" },
+    { interval: 1e308, burst: 100, received: "Infinity" },
+  ])("a bucket that fills in $received ms is refused", ({ received, ...options }) => {
+    const message = `burst * interval / limit must be positive and finite, received ${received}`;
+    expect(thrownBy(() => createLimiter(options))).toEqual(
+      new RangeError(`Cannot create RateLimiter: ${message}`),
     );
-    await expect(limiter.acquire({ maxWait: -1 })).rejects.toEqual(
-      new RangeError(
-        "Cannot acquire RateLimiter: maxWait must be a number of 0 or more, received -1",
-      ),
-    );
-
-    expect(limiter.tryAcquire({ tokens: 2 })).toBe(true);
   });
 
   test("a wrong argument is told before an abort", async () => {
     const aborted = AbortSignal.abort("stop");
 
-    await expect(new Semaphore(1).acquire({ weight: 2, signal: aborted })).rejects.toThrow(
-      RangeError,
-    );
-    await expect(new Semaphore(1).run(any(5), { signal: aborted })).rejects.toThrow(TypeError);
-    await expect(createLimiter().acquire({ tokens: 3, signal: aborted })).rejects.toThrow(
-      RangeError,
-    );
+    await expect(semaphore.acquire({ weight: 3, signal: aborted })).rejects.toThrow(RangeError);
+    await expect(semaphore.run(5 as never, { signal: aborted })).rejects.toThrow(TypeError);
+    await expect(limiter.acquire({ tokens: 3, signal: aborted })).rejects.toThrow(RangeError);
   });
 
   test("a signal of null and options of undefined count as none", async () => {
-    const none = { signal: any(null) };
-    (await new Semaphore(1).acquire(none)).release();
-    (await new KeyedMutex().lockAll(["a"], none)).release();
-    await new Semaphore(1).idle(none);
+    const none = { signal: null as never };
+    (await semaphore.acquire(none)).release();
+    (await keyed.lockAll(["a"], none)).release();
+    await semaphore.idle(none);
     await createLimiter().acquire(none);
     expect(await limit(1, none)(() => "called")).toBe("called");
-    expect(await new Mutex().run(() => "called", undefined)).toBe("called");
+    expect(await mutex.run(() => "called", undefined)).toBe("called");
   });
 });
 
