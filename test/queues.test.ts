@@ -757,6 +757,8 @@ describe("Queue", () => {
     const loop = large[Symbol.asyncIterator]();
     for (let n = 0; n < 16; n++) large.tryPut(new Array(2 ** 17).fill(n));
     while (large.size > 0) large.tryGet();
+    expect(heapSize() - before).toBeLessThan(2 ** 20);
+
     for (let n = 0; n < 2 ** 14; n++) {
       const next = loop.next();
       large.tryPut([]);

@@ -835,6 +835,25 @@ describe("Mutex", () => {
       },
     );
 
+    test("of two holders that have unlocked it, each may release its permit", async () => {
+      const mutex = new Mutex();
+      const asleep = Promise.withResolvers<void>();
+      const first = await mutex.lock();
+      const unlocking = [mutex.unlockWhile(() => asleep.promise)];
+      const second = await mutex.lock();
+      unlocking.push(mutex.unlockWhile(() => asleep.promise));
+      const third = await mutex.lock();
+
+      first.release();
+      second.release();
+      expect(mutex.locked).toBe(true);
+
+      third.release();
+      asleep.resolve();
+      await Promise.all(unlocking);
+      expect([mutex.locked, mutex.waiting]).toEqual([false, 0]);
+    });
+
     test("a permit released in the turn in which it is locked again is released", async () => {
       for (let microtasks = 0; microtasks < 10; microtasks++) {
         const mutex = new Mutex();
@@ -1798,6 +1817,26 @@ describe("RateLimiter", () => {
         await sleep(4);
 
         expect([1, 2, 3].map(() => limiter.tryAcquire())).toEqual([true, true, false]);
+      });
+    });
+
+    test.each([
+      { pause: 4, spent: 7 },
+      { pause: 5, spent: 2 },
+    ])("$pause ms after a timer that was very late, $spent can be spent", async (given) => {
+      await virtualTime(async () => {
+        const limiter = new RateLimiter({ limit: 1000, interval: 1000, burst: 2 });
+        await limiter.acquire({ tokens: 2 });
+        const { setTimeout: exact } = globalThis;
+        const late = (callback: () => void) => exact(callback, 1000);
+        {
+          using _late = replaced(globalThis, "setTimeout", late as typeof exact);
+          await limiter.acquire();
+        }
+        await sleep(given.pause);
+
+        const calls = Array.from({ length: 10 }, () => limiter.tryAcquire());
+        expect(calls.filter(Boolean)).toHaveLength(given.spent);
       });
     });
 
