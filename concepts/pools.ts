@@ -91,9 +91,9 @@ export class Pool<T> implements AsyncDisposable {
   readonly #line = new Line<any>({
     serve: () => this.#serve(),
     takeBack: () => this.#offer(this.#granted.pop()!),
-    deliver: ({ resolve, fn }) => {
+    deliver: ({ resolve, item: isCall }) => {
       const resource = this.#granted.shift()!;
-      resolve(fn ? this.#call(resource, fn) : this.#lend(resource));
+      resolve(isCall ? resource : this.#lend(resource));
     },
   });
   #size = 0;
@@ -159,15 +159,18 @@ export class Pool<T> implements AsyncDisposable {
    */
   use<R>(fn: (resource: T) => R | PromiseLike<R>, options?: WaitOptions): Promise<R>;
   use<R>(fn: (resource: T) => R, options?: WaitOptions): Promise<Awaited<R>>;
-  use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
-    if (typeof fn !== "function") {
-      return Promise.reject(invalid("use Pool", "fn", "a function", fn, TypeError));
+  async use(fn: (resource: T) => unknown, options?: WaitOptions): Promise<unknown> {
+    requireFunction("use Pool", "fn", fn);
+    const mayBeFree = options === undefined && this.#line.isQuiet && !this.#settings.validate;
+    const idle = mayBeFree ? this.#takeIdle() : undefined;
+    // Called after an `await` of the caller's own, `fn` finds the caller's AsyncLocalStorage.
+    const resource: Resource<T> = await (idle ?? this.#wait("use Pool", options, true));
+    try {
+      if (options?.signal?.aborted) throw options.signal.reason;
+      return await fn(resource.value);
+    } finally {
+      this.#giveBack(resource);
     }
-    if (options === undefined && this.#line.isQuiet && !this.#settings.validate) {
-      const resource = this.#takeIdle();
-      if (resource) return this.#call(resource, fn, true);
-    }
-    return this.#wait("use Pool", options, fn);
   }
 
   /**
@@ -192,7 +195,7 @@ export class Pool<T> implements AsyncDisposable {
     throw new AggregateError(errors, `Cannot dispose Pool: destroy failed${rest}`);
   }
 
-  #wait(action: string, options?: WaitOptions, fn?: (resource: T) => unknown): Promise<any> {
+  #wait(action: string, options?: WaitOptions, isCall = false): Promise<any> {
     return new Promise((resolve, reject) => {
       requireOptions(action, options);
       const signal = options?.signal ?? undefined;
@@ -205,7 +208,7 @@ export class Pool<T> implements AsyncDisposable {
         reject(reason);
         if (signal?.aborted) this.#abandon(own, reason);
       };
-      this.#line.enter(new Waiter(resolve, leave, signal, 1, fn as () => unknown));
+      this.#line.enter(new Waiter(resolve, leave, signal, 1, isCall));
       if (this.#latestNeeded !== before) own = this.#latestNeeded;
     });
   }
@@ -245,16 +248,6 @@ export class Pool<T> implements AsyncDisposable {
     } else {
       this.#idle.push(resource);
       this.#setTimer(resource, this.#settings.idleTimeout);
-    }
-  }
-
-  async #call(resource: Resource<T>, fn: (resource: T) => unknown, isEarly = false): Promise<any> {
-    // A grant is always delivered in a microtask.
-    if (isEarly) await undefined;
-    try {
-      return await fn(resource.value);
-    } finally {
-      this.#giveBack(resource);
     }
   }
 
@@ -573,15 +566,11 @@ class Line<T> {
   }
 
   #deliver(): void {
-    let resolved = false;
     for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
       if (waiter.signal?.aborted) {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      // A resolved waiter continues in a microtask. Functions behind it are called after that.
-      if (waiter.fn && resolved) return this.#deliverSoon();
-      resolved ||= !waiter.fn;
       this.#remove(waiter);
       if (this.#owner.deliver) this.#owner.deliver(waiter);
       else waiter.resolve(undefined as T);
@@ -614,21 +603,21 @@ class Waiter<T> {
   readonly signal: AbortSignal | undefined;
   /** How much it asks for. */
   readonly amount: number;
-  /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: (() => unknown) | undefined;
+  /** What the owner of the line should know. */
+  readonly item: unknown;
 
   constructor(
     resolve: (value: T) => void,
     reject: (reason: unknown) => void,
     signal: AbortSignal | undefined,
     amount = 1,
-    fn?: () => unknown,
+    item?: unknown,
   ) {
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
     this.amount = amount;
-    this.fn = fn;
+    this.item = item;
   }
 
   insertBefore(next: Waiter<T>): void {

@@ -733,9 +733,20 @@ class Permits {
     return this.#lend(weight);
   }
 
-  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
-    if (typeof fn === "function") return this.#wait(action, options, fn);
-    return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
+  async run(
+    action: string,
+    fn: () => unknown,
+    options?: WeightOptions & WaitOptions,
+  ): Promise<unknown> {
+    requireFunction(action, "fn", fn);
+    // Called after an `await` of the caller's own, `fn` finds the caller's AsyncLocalStorage.
+    const waiter: Waiter<any> = await this.#wait(action, options, true);
+    try {
+      if (waiter.signal?.aborted) throw waiter.signal.reason;
+      return await fn();
+    } finally {
+      this.release(waiter.amount, waiter);
+    }
   }
 
   resize(total: number): void {
@@ -781,8 +792,8 @@ class Permits {
   }
 
   deliver(waiter: Waiter<any>): void {
-    if (waiter.fn) this.#call(waiter, waiter.fn);
-    else waiter.resolve(this.#lend(waiter.amount));
+    // A call needs no permit of its own: its waiter is the holder.
+    waiter.resolve(waiter.item ? (this.#holder = waiter) : this.#lend(waiter.amount));
   }
 
   #lend(weight: number): Permit {
@@ -794,25 +805,7 @@ class Permits {
     return { release, [Symbol.dispose]: release };
   }
 
-  #call(waiter: Waiter<any>, fn: () => unknown): void {
-    this.#holder = waiter;
-    const fail = (error: unknown) => {
-      this.release(waiter.amount, waiter);
-      waiter.reject(error);
-    };
-    try {
-      const succeed = (result: unknown) => {
-        this.release(waiter.amount, waiter);
-        waiter.resolve(result);
-      };
-      // As `await` does it: a `then` that was put on the promise is not called.
-      void then.call(Promise.resolve(fn()), succeed, fail);
-    } catch (error) {
-      fail(error);
-    }
-  }
-
-  #wait(action: string, options?: WeightOptions & WaitOptions, fn?: () => unknown): Promise<any> {
+  #wait(action: string, options?: WeightOptions & WaitOptions, isCall = false): Promise<any> {
     return new Promise((resolve, reject) => {
       let weight = 1;
       let signal: AbortSignal | undefined;
@@ -821,7 +814,7 @@ class Permits {
         signal = requireWaitOptions(action, options);
         if (signal?.aborted) return reject(signal.reason);
       }
-      this.line.enter(new Waiter(resolve, reject, signal, weight, fn));
+      this.line.enter(new Waiter(resolve, reject, signal, weight, isCall));
     });
   }
 
@@ -837,8 +830,6 @@ class Permits {
     return invalid(action, "weight", `at most its ${this.total} permits`, weight);
   }
 }
-
-const { then } = Promise.prototype;
 
 function requireWaitOptions(action: string, options?: WaitOptions): AbortSignal | undefined {
   requireOptions(action, options);
@@ -1004,15 +995,11 @@ class Line<T> {
   }
 
   #deliver(): void {
-    let resolved = false;
     for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
       if (waiter.signal?.aborted) {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      // A resolved waiter continues in a microtask. Functions behind it are called after that.
-      if (waiter.fn && resolved) return this.#deliverSoon();
-      resolved ||= !waiter.fn;
       this.#remove(waiter);
       if (this.#owner.deliver) this.#owner.deliver(waiter);
       else waiter.resolve(undefined as T);
@@ -1045,21 +1032,21 @@ class Waiter<T> {
   readonly signal: AbortSignal | undefined;
   /** How much it asks for. */
   readonly amount: number;
-  /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: (() => unknown) | undefined;
+  /** What the owner of the line should know. */
+  readonly item: unknown;
 
   constructor(
     resolve: (value: T) => void,
     reject: (reason: unknown) => void,
     signal: AbortSignal | undefined,
     amount = 1,
-    fn?: () => unknown,
+    item?: unknown,
   ) {
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
     this.amount = amount;
-    this.fn = fn;
+    this.item = item;
   }
 
   insertBefore(next: Waiter<T>): void {

@@ -8,6 +8,8 @@ import { describe, expect, expectTypeOf, test } from "bun:test";
 import { type Lease, Pool, type PoolOptions } from "../concepts/pools.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
+const hooks = globalThis.process?.getBuiltinModule?.("node:async_hooks");
+
 describe("Start here", () => {
   test("pool numbers instead of connections, and record what is created and destroyed", async () => {
     const created: number[] = [];
@@ -200,6 +202,19 @@ describe("Pool", () => {
     expect(await promise).toBe(1);
     expect(await explicit).toBe("text");
   });
+
+  test.skipIf(!hooks)(
+    "use() calls it in its caller's async context (not in browsers)",
+    async () => {
+      const storage = new hooks!.AsyncLocalStorage<number>();
+      const { pool } = numbered({ max: 1 });
+      const callers = [1, 2, 3];
+
+      const seen = callers.map((n) => storage.run(n, () => pool.use(() => storage.getStore())));
+
+      expect(await Promise.all(seen)).toEqual(callers);
+    },
+  );
 
   test("use() gives the resource back when the function throws", async () => {
     const { pool, destroyed } = numbered({ max: 1 });
