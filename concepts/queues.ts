@@ -12,7 +12,7 @@
  * faster, nobody notices the end, and an item is lost when a consumer is aborted.
  *
  * Known elsewhere as: `asyncio.Queue`, `PriorityQueue` and `LifoQueue`, with the `shutdown` of Python
- * 3.13; Go's channels; trio's memory channels.
+ * 3.13; Go's channels and `select`; trio's memory channels.
  *
  * @module
  */

@@ -733,14 +733,15 @@ class Permits {
     return this.#lend(weight);
   }
 
-  async run(
-    action: string,
-    fn: () => unknown,
-    options?: WeightOptions & WaitOptions,
-  ): Promise<unknown> {
-    requireFunction(action, "fn", fn);
-    // Called after an `await` of the caller's own, `fn` finds the caller's AsyncLocalStorage.
-    const waiter: Waiter<any> = await this.#wait(action, options, true);
+  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
+    if (typeof fn !== "function") {
+      return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
+    }
+    // Called in a promise's reaction, `fn` finds its caller's AsyncLocalStorage.
+    return this.#wait(action, options, true).then((waiter) => this.#call(waiter, fn));
+  }
+
+  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<unknown> {
     try {
       if (waiter.signal?.aborted) throw waiter.signal.reason;
       return await fn();
