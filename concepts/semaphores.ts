@@ -17,7 +17,8 @@
  *
  * Arguments are checked before anything else: a wrong kind is a TypeError, a number out of range a
  * RangeError. What waits rejects with its signal's reason once that is aborted, and has then taken
- * nothing and called nothing.
+ * nothing and called nothing. A function is called in its caller's async context, as
+ * `AsyncLocalStorage` sees it.
  *
  * @module
  */
@@ -741,12 +742,21 @@ class Permits {
     return this.#wait(action, options, true).then((waiter) => this.#call(waiter, fn));
   }
 
-  async #call(waiter: Waiter<any>, fn: () => unknown): Promise<unknown> {
+  #call(waiter: Waiter<any>, fn: () => unknown): Promise<unknown> {
+    const fail = (error: unknown) => {
+      this.release(waiter.amount, waiter);
+      throw error;
+    };
+    const succeed = (result: unknown) => {
+      this.release(waiter.amount, waiter);
+      return result;
+    };
     try {
       if (waiter.signal?.aborted) throw waiter.signal.reason;
-      return await fn();
-    } finally {
-      this.release(waiter.amount, waiter);
+      // As `await` does it: a `then` that was put on the promise is not called.
+      return then.call(Promise.resolve(fn()), succeed, fail);
+    } catch (error) {
+      return fail(error);
     }
   }
 
@@ -831,6 +841,8 @@ class Permits {
     return invalid(action, "weight", `at most its ${this.total} permits`, weight);
   }
 }
+
+const { then } = Promise.prototype;
 
 function requireWaitOptions(action: string, options?: WaitOptions): AbortSignal | undefined {
   requireOptions(action, options);

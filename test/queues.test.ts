@@ -491,6 +491,7 @@ describe.each([
       queue.done();
       await turn();
       expect(joined.state).toBe("fulfilled");
+      expect(() => queue.done()).toThrow(RangeError);
     });
 
     test("with an error, getters and loops end with it after the last item", async () => {
