@@ -191,23 +191,25 @@ export class Mutex {
 
   /**
    * Unlocks it, calls `fn` at once, and locks it again when `fn` has settled, in order of arrival,
-   * even after an abort. Then it returns what `fn` returned, or throws what it threw. A condition
-   * variable is made of this.
+   * even after an abort. Then it returns what `fn` returned, or throws what it threw. `lockAgain`
+   * takes the place in line at once, while `fn` goes on. A condition variable is made of this.
    *
    * Only the holder may call it, and keeps its permit. If the permit is released or {@link run}
    * ends meanwhile, nobody else loses the lock: it takes effect after locking again.
    *
    * @throws {Error} nobody holds the mutex
    */
-  unlockWhile<T>(fn: () => T | PromiseLike<T>): Promise<T>;
-  unlockWhile<R>(fn: () => R): Promise<Awaited<R>>;
-  async unlockWhile(fn: () => unknown): Promise<unknown> {
+  unlockWhile<T>(fn: (lockAgain: () => Promise<void>) => T | PromiseLike<T>): Promise<T>;
+  unlockWhile<R>(fn: (lockAgain: () => Promise<void>) => R): Promise<Awaited<R>>;
+  async unlockWhile(fn: (lockAgain: () => Promise<void>) => unknown): Promise<unknown> {
     requireFunction("unlock Mutex", "fn", fn);
     const resume = this.#permits.suspend("unlock Mutex");
+    let locking: Promise<void> | undefined;
+    const lockAgain = () => (locking ??= resume());
     try {
-      return await fn();
+      return await fn(lockAgain);
     } finally {
-      await resume();
+      await lockAgain();
     }
   }
 }

@@ -768,6 +768,33 @@ describe("Mutex", () => {
       });
     });
 
+    test("lockAgain() takes the place in line at once, and once", async () => {
+      const mutex = new Mutex();
+      const lock = await mutex.lock();
+      const asleep = Promise.withResolvers<void>();
+      const order: string[] = [];
+      let wake: (() => Promise<void>) | undefined;
+      const unlocking = mutex
+        .unlockWhile((lockAgain) => ((wake = lockAgain), asleep.promise))
+        .then(() => order.push("holder"));
+      const other = await mutex.lock();
+
+      void wake?.();
+      void wake?.();
+      const newcomer = mutex.run(() => order.push("newcomer"));
+      expect(mutex.waiting).toBe(2);
+      other.release();
+      await drain();
+      expect(order).toEqual([]);
+      asleep.resolve();
+      await unlocking;
+      lock.release();
+      await newcomer;
+
+      expect(order).toEqual(["holder", "newcomer"]);
+      expect(mutex.locked).toBe(false);
+    });
+
     test.each<[how: string, fn: () => unknown]>([
       [
         "throws",
