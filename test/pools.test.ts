@@ -1630,6 +1630,10 @@ describe("Pool", () => {
       new TypeError(`Cannot use Pool: ${message}`),
     ]);
     expect(pool.size).toBe(0);
+
+    await pool.use(() => {});
+    const waiting = pool.use(() => {}, options as never);
+    expect(await rejection(waiting)).toEqual(new TypeError(`Cannot use Pool: ${message}`));
   });
 
   test("a signal of null is none", async () => {
