@@ -70,7 +70,9 @@ export function sleep(ms: number, options?: WaitOptions): Promise<void> {
  * returns or throws after the abort is dropped; a hold (a permit, a lease) is released. Own other
  * resources inside the task with `using`.
  *
- * @param task is called at once. It is a function, because a running promise can't be stopped
+ * @param task is called at once. It is a function, because a running promise can't be stopped. Its
+ *   second parameter, `reschedule(ms)`, sets another limit, which counts from that call, as long as
+ *   the task runs: to limit the time between two signs of life, say
  * @param ms milliseconds: 0 or more. `Infinity` sets no limit
  * @throws {TypeError | RangeError} an argument is of the wrong kind, or out of range
  * @throws {DOMException} named TimeoutError, when the time is up
@@ -87,13 +89,13 @@ export function sleep(ms: number, options?: WaitOptions): Promise<void> {
  * console.assert(error.name === "TimeoutError");
  * ```
  */
-export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Promise<T>;
+export function timeout<T>(task: TimedTask<T>, ms: number, options?: WaitOptions): Promise<T>;
 export function timeout<R>(
-  task: (signal: AbortSignal) => R,
+  task: (signal: AbortSignal, reschedule: (ms: number) => void) => R,
   ms: number,
   options?: WaitOptions,
 ): Promise<Awaited<R>>;
-export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Promise<T> {
+export function timeout<T>(task: TimedTask<T>, ms: number, options?: WaitOptions): Promise<T> {
   return new Promise((resolve, reject) => {
     requireFunction("time out", "task", task);
     requireDuration("time out", "ms", ms);
@@ -101,24 +103,33 @@ export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Pr
     if (outer?.aborted) return reject(outer.reason);
     const controller = new AbortController();
     const { signal } = controller;
-    const fail = (error: unknown) => {
+    let isOver = false;
+    const end = () => {
+      isOver = true;
       stopTimer();
       stopListening();
+    };
+    const fail = (error: unknown) => {
+      end();
       reject(error);
     };
     const abort = (reason: unknown) => {
       fail(reason);
       controller.abort(reason);
     };
-    const stopTimer = startTimer(ms, () =>
-      abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
-    );
+    const start = (ms: number) =>
+      startTimer(ms, () => abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")));
+    let stopTimer = start(ms);
     const stopListening = onAbort(outer, abort);
+    const reschedule = (ms: number) => {
+      requireDuration("reschedule", "ms", ms);
+      stopTimer();
+      if (!isOver) stopTimer = start(ms);
+    };
     try {
-      Promise.resolve(task(signal)).then((value) => {
-        if (signal.aborted) return releaseHold(value);
-        stopTimer();
-        stopListening();
+      Promise.resolve(task(signal, reschedule)).then((value) => {
+        if (isOver) return releaseHold(value);
+        end();
         resolve(value);
       }, fail);
     } catch (error) {
@@ -126,6 +137,12 @@ export function timeout<T>(task: Task<T>, ms: number, options?: WaitOptions): Pr
     }
   });
 }
+
+/** A {@link Task} that can set itself another limit. */
+export type TimedTask<T> = (
+  signal: AbortSignal,
+  reschedule: (ms: number) => void,
+) => T | PromiseLike<T>;
 
 /**
  * Waits for a promise until the signal is aborted. The work behind the promise goes on. A later
@@ -222,6 +239,9 @@ export async function poll<T>(fn: Task<T>, options: PollOptions): Promise<T> {
  * An abort ends the wait of one caller only, and `init` goes on for the others and for later ones.
  * `init` must not wait for its own result.
  *
+ * `peek()` returns the result if it is there; `reset()` forgets it, and lets the next call run `init`
+ * again. A run that goes on is then for those who wait for it.
+ *
  * @throws {TypeError} `init` is not a function
  *
  * @example
@@ -235,13 +255,13 @@ export async function poll<T>(fn: Task<T>, options: PollOptions): Promise<T> {
  * console.assert(first === second && connections === 1);
  * ```
  */
-export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions) => Promise<T>;
-export function lazy<R>(init: () => R): (options?: WaitOptions) => Promise<Awaited<R>>;
-export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions) => Promise<T> {
+export function lazy<T>(init: () => T | PromiseLike<T>): Lazy<T>;
+export function lazy<R>(init: () => R): Lazy<Awaited<R>>;
+export function lazy<T>(init: () => T | PromiseLike<T>): Lazy<T> {
   requireFunction("create lazy", "init", init);
   let running: Promise<{ value: T }> | undefined;
   let ready: { value: T } | undefined;
-  return async (options) => {
+  const get = async (options?: WaitOptions): Promise<T> => {
     const signal = signalOf("wait for lazy", options);
     signal?.throwIfAborted();
     if (ready) return ready.value;
@@ -249,16 +269,33 @@ export function lazy<T>(init: () => T | PromiseLike<T>): (options?: WaitOptions)
     const { promise, resolve, reject } = Promise.withResolvers<{ value: T }>();
     running = promise;
     const first = abortable(promise, signal);
-    // In an object, so that a hold is not released when all callers have left: others may come.
     Promise.try(init).then(
-      (value) => resolve((ready = { value })),
+      (value) => {
+        // In an object, so that a hold is not released when all callers have left: others may come.
+        if (running === promise) resolve((ready = { value }));
+        // After a reset none will; in a settled outcome it is released then.
+        else resolve({ status: "fulfilled", value } as { value: T });
+      },
       (error) => {
-        running = undefined;
+        if (running === promise) running = undefined;
         reject(error);
       },
     );
     return (await first).value;
   };
+  const reset = () => {
+    running = ready = undefined;
+  };
+  return Object.assign(get, { peek: () => ready?.value, reset });
+}
+
+/** What {@link lazy} makes. */
+export interface Lazy<T> {
+  (options?: WaitOptions): Promise<T>;
+  /** The result, if it is there. */
+  peek(): T | undefined;
+  /** Lets the next call run `init` again. Does not release the result, which others may use. */
+  reset(): void;
 }
 
 /**

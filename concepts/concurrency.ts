@@ -35,7 +35,12 @@
  * @module
  */
 
-/** Tasks to run: any iterable. For an array written in place the types of all results are kept. */
+/**
+ * Tasks to run. An array is checked before anything is called; for one written in place the types of
+ * all results are kept. Another iterable, a generator say, is pulled only as fast as tasks can start,
+ * so with a `concurrency` it may be endless. If it fails, or yields what is not a function, that is a
+ * failure; it is closed when no more is needed.
+ */
 export type TaskList = readonly Task<unknown>[] | [] | Iterable<Task<unknown>>;
 
 /** The type of a task's result. */
@@ -57,10 +62,18 @@ export interface TasksOptions extends WaitOptions {
   concurrency?: number | undefined;
 }
 
+/** How to run tasks for a limited time. */
+export interface TimedOptions extends TasksOptions {
+  /** Milliseconds after which what still runs is aborted: 0 or more. Default: `Infinity`. */
+  timeout?: number | undefined;
+}
+
 /** How {@link mapConcurrent} works off its source. */
 export interface MapOptions extends WaitOptions {
   /** How many items may be worked on at once: a positive integer, or `Infinity`. */
   concurrency: number;
+  /** With `false` it works off all items, and then tells all that failed. Default: `true`. */
+  stopOnError?: boolean | undefined;
 }
 
 /** Where items come from. */
@@ -76,7 +89,7 @@ export type MapSource<T> = Items<T> | ((signal: AbortSignal) => Items<T> | Promi
  * Runs tasks at once, and returns their results in the order of the tasks. The first failure aborts
  * the other tasks and starts no more; when those have ended `gather` rejects with it.
  *
- * @throws {TypeError} `tasks` is not an iterable of functions; nothing has been called then
+ * @throws {TypeError} `tasks` is not an iterable of functions
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws what the first task to fail has thrown, or the signal's reason
  *
@@ -96,21 +109,18 @@ export function gather<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskResults<L>> {
-  return runAll("gather", tasks, options, (scope, results) => ({
-    onValue(value, index) {
-      results[index] = value;
-    },
-    onError: (error) => scope.fail(error),
-    onAbort: () => releaseHold(results),
-    finish: () => results as TaskResults<L>,
-  }));
+  return runAll("gather", tasks, options, collect<TaskResults<L>>);
 }
 
 /**
  * Runs tasks at once, all of them to their end, and tells how each ended. A failure aborts nothing.
  *
+ * When the time of `timeout` is up it starts no more, aborts what runs with a TimeoutError, and waits
+ * for it: so the outcomes tell what has finished, and what has not by that error as its reason. The
+ * tasks of an array that have not started have it too.
+ *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
- * @throws the signal's reason
+ * @throws the signal's reason, or a failure of the list itself
  *
  * @example
  * ```ts
@@ -123,18 +133,27 @@ export function gather<const L extends TaskList>(
  */
 export function allSettled<const L extends TaskList>(
   tasks: L,
-  options: TasksOptions = {},
+  options: TimedOptions = {},
 ): Promise<TaskOutcomes<TaskResults<L>>> {
-  return runAll("run allSettled", tasks, options, (_scope, results) => ({
-    onValue(value, index) {
-      results[index] = { status: "fulfilled", value };
-    },
-    onError(reason, index) {
-      results[index] = { status: "rejected", reason };
-    },
-    onAbort: () => releaseHold(results),
-    finish: () => results as TaskOutcomes<TaskResults<L>>,
-  }));
+  return runAll("run allSettled", tasks, options, (scope, outcomes) => {
+    const onValue = (value: unknown, index: number) => {
+      outcomes[index] = { status: "fulfilled", value };
+    };
+    return {
+      onValue,
+      onLate: (value, index) => (scope.failure ? releaseHold(value) : onValue(value, index)),
+      onError(reason, index) {
+        outcomes[index] = { status: "rejected", reason };
+      },
+      onTimeout: (error) => scope.stop(error),
+      onFailure: () => releaseHold(outcomes),
+      finish() {
+        const { reason } = scope;
+        const all = outcomes.map((outcome) => outcome ?? { status: "rejected", reason });
+        return all as TaskOutcomes<TaskResults<L>>;
+      },
+    };
+  });
 }
 
 /**
@@ -160,13 +179,12 @@ export function race<const L extends TaskList>(
   tasks: L,
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
-  return runAll("race", tasks, options, (scope, list) => {
-    if (list.length === 0) throw new RangeError("Cannot race: tasks must not be empty");
-    return {
-      ...firstSuccess<TaskResults<L>[number]>(scope, list, "All tasks failed"),
-      onError: (error) => scope.fail(error),
-    };
-  });
+  return runAll("race", tasks, options, (scope, results) => ({
+    ...firstSuccess<TaskResults<L>[number]>(scope, results, () => {
+      throw new RangeError("Cannot race: tasks must not be empty");
+    }),
+    onError: (error) => scope.fail(error),
+  }));
 }
 
 /**
@@ -189,7 +207,9 @@ export function any<const L extends TaskList>(
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
   return runAll("run any", tasks, options, (scope, errors) =>
-    firstSuccess<TaskResults<L>[number]>(scope, errors, "All tasks failed"),
+    firstSuccess<TaskResults<L>[number]>(scope, errors, () => {
+      throw new AggregateError(errors, "All tasks failed");
+    }),
   );
 }
 
@@ -207,7 +227,8 @@ export interface Completion<T> {
  *
  * Nothing starts before the first `next()`. A slow consumer doesn't hold up the tasks. Leaving the
  * loop, or calling `return()` during a pending `next()`, aborts what runs and waits for it; it
- * rejects with a failure that no `next()` has told, of a cleanup for example.
+ * rejects with a failure that no `next()` has told, of a cleanup for example. When the time of
+ * `timeout` is up, that is a failure too: a TimeoutError.
  *
  * @throws {TypeError | RangeError} as {@link gather} does for bad arguments
  * @throws what the first task to fail has thrown, or the signal's reason
@@ -224,7 +245,7 @@ export interface Completion<T> {
  */
 export function asCompleted<const L extends TaskList>(
   tasks: L,
-  options: TasksOptions = {},
+  options: TimedOptions = {},
 ): AsyncGenerator<Completion<TaskResults<L>[number]>, void, undefined> {
   type One = Completion<TaskResults<L>[number]>;
   type Step = IteratorResult<One, void>;
@@ -238,7 +259,6 @@ export function asCompleted<const L extends TaskList>(
   const start = () =>
     runAll<void>("run asCompleted", tasks, options, (own) => {
       scope = own;
-      let hasFailed = false;
       let cleanup: { error: unknown } | undefined;
       return {
         onValue(value, index) {
@@ -252,11 +272,11 @@ export function asCompleted<const L extends TaskList>(
         onError(error) {
           if (own.isEcho(error)) return;
           if (own.isOver) cleanup ??= { error };
-          else hasFailed = true;
           own.fail(error);
         },
-        onAbort() {
-          if (!hasFailed) drop();
+        onTimeout: (error) => own.fail(error, error),
+        onFailure() {
+          if (!own.hasFailed) drop();
         },
         finish() {
           if (cleanup) throw cleanup.error;
@@ -328,11 +348,15 @@ export function asCompleted<const L extends TaskList>(
  * the middle of a `next()` is not waited for: it has been told to close, and what it still yields
  * is dropped. To stop such a source write it as a function of a signal.
  *
+ * With `stopOnError: false` a failure of `fn` ends nothing. When all items are done it rejects with an
+ * AggregateError of all failures, in order of time. (To have results and errors: {@link allSettled}.)
+ *
  * @param source an iterable, an async iterable, a ReadableStream, or a function that returns one
  * @param fn is given the item, its index, and a signal: its own one if it declares three parameters
  * @throws {TypeError} `source` is not a source, or `fn` not a function
  * @throws {RangeError} `concurrency` is neither a positive integer nor Infinity
  * @throws the first failure, or the signal's reason
+ * @throws {AggregateError} with `stopOnError: false`: items have failed, and maybe then the source
  *
  * @example
  * ```ts
@@ -369,47 +393,98 @@ export function mapConcurrent<S, T>(
     }
     requireFunction(action, "fn", fn);
     requireOptions(action, options);
-    requireCount(action, "concurrency", options.concurrency);
+    const { concurrency, stopOnError = true } = options;
+    requireCount(action, "concurrency", concurrency);
+    if (typeof stopOnError !== "boolean") {
+      throw invalid(action, "stopOnError", "a boolean", stopOnError, TypeError);
+    }
 
     const results: T[] = [];
-    const scope: Scope<T[]> = new Scope<T[]>(action, options, resolve, reject, (scope) => ({
-      ownSignals: fn.length > 2,
-      startNext: () => input.pull(),
-      onValue(value, index) {
-        results[index] = value as T;
-      },
-      onError: (error) => scope.fail(error),
-      onAbort() {
-        input.stop();
-        releaseHold(results);
-      },
-      finish: () => results,
-    }));
-    const onItem = (item: S) => {
+    const errors: unknown[] = [];
+    const scope = new Scope<T[]>(action, options, resolve, reject, (scope) => {
+      const plan = collect<T[]>(scope, results);
+      plan.ownSignals = fn.length > 2;
+      if (stopOnError) return plan;
+      return {
+        ...plan,
+        onError(error) {
+          if (!scope.isEcho(error)) errors.push(error);
+        },
+        finish() {
+          if (errors.length > 0) throw errors[0];
+          return results;
+        },
+        toError(cause) {
+          releaseHold(results);
+          if (errors.length === 0 || (scope.isOver && !scope.hasFailed)) return cause;
+          if (scope.hasFailed) errors.push(cause);
+          return new AggregateError(errors, "Some items failed", { cause: errors[0] });
+        },
+      };
+    });
+    scope.input = feed(action, source, scope, (item) => {
       const index = results.push(undefined as T) - 1;
       scope.start((signal) => fn(item, index, signal), index);
-    };
-    const input = isArrayOfItems<S>(source)
-      ? feedArray(source, scope, onItem)
-      : feed(action, source, scope, onItem);
-    input.pull();
+    });
+    scope.input.pull();
   });
 }
 
 /** Where tasks are started: what the body of {@link taskGroup} is given. */
-export interface TaskGroup {
+class TaskGroup {
+  static {
+    showMembers(this, "running", "waiting");
+  }
+  readonly #scope: Scope<any>;
+  readonly #line: Backlog<Place>;
+
+  /** @internal */
+  constructor(scope: Scope<any>, line: Backlog<Place>) {
+    this.#scope = scope;
+    this.#line = line;
+  }
+
   /** Aborted on the first failure, or from outside. */
-  readonly signal: AbortSignal;
+  get signal(): AbortSignal {
+    return this.#scope.signal;
+  }
+
+  /** How many tasks run; the body is not one. */
+  get running(): number {
+    return this.#scope.running;
+  }
+
+  /** How many tasks wait in line. */
+  get waiting(): number {
+    return this.#line.size;
+  }
+
   /**
    * Starts a task, and returns a promise of its result. The promise may be ignored: a failure ends
    * the group in any case. More tasks can be spawned while anything of the group runs, by tasks
    * too. After an abort `spawn` rejects with its reason, and after the end with an Error.
    */
-  spawn: {
+  readonly spawn: {
     <T>(task: Task<T>): Promise<T>;
     <R>(task: (signal: AbortSignal) => R): Promise<Awaited<R>>;
+  } = (task: any): Promise<any> => {
+    const scope = this.#scope;
+    const checked: Task<any> =
+      typeof task === "function" ? task : () => requireFunction("spawn", "task", task);
+    if (scope.hasRoom && !scope.hasEnded) return scope.start(checked, 0);
+    const place = { task: checked, ...Promise.withResolvers<any>() };
+    place.promise.catch(doNothing);
+    if (scope.hasEnded) place.reject(new Error("Cannot spawn: the group has ended"));
+    else if (scope.isOver) place.reject(scope.reason);
+    else this.#line.push(place);
+    return place.promise;
   };
 }
+
+export type { TaskGroup };
+
+/** A task that waits in line. */
+type Place = { task: Task<any> } & PromiseWithResolvers<any>;
 
 /**
  * Runs `body`, which may spawn tasks, and returns its result when all of them have ended. The first
@@ -461,64 +536,44 @@ export function taskGroup<T>(
   const action = "run taskGroup";
   return new Promise((resolve, reject) => {
     requireFunction(action, "body", body);
-    const BODY = -1;
-    let result: unknown;
+    let result: T;
     const errors = new Set<unknown>();
     const holds = new Set<unknown>();
-    const line = new Backlog<{ task: Task<any> } & PromiseWithResolvers<any>>();
-    const scope: Scope<T> = new Scope<T>(action, options, resolve, reject, (scope) => ({
-      startNext() {
-        const place = line.shift();
-        place?.resolve(scope.start(place.task, 0));
-      },
-      onValue(value, index) {
-        if (index === BODY) {
-          result = value;
-          scope.free--;
-        }
-        if (mayHold(value)) holds.add(value);
-      },
+    const line = new Backlog<Place>();
+    const onValue = (value: unknown) => {
+      if (mayHold(value)) holds.add(value);
+    };
+    const scope = new Scope<T>(action, options, resolve, reject, () => ({
+      onValue,
       // Its receiver may use a hold until the group has ended.
-      onLate: (value) => holds.add(value),
-      onError(error, index) {
-        if (index === BODY) scope.free--;
-        if (scope.isEcho(error)) return;
-        errors.add(error);
-        scope.fail(error);
-      },
-      onAbort() {
-        for (let place; (place = line.shift());) place.reject(scope.reason);
-      },
-      finish: () => result as T,
+      onLate: onValue,
+      onError: (error) => onError(error),
+      finish: () => result,
       toError(cause) {
         releaseHold([...holds]);
         if (errors.size === 0) return cause;
         return new AggregateError(errors, "The task group failed", { cause });
       },
     }));
-    const spawn = (task: any): Promise<any> => {
-      const checked: Task<any> =
-        typeof task === "function" ? task : () => requireFunction("spawn", "task", task);
-      const isOpen = !scope.hasEnded && !scope.isOver;
-      if (isOpen && scope.free > 0) return scope.start(checked, 0);
-      const place = { task: checked, ...Promise.withResolvers<any>() };
-      place.promise.catch(doNothing);
-      if (isOpen) line.push(place);
-      else
-        place.reject(
-          scope.hasEnded ? new Error("Cannot spawn: the group has ended") : scope.reason,
-        );
-      return place.promise;
+    const onError = (error: unknown) => {
+      if (scope.isEcho(error)) return;
+      errors.add(error);
+      scope.fail(error);
     };
-    const group: TaskGroup = {
-      get signal() {
-        return scope.signal;
+    scope.input = {
+      pull() {
+        const place = line.shift();
+        place?.resolve(scope.start(place.task, 0));
       },
-      spawn,
+      stop() {
+        for (let place; (place = line.shift());) place.reject(scope.reason);
+      },
     };
     // The body takes no task's place.
-    scope.free++;
-    scope.start(() => body(group), BODY);
+    scope.enter();
+    Promise.try(body, new TaskGroup(scope, line))
+      .then((value) => onValue((result = value)), onError)
+      .then(() => scope.leave());
   });
 }
 
@@ -529,7 +584,11 @@ export interface SingleFlightOptions<I> {
 }
 
 /** A function of which concurrent calls share one run. */
-export type SingleFlight<I, T> = (input: I, options?: WaitOptions) => Promise<T>;
+export interface SingleFlight<I, T> {
+  (input: I, options?: WaitOptions): Promise<T>;
+  /** Lets the next call with this key start a new run. One that runs goes on for its callers. */
+  forget(key: unknown): void;
+}
 
 /**
  * Makes a function of which concurrent calls with the same key share one run and its outcome. When
@@ -569,7 +628,7 @@ export function singleFlight<I, T>(
   requireFunction("create singleFlight", "key", key);
   const flights = new Map<unknown, Flight<T>>();
 
-  return (input, options) => {
+  const fly = (input: I, options?: WaitOptions): Promise<T> => {
     try {
       let signal: AbortSignal | undefined;
       if (options !== undefined) {
@@ -603,6 +662,7 @@ export function singleFlight<I, T>(
       return Promise.reject(error);
     }
   };
+  return Object.assign(fly, { forget: (key: unknown) => void flights.delete(key) });
 }
 
 /** One run of {@link singleFlight}. */
@@ -698,9 +758,10 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
     const errors: unknown[] = [];
     let started = 0;
     let failed = 0;
-    let stopTimer = doNothing;
     const scope: Scope<T> = new Scope<T>("hedge", { signal }, resolve, reject, (scope) => ({
-      ...firstSuccess<T>(scope, errors, "All attempts failed"),
+      ...firstSuccess<T>(scope, errors, () => {
+        throw new AggregateError(errors, "All attempts failed");
+      }),
       onError(error, index) {
         errors[index] = error;
         if (started === attempts || scope.isOver) return;
@@ -708,25 +769,27 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
         if (++failed % 10 === 0) startIn(Math.min(after, 1));
         else attempt();
       },
-      onAbort() {
-        stopTimer();
+    }));
+    // Until the last attempt has started, there may be more to wait for.
+    scope.enter();
+    scope.input = {
+      pull: doNothing,
+      stop() {
         if (started < attempts) scope.leave();
       },
-    }));
+    };
     const startIn = (ms: number) => {
-      stopTimer();
-      stopTimer = startTimer(ms, attempt);
+      scope.stopTimer();
+      scope.stopTimer = startTimer(ms, attempt);
     };
     const attempt = () => {
-      stopTimer();
+      scope.stopTimer();
       if (scope.isOver) return;
       const isLast = ++started === attempts;
       if (!isLast) startIn(after);
       scope.start(task, errors.push(undefined) - 1);
       if (isLast) scope.leave();
     };
-    // Until the last attempt has started, there may be more to wait for.
-    scope.enter();
     attempt();
   });
 }
@@ -735,28 +798,42 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
 interface Plan<R> {
   /** Whether a task has a signal of its own. Default: only if it declares a parameter. */
   ownSignals?: boolean;
-  /** There is a place free: starts another task, if there is one. */
-  startNext?: () => void;
   /** A task has succeeded before any abort. */
   onValue: (value: unknown, index: number) => void;
   /** A task has succeeded after an abort. Default: `releaseHold`. */
-  onLate?: (value: unknown) => void;
+  onLate?: (value: unknown, index: number) => void;
   onError: (error: unknown, index: number) => void;
-  /** Drops what nobody will receive. */
-  onAbort?: () => void;
+  onTimeout?: (error: unknown) => void;
+  /** It will reject: drops what nobody will receive. */
+  onFailure?: () => void;
   /** All tasks have ended, without a failure or an abort from outside. */
   finish: () => R;
   /** Turns the failure, or the reason of the abort from outside, into what is thrown. */
   toError?: (cause: unknown) => unknown;
 }
 
+/** Where a {@link Scope} gets its tasks. */
+interface Input {
+  /** There is room: starts more tasks, if there are any. */
+  pull: () => void;
+  /** No more are needed. */
+  stop: () => void;
+}
+
 /** Tasks that are aborted together and waited for together: the base of most of the above. */
 class Scope<R> {
-  /** How many more tasks may run. */
-  free: number;
+  /** How many tasks run. */
+  running = 0;
   hasEnded = false;
   /** What all have been aborted with. */
   reason: unknown;
+  /** What it rejects with: a failure, or the reason of the abort from outside. */
+  failure: { error: unknown } | undefined;
+  hasFailed = false;
+  input: Input | undefined;
+  /** Stops the one timer it may have. */
+  stopTimer: () => void = doNothing;
+  readonly #concurrency: number;
   readonly #plan: Plan<R>;
   readonly #outer: AbortSignal | null | undefined;
   readonly #stopListening: () => void;
@@ -764,10 +841,8 @@ class Scope<R> {
   readonly #reject: (error: unknown) => void;
   readonly #controllers = new Set<AbortController>();
   #shared: AbortSignal | undefined;
-  #running = 0;
+  #entered = 0;
   #isAborted = false;
-  /** What it rejects with. */
-  #failure: { error: unknown } | undefined;
 
   constructor(
     action: string,
@@ -781,12 +856,19 @@ class Scope<R> {
     requireCount(action, "concurrency", concurrency);
     requireSignal(action, signal);
     this.#plan = plan(this);
+    const { timeout: ms = Infinity } = options as TimedOptions;
+    const { onTimeout } = this.#plan;
+    if (onTimeout) requireDuration(action, "timeout", ms);
     signal?.throwIfAborted();
-    this.free = concurrency;
+    this.#concurrency = concurrency;
     this.#outer = signal;
     this.#resolve = resolve;
     this.#reject = reject;
     this.#stopListening = onAbort(signal ?? undefined, () => void this.isOver);
+    if (!onTimeout || ms === Infinity) return;
+    this.stopTimer = startTimer(ms, () =>
+      onTimeout(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
+    );
   }
 
   /** The signal of the tasks that have none of their own. */
@@ -809,19 +891,30 @@ class Scope<R> {
     return this.#isAborted;
   }
 
-  /** Makes the scope wait for one more. */
-  enter(): void {
-    this.#running++;
+  /** Whether one more task may start. */
+  get hasRoom(): boolean {
+    return this.running < this.#concurrency && !this.isOver;
   }
 
-  /** Undoes one `enter()`. After the last one the scope ends. */
+  /** Makes the scope wait for one more. */
+  enter(): void {
+    this.#entered++;
+  }
+
+  /** Undoes one `enter()`. After the last one, and the last task, the scope ends. */
   leave(): void {
-    if (--this.#running > 0) return;
+    this.#entered--;
+    this.#endIfDone();
+  }
+
+  #endIfDone(): void {
+    if (this.running + this.#entered > 0) return;
     this.hasEnded = true;
+    this.stopTimer();
     this.#stopListening();
     const { finish, toError = (cause) => cause } = this.#plan;
     try {
-      if (this.#failure) throw this.#failure.error;
+      if (this.failure) throw this.failure.error;
       this.#resolve(finish());
     } catch (cause) {
       this.#reject(toError(cause));
@@ -830,9 +923,9 @@ class Scope<R> {
 
   /** Runs a task, and returns the promise of its result, which need not be handled. */
   start(task: Task<unknown>, index: number): Promise<unknown> {
-    this.#running++;
-    this.free--;
-    const own = (this.#plan.ownSignals ?? task.length > 0) ? this.#newController() : undefined;
+    this.running++;
+    const plan = this.#plan;
+    const own = (plan.ownSignals ?? task.length > 0) ? this.#newController() : undefined;
     let outcome: Promise<unknown>;
     try {
       outcome = Promise.resolve(task(own ? own.signal : this.signal));
@@ -842,45 +935,46 @@ class Scope<R> {
     outcome.then(
       (value) => {
         if (own) this.#controllers.delete(own);
-        if (this.isOver) (this.#plan.onLate ?? releaseHold)(value);
-        else this.#plan.onValue(value, index);
-        this.#free();
+        if (this.isOver) (plan.onLate ?? releaseHold)(value, index);
+        else plan.onValue(value, index);
+        this.#end();
       },
       (error) => {
         if (own) this.#controllers.delete(own);
-        this.#plan.onError(error, index);
-        this.#free();
+        plan.onError(error, index);
+        this.#end();
       },
     );
     return outcome;
   }
 
-  #free(): void {
-    this.free++;
-    if (this.free > 0 && !this.isOver) this.#plan.startNext?.();
-    this.leave();
+  /** A task has ended. */
+  #end(): void {
+    this.running--;
+    if (this.input && this.hasRoom) this.input.pull();
+    this.#endIfDone();
   }
 
   /** Aborts all because of a failure. Does nothing after an abort. */
-  fail(error: unknown): void {
+  fail(error: unknown, reason: unknown = failedBecause(error)): void {
     if (this.isOver) return;
-    const reason = new DOMException("Another task failed", "AbortError");
-    Object.defineProperty(reason, "cause", { value: error });
+    this.hasFailed = true;
     this.#abort(reason, { error });
   }
 
   /** Aborts what still runs. */
-  stop(): void {
-    if (this.isOver || this.hasEnded) return;
-    this.#abort(new DOMException("The result is no longer needed", "AbortError"));
+  stop(reason: unknown = new DOMException("The result is no longer needed", "AbortError")): void {
+    if (!this.isOver && !this.hasEnded) this.#abort(reason);
   }
 
   #abort(reason: unknown, failure?: { error: unknown }): void {
     this.#isAborted = true;
     this.reason = reason;
-    this.#failure = failure;
+    this.failure = failure;
+    this.stopTimer();
     for (const controller of this.#controllers) controller.abort(reason);
-    this.#plan.onAbort?.();
+    this.input?.stop();
+    if (failure) this.#plan.onFailure?.();
   }
 
   /** Whether an error merely passes on the abort. */
@@ -903,7 +997,12 @@ class Scope<R> {
   }
 }
 
-/** Runs the tasks of a list in one scope; `results` has a place for each. */
+function failedBecause(cause: unknown): DOMException {
+  const reason = new DOMException("Another task failed", "AbortError");
+  return Object.defineProperty(reason, "cause", { value: cause });
+}
+
+/** Runs the tasks of a list in one scope; for an array `results` has a place for each. */
 function runAll<R>(
   action: string,
   tasks: TaskList,
@@ -914,25 +1013,44 @@ function runAll<R>(
     if (!(Symbol.iterator in Object(tasks))) {
       throw invalid(action, "tasks", "an iterable of functions", tasks, TypeError);
     }
-    const list = [...tasks];
-    const wrong = list.findIndex((task) => typeof task !== "function");
-    if (wrong >= 0) requireFunction(action, `tasks[${wrong}]`, list[wrong]);
-    let next = 0;
-    const startNext = () => {
-      if (next < list.length) scope.start(list[next]!, next++);
-    };
-    const scope: Scope<R> = new Scope<R>(action, options, resolve, reject, (scope) => ({
-      ...plan(scope, new Array(list.length).fill(undefined)),
-      startNext,
-    }));
-    scope.enter();
-    while (next < list.length && scope.free > 0 && !scope.isOver) startNext();
-    scope.leave();
+    const list = Array.isArray(tasks) ? [...(tasks as Task<unknown>[])] : undefined;
+    list?.forEach((task, index) => {
+      if (typeof task !== "function") requireFunction(action, `tasks[${index}]`, task);
+    });
+    const results = new Array(list?.length ?? 0).fill(undefined);
+    const scope = new Scope<R>(action, options, resolve, reject, (scope) => plan(scope, results));
+    let index = 0;
+    const start = (task: Task<unknown>) => scope.start(task, index++);
+    scope.input = list
+      ? feedArray(list, scope, start)
+      : feed(action, checkEach(action, tasks), scope, start);
+    scope.input.pull();
   });
 }
 
+/** A task that is wrong closes the list, as leaving the loop does. */
+function* checkEach(action: string, tasks: TaskList): Generator<Task<unknown>> {
+  let index = 0;
+  for (const task of tasks) {
+    requireFunction(action, `tasks[${index++}]`, task);
+    yield task;
+  }
+}
+
+/** The plan of those that return all results, and stop at the first failure. */
+function collect<R>(scope: Scope<R>, results: unknown[]): Plan<R> {
+  return {
+    onValue(value, index) {
+      results[index] = value;
+    },
+    onError: (error) => scope.fail(error),
+    onFailure: () => releaseHold(results),
+    finish: () => results as R,
+  };
+}
+
 /** The plan of those that return the first success: `errors` has a place for each task. */
-function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): Plan<R> {
+function firstSuccess<R>(scope: Scope<R>, errors: unknown[], finish: () => never): Plan<R> {
   let winner: { value: unknown } | undefined;
   return {
     ownSignals: true,
@@ -943,10 +1061,7 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], message: string): P
     onError(error, index) {
       errors[index] = error;
     },
-    finish() {
-      if (!winner) throw new AggregateError(errors, message);
-      return winner.value as R;
-    },
+    finish: () => (winner ? (winner.value as R) : finish()),
   };
 }
 
@@ -955,13 +1070,15 @@ interface ItemIterator {
   return?: () => unknown;
 }
 
-/** Reads the source of {@link mapConcurrent}. The scope waits until it has ended or been closed. */
+/** Reads a source. The scope waits until that has ended or been closed. */
 function feed<T>(
   action: string,
   source: MapSource<T>,
   scope: Scope<any>,
   onItem: (item: T) => void,
-): { pull: () => void; stop: () => void } {
+): Input {
+  if (isArrayOfItems<T>(source)) return feedArray(source, scope, onItem);
+  scope.enter();
   let controller: AbortController | undefined;
   let iterator: ItemIterator | undefined;
   let isSync: boolean;
@@ -970,13 +1087,12 @@ function feed<T>(
   let isBusy = false;
   /** In the very call of `next()`: a generator can't be closed then. */
   let isCalling: boolean;
-  scope.enter();
 
   /** Asks for items, one at a time, as long as there is a place for them. */
   const pull = async (): Promise<void> => {
     let isItem = false;
     try {
-      while (!isBusy && isOpen && scope.free > 0 && !scope.isOver) {
+      while (!isBusy && isOpen && scope.hasRoom) {
         isBusy = true;
         if (!iterator) {
           let items: any = source;
@@ -1041,11 +1157,11 @@ function feed<T>(
 }
 
 /** As {@link feed}, for an array: it needs no asking, no waiting and no closing. */
-function feedArray<T>(items: readonly T[], scope: Scope<any>, onItem: (item: T) => void) {
-  let next = 0;
+function feedArray<T>(items: readonly T[], scope: Scope<any>, onItem: (item: T) => void): Input {
   scope.enter();
+  let next = 0;
   const pull = (): void => {
-    while (next <= items.length && scope.free > 0 && !scope.isOver) {
+    while (next <= items.length && scope.hasRoom) {
       if (next === items.length) return stop();
       onItem(items[next++]!);
     }
@@ -1067,6 +1183,10 @@ class Backlog<T> {
   #pushed: T[] = [];
   /** The next is at the end. */
   #reversed: T[] = [];
+
+  get size(): number {
+    return this.#pushed.length + this.#reversed.length;
+  }
 
   push(item: T): void {
     this.#pushed.push(item);
@@ -1241,6 +1361,27 @@ function releaseHold(value: unknown): void {
 }
 
 function doNothing(): void {}
+
+/** Lets Bun, Node and Deno print objects of `type` as `Semaphore { permits: 2, waiting: 3 }`. */
+function showMembers<T extends object>(
+  type: abstract new (...args: never[]) => T,
+  ...names: (keyof T)[]
+): void {
+  Object.defineProperty(type.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    configurable: true,
+    value(this: T, depth: number, options: object, inspect: Inspect): string {
+      const title = this.constructor.name;
+      if (depth < 0) return `[${title}]`;
+      try {
+        return `${title} ${inspect(Object.fromEntries(names.map((name) => [name, this[name]])), options)}`;
+      } catch {
+        return title; // A prototype has no private fields.
+      }
+    },
+  });
+}
+
+type Inspect = (value: unknown, options: object) => string;
 
 /** A signal in place of `{ signal }` would silently never be heard. */
 function requireOptions(action: string, options: unknown): void {

@@ -17,7 +17,7 @@ import {
   type WaitOptions,
   yieldNow,
 } from "../concepts/async-basics.ts";
-import { DeadlockError, virtualTime } from "../concepts/virtual-time.ts";
+import { DeadlockError, type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
 // Programs are started, and garbage is collected, by Bun.
 const { Bun } = globalThis as { Bun?: typeof import("bun") };
@@ -92,142 +92,124 @@ describe("Start here", () => {
 });
 
 describe("sleep", () => {
-  test.each([0, 0.5, 1, 100, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 1e12])(
+  it.each([0, 0.5, 1, 100, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 1e12])(
     "takes exactly %d ms",
-    async (ms) => {
-      await virtualTime(async (clock) => {
-        await sleep(ms);
+    async (ms, clock) => {
+      await sleep(ms);
 
-        expect(clock.elapsed).toBe(ms);
-        expect(clock.pending).toBe(0);
-      });
+      expect(clock.elapsed).toBe(ms);
+      expect(clock.pending).toBe(0);
     },
   );
 
-  test("lets other code run even if it takes no time", async () => {
-    await virtualTime(async () => {
-      let fired = false;
-      setTimeout(() => (fired = true), 0);
+  it("lets other code run even if it takes no time", async () => {
+    let fired = false;
+    setTimeout(() => (fired = true), 0);
 
-      await sleep(0);
+    await sleep(0);
 
-      expect(fired).toBe(true);
-    });
+    expect(fired).toBe(true);
   });
 
-  test("concurrent sleepers wake in the order of their times", async () => {
-    await virtualTime(async (clock) => {
-      const woken: string[] = [];
-      const sleeper = async (ms: number) => {
-        await sleep(ms);
-        woken.push(`${ms} at ${clock.elapsed}`);
-      };
+  it("concurrent sleepers wake in the order of their times", async (clock) => {
+    const woken: string[] = [];
+    const sleeper = async (ms: number) => {
+      await sleep(ms);
+      woken.push(`${ms} at ${clock.elapsed}`);
+    };
 
-      await Promise.all([300, 100, 2 ** 31, 200].map(sleeper));
+    await Promise.all([300, 100, 2 ** 31, 200].map(sleeper));
 
-      expect(woken).toEqual(["100 at 100", "200 at 200", "300 at 300", "2147483648 at 2147483648"]);
-    });
+    expect(woken).toEqual(["100 at 100", "200 at 200", "300 at 300", "2147483648 at 2147483648"]);
   });
 
-  test("is not early, even if the platform's timer is", async () => {
-    await virtualTime(async (clock) => {
-      const exactTimeout = setTimeout;
-      const hastyTimeout = (callback: () => void, ms: number) =>
-        exactTimeout(callback, Math.max(1, ms - 1));
-      globalThis.setTimeout = hastyTimeout as typeof setTimeout;
+  it("is not early, even if the platform's timer is", async (clock) => {
+    const exactTimeout = setTimeout;
+    const hastyTimeout = (callback: () => void, ms: number) =>
+      exactTimeout(callback, Math.max(1, ms - 1));
+    globalThis.setTimeout = hastyTimeout as typeof setTimeout;
 
-      await sleep(100);
+    await sleep(100);
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 
-  test("of Infinity sets no timer, and waits for the signal", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
+  it("of Infinity sets no timer, and waits for the signal", async (clock) => {
+    const { controller, listeners } = watchedController();
 
-      const sleeping = sleep(Infinity, { signal: controller.signal });
+    const sleeping = sleep(Infinity, { signal: controller.signal });
 
-      expect(clock.pending).toBe(0);
-      controller.abort("stop");
-      expect(await rejection(sleeping)).toBe("stop");
-      expect(listeners()).toBe(0);
-    });
+    expect(clock.pending).toBe(0);
+    controller.abort("stop");
+    expect(await rejection(sleeping)).toBe("stop");
+    expect(listeners()).toBe(0);
   });
 
   test("of Infinity without a signal never ends", async () => {
     expect(await rejection(virtualTime(() => sleep(Infinity)))).toBeInstanceOf(DeadlockError);
   });
 
-  test.each([0, 100, Infinity])(
+  it.each([0, 100, Infinity])(
     "of %d ms, aborted before, rejects with the reason and leaves no trace",
-    async (ms) => {
-      await virtualTime(async (clock) => {
-        const { controller, listeners } = watchedController();
-        const reason = new Error("stop");
-        controller.abort(reason);
+    async (ms, clock) => {
+      const { controller, listeners } = watchedController();
+      const reason = new Error("stop");
+      controller.abort(reason);
 
-        const sleeping = rejection(sleep(ms, { signal: controller.signal }));
+      const sleeping = rejection(sleep(ms, { signal: controller.signal }));
 
-        expect(clock.pending).toBe(0);
-        expect(await sleeping).toBe(reason);
-        expect(clock.elapsed).toBe(0);
-        expect(listeners()).toBe(0);
-      });
+      expect(clock.pending).toBe(0);
+      expect(await sleeping).toBe(reason);
+      expect(clock.elapsed).toBe(0);
+      expect(listeners()).toBe(0);
     },
   );
 
-  test.each([
+  it.each([
     { ms: 100, abortAt: 40 },
     { ms: 2 ** 32, abortAt: 40 },
     { ms: 2 ** 32, abortAt: 2 ** 31 + 40 },
-  ])("of $ms ms, aborted at $abortAt, rejects then and leaves no trace", async (given) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const reason = new Error("stop");
-      const aborting = sleep(given.abortAt).then(() => controller.abort(reason));
+  ])("of $ms ms, aborted at $abortAt, rejects then and leaves no trace", async (given, clock) => {
+    const { controller, listeners } = watchedController();
+    const reason = new Error("stop");
+    const aborting = sleep(given.abortAt).then(() => controller.abort(reason));
 
-      expect(await rejection(sleep(given.ms, { signal: controller.signal }))).toBe(reason);
+    expect(await rejection(sleep(given.ms, { signal: controller.signal }))).toBe(reason);
 
-      expect(clock.elapsed).toBe(given.abortAt);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-      await aborting;
-    });
+    expect(clock.elapsed).toBe(given.abortAt);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
+    await aborting;
   });
 
-  test("stops listening when it is over, and a later abort changes nothing", async () => {
-    await virtualTime(async () => {
-      const { controller, listeners } = watchedController();
-      const sleeping = sleep(100, { signal: controller.signal });
-      expect(listeners()).toBe(1);
+  it("stops listening when it is over, and a later abort changes nothing", async () => {
+    const { controller, listeners } = watchedController();
+    const sleeping = sleep(100, { signal: controller.signal });
+    expect(listeners()).toBe(1);
 
-      await sleeping;
-      expect(listeners()).toBe(0);
+    await sleeping;
+    expect(listeners()).toBe(0);
 
-      controller.abort();
-      await sleeping;
-    });
+    controller.abort();
+    await sleeping;
   });
 
-  test("a crowd on one signal shares one listener, and is aborted together", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const { signal } = controller;
-      const crowd = Array.from({ length: 1000 }, (_, n) => sleep(n, { signal }));
-      const results = Promise.allSettled(crowd);
-      expect(listeners()).toBe(1);
+  it("a crowd on one signal shares one listener, and is aborted together", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const { signal } = controller;
+    const crowd = Array.from({ length: 1000 }, (_, n) => sleep(n, { signal }));
+    const results = Promise.allSettled(crowd);
+    expect(listeners()).toBe(1);
 
-      await sleep(499.5);
-      controller.abort("stop");
+    await sleep(499.5);
+    controller.abort("stop");
 
-      const statuses = (await results).map(({ status }) => status);
-      expect(statuses.indexOf("rejected")).toBe(500);
-      expect(statuses.lastIndexOf("fulfilled")).toBe(499);
-      expect(clock.elapsed).toBe(499.5);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    const statuses = (await results).map(({ status }) => status);
+    expect(statuses.indexOf("rejected")).toBe(500);
+    expect(statuses.lastIndexOf("fulfilled")).toBe(499);
+    expect(clock.elapsed).toBe(499.5);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
   test.each([-1, -Infinity, NaN])("refuses %d ms", async (ms) => {
@@ -244,59 +226,51 @@ describe("sleep", () => {
     );
   });
 
-  test("does not wait for hours when the clock is replaced meanwhile", async () => {
-    await virtualTime(async (clock) => {
-      const now = performance.now;
-      const sleeping = sleep(100);
-      performance.now = () => now.call(performance) - 5_000_000;
+  it("does not wait for hours when the clock is replaced meanwhile", async (clock) => {
+    const now = performance.now;
+    const sleeping = sleep(100);
+    performance.now = () => now.call(performance) - 5_000_000;
 
-      await sleeping;
+    await sleeping;
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 
-  test("works with fake timers that leave performance.now alone", async () => {
-    await virtualTime(async (clock) => {
-      performance.now = () => 7;
+  it("works with fake timers that leave performance.now alone", async (clock) => {
+    performance.now = () => 7;
 
-      await sleep(100);
+    await sleep(100);
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 });
 
 describe("timeout", () => {
-  test.each<[string, Task<string>]>([
+  it.each<[string, Task<string>]>([
     ["a value", () => "result"],
     ["a promise", async () => "result"],
     ["a slow promise", () => sleep(99).then(() => "result")],
-  ])("passes on %s, and leaves no trace", async (_, task) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
+  ])("passes on %s, and leaves no trace", async (_, task, clock) => {
+    const { controller, listeners } = watchedController();
 
-      expect(await timeout(task, 100, { signal: controller.signal })).toBe("result");
+    expect(await timeout(task, 100, { signal: controller.signal })).toBe("result");
 
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
   const error = new Error("failed");
-  test.each<[string, Task<never>]>([
+  it.each<[string, Task<never>]>([
     ["a thrown error", () => raise(error)],
     ["a rejection", () => Promise.reject(error)],
     ["a late rejection", () => sleep(99).then(() => raise(error))],
-  ])("passes on %s, and leaves no trace", async (_, task) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
+  ])("passes on %s, and leaves no trace", async (_, task, clock) => {
+    const { controller, listeners } = watchedController();
 
-      expect(await rejection(timeout(task, 100, { signal: controller.signal }))).toBe(error);
+    expect(await rejection(timeout(task, 100, { signal: controller.signal }))).toBe(error);
 
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
   test("calls the task at once", async () => {
@@ -308,41 +282,35 @@ describe("timeout", () => {
     await result;
   });
 
-  test.each([0, 100, 2 ** 31])(
+  it.each([0, 100, 2 ** 31])(
     "after %d ms rejects with a TimeoutError, which is the reason of the task's signal",
-    async (ms) => {
-      await virtualTime(async (clock) => {
-        const { controller, listeners } = watchedController();
-        const given = Promise.withResolvers<AbortSignal>();
-        const task: Task<void> = (signal) => {
-          given.resolve(signal);
-          return sleep(Infinity, { signal });
-        };
+    async (ms, clock) => {
+      const { controller, listeners } = watchedController();
+      const given = Promise.withResolvers<AbortSignal>();
+      const task: Task<void> = (signal) => {
+        given.resolve(signal);
+        return sleep(Infinity, { signal });
+      };
 
-        const error = await rejection(timeout(task, ms, { signal: controller.signal }));
+      const error = await rejection(timeout(task, ms, { signal: controller.signal }));
 
-        expect(error).toBeInstanceOf(DOMException);
-        expect(error).toMatchObject(timedOut(ms));
-        expect((await given.promise).reason).toBe(error);
-        expect(clock.elapsed).toBe(ms);
-        expect(clock.pending).toBe(0);
-        expect(listeners()).toBe(0);
-      });
+      expect(error).toBeInstanceOf(DOMException);
+      expect(error).toMatchObject(timedOut(ms));
+      expect((await given.promise).reason).toBe(error);
+      expect(clock.elapsed).toBe(ms);
+      expect(clock.pending).toBe(0);
+      expect(listeners()).toBe(0);
     },
   );
 
-  test("a task that takes exactly the limit is too late", async () => {
-    await virtualTime(async () => {
-      expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
-    });
+  it("a task that takes exactly the limit is too late", async () => {
+    expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
   });
 
-  test("does not wait for a task that ignores its signal", async () => {
-    await virtualTime(async (clock) => {
-      expect(await rejection(timeout(() => sleep(1000), 100))).toMatchObject(timedOut(100));
+  it("does not wait for a task that ignores its signal", async (clock) => {
+    expect(await rejection(timeout(() => sleep(1000), 100))).toMatchObject(timedOut(100));
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 
   test("a task that fails after the timeout leaves nothing unhandled", async () => {
@@ -355,37 +323,33 @@ describe("timeout", () => {
     );
   });
 
-  test.each<[string, (settle: PromiseWithResolvers<string>) => void]>([
+  it.each<[string, (settle: PromiseWithResolvers<string>) => void]>([
     ["rejecting", (task) => task.reject(new Error("stopped"))],
     ["resolving", (task) => task.resolve("stopped")],
   ])("a task cannot hide its timeout by %s when it is aborted", async (_, react) => {
-    await virtualTime(async () => {
-      const task = Promise.withResolvers<string>();
-      const reacting = timeout((signal) => {
-        signal.addEventListener("abort", () => react(task));
-        return task.promise;
-      }, 100);
+    const task = Promise.withResolvers<string>();
+    const reacting = timeout((signal) => {
+      signal.addEventListener("abort", () => react(task));
+      return task.promise;
+    }, 100);
 
-      expect(await rejection(reacting)).toMatchObject(timedOut(100));
-    });
+    expect(await rejection(reacting)).toMatchObject(timedOut(100));
   });
 
-  test("the outer signal's reason wins when it comes first", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const reason = new Error("stop");
-      const aborting = sleep(50).then(() => controller.abort(reason));
-      let given: AbortSignal | undefined;
-      const task: Task<void> = (signal) => sleep(1000, { signal: (given = signal) });
+  it("the outer signal's reason wins when it comes first", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const reason = new Error("stop");
+    const aborting = sleep(50).then(() => controller.abort(reason));
+    let given: AbortSignal | undefined;
+    const task: Task<void> = (signal) => sleep(1000, { signal: (given = signal) });
 
-      expect(await rejection(timeout(task, 100, { signal: controller.signal }))).toBe(reason);
+    expect(await rejection(timeout(task, 100, { signal: controller.signal }))).toBe(reason);
 
-      expect(clock.elapsed).toBe(50);
-      expect(given?.reason).toBe(reason);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-      await aborting;
-    });
+    expect(clock.elapsed).toBe(50);
+    expect(given?.reason).toBe(reason);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
+    await aborting;
   });
 
   test("a task that aborts the outer signal and then throws is aborted", async () => {
@@ -402,58 +366,50 @@ describe("timeout", () => {
     });
   });
 
-  test("does not abort the signal of a task that is done", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      const { signal } = controller;
-      const given = await timeout((signal) => signal, 100, { signal });
+  it("does not abort the signal of a task that is done", async () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const given = await timeout((signal) => signal, 100, { signal });
 
-      await sleep(1000);
-      controller.abort();
+    await sleep(1000);
+    controller.abort();
 
-      expect(given.aborted).toBe(false);
-    });
+    expect(given.aborted).toBe(false);
   });
 
-  test("aborted before, it does not call the task", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      controller.abort("stop");
-      let called = false;
+  it("aborted before, it does not call the task", async (clock) => {
+    const { controller, listeners } = watchedController();
+    controller.abort("stop");
+    let called = false;
 
-      const result = timeout(() => (called = true), 100, { signal: controller.signal });
+    const result = timeout(() => (called = true), 100, { signal: controller.signal });
 
-      expect(await rejection(result)).toBe("stop");
-      expect(called).toBe(false);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    expect(await rejection(result)).toBe("stop");
+    expect(called).toBe(false);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
-  test("of Infinity sets no timer, and waits for the task or the signal", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      const { signal } = controller;
-      const hanging = timeout(() => new Promise(() => {}), Infinity, { signal });
+  it("of Infinity sets no timer, and waits for the task or the signal", async (clock) => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const hanging = timeout(() => new Promise(() => {}), Infinity, { signal });
 
-      expect(clock.pending).toBe(0);
-      expect(await timeout(() => sleep(1e10).then(() => "result"), Infinity)).toBe("result");
-      controller.abort("stop");
+    expect(clock.pending).toBe(0);
+    expect(await timeout(() => sleep(1e10).then(() => "result"), Infinity)).toBe("result");
+    controller.abort("stop");
 
-      expect(await rejection(hanging)).toBe("stop");
-    });
+    expect(await rejection(hanging)).toBe("stop");
   });
 
-  test("of two nested limits the shorter one wins", async () => {
-    await virtualTime(async (clock) => {
-      const nested = (outer: number, inner: number) =>
-        timeout((signal) => timeout(() => sleep(1000), inner, { signal }), outer);
+  it("of two nested limits the shorter one wins", async (clock) => {
+    const nested = (outer: number, inner: number) =>
+      timeout((signal) => timeout(() => sleep(1000), inner, { signal }), outer);
 
-      expect(await rejection(nested(50, 100))).toMatchObject(timedOut(50));
-      expect(await rejection(nested(100, 50))).toMatchObject(timedOut(50));
+    expect(await rejection(nested(50, 100))).toMatchObject(timedOut(50));
+    expect(await rejection(nested(100, 50))).toMatchObject(timedOut(50));
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 
   test("refuses a promise, because work that runs already cannot be stopped", async () => {
@@ -495,18 +451,16 @@ describe("timeout", () => {
     expect(await result).toBe("done");
   });
 
-  test("the task's signal is aborted before the caller hears of it", async () => {
-    await virtualTime(async () => {
-      const order: string[] = [];
-      const task: Task<void> = (signal) => {
-        signal.addEventListener("abort", () => order.push("task"));
-        return new Promise(() => {});
-      };
+  it("the task's signal is aborted before the caller hears of it", async () => {
+    const order: string[] = [];
+    const task: Task<void> = (signal) => {
+      signal.addEventListener("abort", () => order.push("task"));
+      return new Promise(() => {});
+    };
 
-      await timeout(task, 100).catch(() => order.push("caller"));
+    await timeout(task, 100).catch(() => order.push("caller"));
 
-      expect(order).toEqual(["task", "caller"]);
-    });
+    expect(order).toEqual(["task", "caller"]);
   });
 
   test.each([0, 1, 2, 3, 4, 5, 6, 7, 8])(
@@ -531,32 +485,28 @@ describe("timeout", () => {
     },
   );
 
-  test.each<[string, (hold: Hold) => unknown]>([
+  it.each<[string, (hold: Hold) => unknown]>([
     ["a hold", (hold) => hold],
     ["a list of holds", (hold) => [hold]],
     ["a list with something hostile before the hold", (hold) => [revokedProxy(), hold]],
   ])("releases %s that comes too late, once", async (_, wrap) => {
-    await virtualTime(async () => {
-      const hold = new Hold();
-      const task = () => sleep(200).then(() => wrap(hold));
-      expect(await rejection(timeout(task, 100))).toMatchObject(timedOut(100));
+    const hold = new Hold();
+    const task = () => sleep(200).then(() => wrap(hold));
+    expect(await rejection(timeout(task, 100))).toMatchObject(timedOut(100));
 
-      await sleep(200);
+    await sleep(200);
 
-      expect(hold.releases).toBe(1);
-    });
+    expect(hold.releases).toBe(1);
   });
 
-  test("leaves alone other disposables, and holds that it delivers", async () => {
-    await virtualTime(async () => {
-      let disposals = 0;
-      const shared = { [Symbol.dispose]: () => void disposals++ };
-      await rejection(timeout(() => sleep(200).then(() => shared), 100));
-      const hold = await timeout(() => new Hold(), 100);
-      await sleep(200);
+  it("leaves alone other disposables, and holds that it delivers", async () => {
+    let disposals = 0;
+    const shared = { [Symbol.dispose]: () => void disposals++ };
+    await rejection(timeout(() => sleep(200).then(() => shared), 100));
+    const hold = await timeout(() => new Hold(), 100);
+    await sleep(200);
 
-      expect([disposals, hold.releases]).toEqual([0, 0]);
-    });
+    expect([disposals, hold.releases]).toEqual([0, 0]);
   });
 
   test("infers from tasks that return a value or a promise", () => {
@@ -762,134 +712,116 @@ describe("abortable", () => {
 });
 
 describe("poll", () => {
-  test.each([0, 1, 5])(
+  it.each([0, 1, 5])(
     "returns the first truthy answer, here after %d falsy ones",
-    async (others) => {
-      await virtualTime(async (clock) => {
-        const answers = [...Array<undefined>(others), "yes"];
-        const later = [...answers];
+    async (others, clock) => {
+      const answers = [...Array<undefined>(others), "yes"];
+      const later = [...answers];
 
-        const answer: string = await poll(() => answers.shift(), { interval: 10 });
-        expect(answer).toBe("yes");
-        expect(clock.elapsed).toBe(others * 10);
-        expect(await poll(async () => later.shift(), { interval: 10 })).toBe("yes");
+      const answer: string = await poll(() => answers.shift(), { interval: 10 });
+      expect(answer).toBe("yes");
+      expect(clock.elapsed).toBe(others * 10);
+      expect(await poll(async () => later.shift(), { interval: 10 })).toBe("yes");
 
-        expect(clock.elapsed).toBe(others * 20);
-        expect(clock.pending).toBe(0);
-      });
+      expect(clock.elapsed).toBe(others * 20);
+      expect(clock.pending).toBe(0);
     },
   );
 
-  test("calls at once, and again after each falsy answer", async () => {
-    await virtualTime(async () => {
-      const answers = [false, 0, 0n, "", null, undefined, NaN, "yes"];
+  it("calls at once, and again after each falsy answer", async () => {
+    const answers = [false, 0, 0n, "", null, undefined, NaN, "yes"];
 
-      const polling = poll(() => answers.shift(), { interval: 0 });
+    const polling = poll(() => answers.shift(), { interval: 0 });
 
-      expect(answers).toHaveLength(7);
-      expect(await polling).toBe("yes");
-      expect(answers).toHaveLength(0);
-    });
+    expect(answers).toHaveLength(7);
+    expect(await polling).toBe("yes");
+    expect(answers).toHaveLength(0);
   });
 
-  test("the interval counts from the end of a call, so that calls never overlap", async () => {
-    await virtualTime(async (clock) => {
-      const calls: number[] = [];
+  it("the interval counts from the end of a call, so that calls never overlap", async (clock) => {
+    const calls: number[] = [];
 
-      await poll(
-        async () => {
-          calls.push(clock.elapsed);
-          await sleep(30);
-          return calls.length === 3;
-        },
-        { interval: 10 },
-      );
+    await poll(
+      async () => {
+        calls.push(clock.elapsed);
+        await sleep(30);
+        return calls.length === 3;
+      },
+      { interval: 10 },
+    );
 
-      expect(calls).toEqual([0, 40, 80]);
-      expect(clock.elapsed).toBe(110);
-    });
+    expect(calls).toEqual([0, 40, 80]);
+    expect(clock.elapsed).toBe(110);
   });
 
-  test.each<[string, () => never | Promise<never>]>([
+  it.each<[string, () => never | Promise<never>]>([
     ["thrown", () => raise(new Error("failed"))],
     ["rejected", () => Promise.reject(new Error("failed"))],
-  ])("a %s error ends it at once", async (_, fail) => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const fn = () => (++calls === 2 ? fail() : false);
+  ])("a %s error ends it at once", async (_, fail, clock) => {
+    let calls = 0;
+    const fn = () => (++calls === 2 ? fail() : false);
 
-      expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toEqual(
-        new Error("failed"),
-      );
+    expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toEqual(new Error("failed"));
 
-      expect(calls).toBe(2);
-      expect(clock.elapsed).toBe(10);
-      expect(clock.pending).toBe(0);
-    });
+    expect(calls).toBe(2);
+    expect(clock.elapsed).toBe(10);
+    expect(clock.pending).toBe(0);
   });
 
-  test("gives up with a TimeoutError, and stops calling", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
+  it("gives up with a TimeoutError, and stops calling", async (clock) => {
+    let calls = 0;
 
-      const error = await rejection(poll(() => void calls++, { interval: 10, timeout: 25 }));
+    const error = await rejection(poll(() => void calls++, { interval: 10, timeout: 25 }));
 
-      expect(error).toMatchObject(timedOut(25));
-      expect(clock.elapsed).toBe(25);
-      expect(clock.pending).toBe(0);
-      expect(calls).toBe(3);
-    });
+    expect(error).toMatchObject(timedOut(25));
+    expect(clock.elapsed).toBe(25);
+    expect(clock.pending).toBe(0);
+    expect(calls).toBe(3);
   });
 
-  test("gives up a call that hangs, and aborts its signal", async () => {
-    await virtualTime(async (clock) => {
-      let given: AbortSignal | undefined;
-      const hang: Task<boolean> = (signal) => new Promise(() => (given = signal));
-      const { signal } = new AbortController();
+  it("gives up a call that hangs, and aborts its signal", async (clock) => {
+    let given: AbortSignal | undefined;
+    const hang: Task<boolean> = (signal) => new Promise(() => (given = signal));
+    const { signal } = new AbortController();
 
-      const error = await rejection(poll(hang, { interval: 10, timeout: 100, signal }));
+    const error = await rejection(poll(hang, { interval: 10, timeout: 100, signal }));
 
-      expect(error).toMatchObject(timedOut(100));
-      expect(given?.reason).toBe(error);
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(error).toMatchObject(timedOut(100));
+    expect(given?.reason).toBe(error);
+    expect(clock.elapsed).toBe(100);
   });
 
-  test("does not call again when a call that was given up answers after all", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const slow = async () => {
-        calls++;
-        await sleep(500);
-        return false;
-      };
+  it("does not call again when a call that was given up answers after all", async (clock) => {
+    let calls = 0;
+    const slow = async () => {
+      calls++;
+      await sleep(500);
+      return false;
+    };
 
-      expect(await rejection(poll(slow, { interval: 10, timeout: 100 }))).toMatchObject(
-        timedOut(100),
-      );
-      await sleep(1000);
+    expect(await rejection(poll(slow, { interval: 10, timeout: 100 }))).toMatchObject(
+      timedOut(100),
+    );
+    await sleep(1000);
 
-      expect(calls).toBe(1);
-      expect(clock.pending).toBe(0);
-    });
+    expect(calls).toBe(1);
+    expect(clock.pending).toBe(0);
   });
 
-  test.each<[string, Task<boolean>]>([
+  it.each<[string, Task<boolean>]>([
     ["between two calls", () => false],
     ["while a call hangs", () => new Promise(() => {})],
-  ])("aborted %s, it rejects with the reason and leaves no trace", async (_, fn) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const aborting = sleep(45).then(() => controller.abort("stop"));
+  ])("aborted %s, it rejects with the reason and leaves no trace", async (_, fn, clock) => {
+    const { controller, listeners } = watchedController();
+    const aborting = sleep(45).then(() => controller.abort("stop"));
 
-      const polling = poll(fn, { interval: 10, timeout: 1000, signal: controller.signal });
+    const polling = poll(fn, { interval: 10, timeout: 1000, signal: controller.signal });
 
-      expect(await rejection(polling)).toBe("stop");
-      expect(clock.elapsed).toBe(45);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-      await aborting;
-    });
+    expect(await rejection(polling)).toBe("stop");
+    expect(clock.elapsed).toBe(45);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
+    await aborting;
   });
 
   test("aborted before, it does not call", async () => {
@@ -928,50 +860,42 @@ describe("poll", () => {
     );
   });
 
-  test("does not call again when the abort falls between the timer and the call", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      let calls = 0;
-      const polling = poll(() => void calls++, { interval: 10, signal: controller.signal });
-      setTimeout(() => queueMicrotask(() => controller.abort("stop")), 10);
-      expect(await rejection(polling)).toBe("stop");
-      await sleep(100);
+  it("does not call again when the abort falls between the timer and the call", async () => {
+    const controller = new AbortController();
+    let calls = 0;
+    const polling = poll(() => void calls++, { interval: 10, signal: controller.signal });
+    setTimeout(() => queueMicrotask(() => controller.abort("stop")), 10);
+    expect(await rejection(polling)).toBe("stop");
+    await sleep(100);
 
-      expect(calls).toBe(1);
-    });
+    expect(calls).toBe(1);
   });
 
-  test.each([0, 1, 2, 3, 4, 5])(
+  it.each([0, 1, 2, 3, 4, 5])(
     "does not call after an abort that comes %s microtasks after the timer",
     async (microtasks) => {
-      await virtualTime(async () => {
-        const controller = new AbortController();
-        let callsAfterAbort = 0;
-        const fn = () => void (controller.signal.aborted && callsAfterAbort++);
-        const polling = rejection(poll(fn, { interval: 10, signal: controller.signal }));
-        await sleep(10);
-        for (let n = 0; n < microtasks; n++) await null;
-        controller.abort("stop");
+      const controller = new AbortController();
+      let callsAfterAbort = 0;
+      const fn = () => void (controller.signal.aborted && callsAfterAbort++);
+      const polling = rejection(poll(fn, { interval: 10, signal: controller.signal }));
+      await sleep(10);
+      for (let n = 0; n < microtasks; n++) await null;
+      controller.abort("stop");
 
-        expect(await polling).toBe("stop");
-        await sleep(100);
-        expect(callsAfterAbort).toBe(0);
-      });
+      expect(await polling).toBe("stop");
+      await sleep(100);
+      expect(callsAfterAbort).toBe(0);
     },
   );
 
-  test("releases a hold that a call returns too late", async () => {
-    await virtualTime(async () => {
-      const hold = new Hold();
-      const fn = () => sleep(200).then(() => hold);
-      expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toMatchObject(
-        timedOut(100),
-      );
+  it("releases a hold that a call returns too late", async () => {
+    const hold = new Hold();
+    const fn = () => sleep(200).then(() => hold);
+    expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toMatchObject(timedOut(100));
 
-      await sleep(200);
+    await sleep(200);
 
-      expect(hold.releases).toBe(1);
-    });
+    expect(hold.releases).toBe(1);
   });
 
   test("infers the truthy part of a value or a promise", () => {
@@ -982,24 +906,22 @@ describe("poll", () => {
 });
 
 describe("lazy", () => {
-  test("runs at the first call, and only once", async () => {
-    await virtualTime(async (clock) => {
-      let runs = 0;
-      const get = lazy(async () => {
-        await sleep(100);
-        return { run: ++runs };
-      });
-      await sleep(1000);
-      expect(runs).toBe(0);
-
-      const [first, second] = await Promise.all([get(), get()]);
-      const third = await get();
-
-      expect(first).toEqual({ run: 1 });
-      expect(second).toBe(first);
-      expect(third).toBe(first);
-      expect(clock.elapsed).toBe(1100);
+  it("runs at the first call, and only once", async (clock) => {
+    let runs = 0;
+    const get = lazy(async () => {
+      await sleep(100);
+      return { run: ++runs };
     });
+    await sleep(1000);
+    expect(runs).toBe(0);
+
+    const [first, second] = await Promise.all([get(), get()]);
+    const third = await get();
+
+    expect(first).toEqual({ run: 1 });
+    expect(second).toBe(first);
+    expect(third).toBe(first);
+    expect(clock.elapsed).toBe(1100);
   });
 
   test.each([undefined, 0, "value"])("remembers %s from a plain function", async (value) => {
@@ -1036,39 +958,35 @@ describe("lazy", () => {
     expect(await get().catch(() => get())).toBe("recovered");
   });
 
-  test("an abort ends the wait of one caller only", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      let runs = 0;
-      const get = lazy(() => sleep(100).then(() => ++runs));
-      const leaving = get({ signal: controller.signal });
-      const staying = get({ signal: new AbortController().signal });
-      const aborting = sleep(40).then(() => controller.abort("stop"));
+  it("an abort ends the wait of one caller only", async (clock) => {
+    const { controller, listeners } = watchedController();
+    let runs = 0;
+    const get = lazy(() => sleep(100).then(() => ++runs));
+    const leaving = get({ signal: controller.signal });
+    const staying = get({ signal: new AbortController().signal });
+    const aborting = sleep(40).then(() => controller.abort("stop"));
 
-      expect(await rejection(leaving)).toBe("stop");
-      expect(clock.elapsed).toBe(40);
-      expect(listeners()).toBe(0);
+    expect(await rejection(leaving)).toBe("stop");
+    expect(clock.elapsed).toBe(40);
+    expect(listeners()).toBe(0);
 
-      expect(await staying).toBe(1);
-      expect(clock.elapsed).toBe(100);
-      expect(await get()).toBe(1);
-      await aborting;
-    });
+    expect(await staying).toBe(1);
+    expect(clock.elapsed).toBe(100);
+    expect(await get()).toBe(1);
+    await aborting;
   });
 
-  test("when all callers have left, it goes on for later ones", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      const get = lazy(() => sleep(100).then(() => "ready"));
-      const leaving = get({ signal: controller.signal });
-      controller.abort("stop");
-      expect(await rejection(leaving)).toBe("stop");
+  it("when all callers have left, it goes on for later ones", async (clock) => {
+    const controller = new AbortController();
+    const get = lazy(() => sleep(100).then(() => "ready"));
+    const leaving = get({ signal: controller.signal });
+    controller.abort("stop");
+    expect(await rejection(leaving)).toBe("stop");
 
-      await sleep(100);
+    await sleep(100);
 
-      expect(await get()).toBe("ready");
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(await get()).toBe("ready");
+    expect(clock.elapsed).toBe(100);
   });
 
   test("when all callers have left, a failure is handled, and forgotten", async () => {
@@ -1191,24 +1109,23 @@ describe("lazy", () => {
 });
 
 describe("yieldNow", () => {
-  test("lets promises and due timers go first, and takes no time", async () => {
-    await virtualTime(async (clock) => {
-      const order: string[] = [];
-      setTimeout(() => order.push("due"), 0);
-      setTimeout(() => order.push("not due"), 1);
-      Promise.resolve()
-        .then(() => {})
-        .then(() => order.push("promise"));
+  it("lets promises and due timers go first, and takes no time", async (clock) => {
+    const order: string[] = [];
+    setTimeout(() => order.push("due"), 0);
+    setTimeout(() => order.push("not due"), 1);
+    Promise.resolve()
+      .then(() => {})
+      .then(() => order.push("promise"));
 
-      await yieldNow();
+    await yieldNow();
 
-      expect(order).toEqual(["promise", "due"]);
-      expect(clock.elapsed).toBe(0);
-    });
+    expect(order).toEqual(["promise", "due"]);
+    expect(clock.elapsed).toBe(0);
   });
 
-  test.each(["before", "while waiting"])("aborted %s, rejects with the reason", async (when) => {
-    await virtualTime(async (clock) => {
+  it.each(["before", "while waiting"])(
+    "aborted %s, rejects with the reason",
+    async (when, clock) => {
       const { controller, listeners } = watchedController();
       if (when === "before") controller.abort("stop");
       const yielding = yieldNow({ signal: controller.signal });
@@ -1218,8 +1135,8 @@ describe("yieldNow", () => {
 
       expect(clock.pending).toBe(0);
       expect(listeners()).toBe(0);
-    });
-  });
+    },
+  );
 
   test("lets timers fire during a loop that never sleeps", async () => {
     const fired: string[] = [];
@@ -1722,3 +1639,18 @@ function start(code: string) {
     },
   };
 }
+
+/** A test in virtual time. In a table the clock comes after the row. */
+function it(name: string, body: (clock: VirtualClock) => Promise<unknown>): void {
+  test(name, async () => void (await virtualTime(body)));
+}
+it.each = ((rows: any[]) => (name: string, body: (...row: any[]) => Promise<unknown>) => {
+  test.each(rows)(name, async (...row) => void (await virtualTime((clock) => body(...row, clock))));
+}) as {
+  <Row extends readonly [unknown, ...unknown[]]>(
+    rows: readonly Row[],
+  ): (name: string, body: (...args: [...Row, VirtualClock]) => Promise<unknown>) => void;
+  <Row>(
+    rows: readonly Row[],
+  ): (name: string, body: (row: Row, clock: VirtualClock) => Promise<unknown>) => void;
+};

@@ -22,7 +22,7 @@ import {
   taskGroup,
   type TasksOptions,
 } from "../concepts/concurrency.ts";
-import { virtualTime } from "../concepts/virtual-time.ts";
+import { type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
 describe("Start here", () => {
   test("the clock proves that tasks overlap: two of 100 ms take 100 ms", async () => {
@@ -218,19 +218,17 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     expect(seen).toBe("stop");
   });
 
-  test("gives a signal also to a task that declares no parameter", async () => {
-    await virtualTime(async () => {
-      let reason: unknown;
-      const task = async (...args: AbortSignal[]) => {
-        await sleep(100, args[0]).catch(() => (reason = args[0]?.reason));
-      };
-      const controller = new AbortController();
-      setTimeout(() => controller.abort("stop"), 50);
+  it("gives a signal also to a task that declares no parameter", async () => {
+    let reason: unknown;
+    const task = async (...args: AbortSignal[]) => {
+      await sleep(100, args[0]).catch(() => (reason = args[0]?.reason));
+    };
+    const controller = new AbortController();
+    setTimeout(() => controller.abort("stop"), 50);
 
-      await expect(run([task, task], controller)).rejects.toBe("stop");
+    await expect(run([task, task], controller)).rejects.toBe("stop");
 
-      expect(reason).toBe("stop");
-    });
+    expect(reason).toBe("stop");
   });
 
   test("runs 30,000 synchronous tasks one at a time without overflowing the stack", async () => {
@@ -243,14 +241,12 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     await run(succeeding, { concurrency: 1 });
   });
 
-  test("takes tasks from any iterable, and runs them all at once by default", async () => {
-    await virtualTime(async (clock) => {
-      const tasks = new Set([work(100), work(100), work(100)]);
+  it("takes tasks from any iterable, and runs them all at once by default", async (clock) => {
+    const tasks = new Set([work(100), work(100), work(100)]);
 
-      await run(tasks.values());
+    await run(tasks.values());
 
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(clock.elapsed).toBe(100);
   });
 
   test("calls nothing when it is aborted before", async () => {
@@ -262,48 +258,44 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     expect(calls).toBe(0);
   });
 
-  test.each(["fail", "succeed"])(
+  it.each(["fail", "succeed"])(
     "aborted from outside, it aborts all with the reason, and rejects with it when they have ended, though they %s",
-    async (outcome) => {
-      await virtualTime(async (clock) => {
-        const { controller, listeners } = watchedController();
-        const reason = new Error("stop");
-        const reasons: unknown[] = [];
-        const task = async (signal: AbortSignal) => {
-          await sleep(1000, signal).catch(() => {});
-          reasons.push([clock.elapsed, signal.reason]);
-          await sleep(10);
-          if (outcome === "fail") throw signal.reason;
-        };
-        setTimeout(() => controller.abort(reason), 50);
+    async (outcome, clock) => {
+      const { controller, listeners } = watchedController();
+      const reason = new Error("stop");
+      const reasons: unknown[] = [];
+      const task = async (signal: AbortSignal) => {
+        await sleep(1000, signal).catch(() => {});
+        reasons.push([clock.elapsed, signal.reason]);
+        await sleep(10);
+        if (outcome === "fail") throw signal.reason;
+      };
+      setTimeout(() => controller.abort(reason), 50);
 
-        const running = run([task, task, task], { concurrency: 2, signal: controller.signal });
+      const running = run([task, task, task], { concurrency: 2, signal: controller.signal });
 
-        await expect(running).rejects.toBe(reason);
-        expect(clock.elapsed).toBe(60);
-        expect(reasons).toEqual([
-          [50, reason],
-          [50, reason],
-        ]);
-        expect(listeners()).toBe(0);
-        expect(clock.pending).toBe(0);
-      });
+      await expect(running).rejects.toBe(reason);
+      expect(clock.elapsed).toBe(60);
+      expect(reasons).toEqual([
+        [50, reason],
+        [50, reason],
+      ]);
+      expect(listeners()).toBe(0);
+      expect(clock.pending).toBe(0);
     },
   );
 
-  test("a signal that two of them share ends the second when the first has ended", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      const { signal } = controller;
-      const first = run([work(10)], { signal });
-      const second = run([tidy(1000, [])], { signal });
-      await first;
+  it("a signal that two of them share ends the second when the first has ended", async (clock) => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const first = run([work(10)], { signal });
+    const second = run([tidy(1000, [])], { signal });
+    await first;
 
-      controller.abort("stop");
+    controller.abort("stop");
 
-      await expect(second).rejects.toBe("stop");
-      expect(clock.elapsed).toBe(20);
-    });
+    await expect(second).rejects.toBe("stop");
+    expect(clock.elapsed).toBe(20);
   });
 
   test("aborted by its first task in the very call, it calls no other", async () => {
@@ -332,77 +324,113 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     });
   });
 
-  test("does not abort the signal of a task that has ended", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      let first: AbortSignal | undefined;
-      const ended = (signal: AbortSignal) => void (first = signal);
+  it("does not abort the signal of a task that has ended", async () => {
+    const controller = new AbortController();
+    let first: AbortSignal | undefined;
+    const ended = (signal: AbortSignal) => void (first = signal);
 
-      await run([ended, fail("late", 10), work(20)], controller).catch(() => {});
+    await run([ended, fail("late", 10), work(20)], controller).catch(() => {});
 
-      expect(first?.aborted).toBe(false);
-    });
+    expect(first?.aborted).toBe(false);
   });
 
-  test("does not abort the signal of a task that has failed", async () => {
-    await virtualTime(async () => {
-      let first: AbortSignal | undefined;
-      const failed = (signal: AbortSignal) => {
-        first = signal;
-        throw "failed";
-      };
-      const running = run([failed, work(1000)], { signal: AbortSignal.timeout(10) });
+  it("does not abort the signal of a task that has failed", async () => {
+    let first: AbortSignal | undefined;
+    const failed = (signal: AbortSignal) => {
+      first = signal;
+      throw "failed";
+    };
+    const running = run([failed, work(1000)], { signal: AbortSignal.timeout(10) });
 
-      await running.catch(() => {});
+    await running.catch(() => {});
 
-      expect(first?.aborted).toBe(false);
-    });
+    expect(first?.aborted).toBe(false);
+  });
+});
+
+describe.each(allThatRunLists)("%s, given a generator of tasks,", (name, run) => {
+  it("pulls it as tasks can start, without end, and closes it when no more is needed", async () => {
+    const list = generatorOf(Array(1000).fill(work(10)));
+    const signal = AbortSignal.timeout(45);
+
+    await run(list, { concurrency: 2, signal }).catch((reason) =>
+      expect(reason).toBe(signal.reason),
+    );
+
+    expect(list.pulled).toBe(name === "race" || name === "any" ? 2 : 10);
+    expect(list.closed).toBe(1);
+  });
+
+  it("fails with what is not a function, aborts the others, and closes it", async (clock) => {
+    const log: string[] = [];
+    const list = generatorOf([tidy(100, log), Promise.resolve(work(1)), work(1)]);
+
+    await expect(run(list)).rejects.toThrow("tasks[1] must be a function, received Promise");
+
+    expect(log).toEqual(["aborted at 0", "cleaned up at 10"]);
+    expect([clock.elapsed, list.pulled, list.closed]).toEqual([10, 2, 1]);
+  });
+
+  it("fails with its error, aborts the others, and waits for them", async (clock) => {
+    const log: string[] = [];
+    const list = generatorOf([tidy(100, log)], "list failed");
+
+    await expect(run(list)).rejects.toBe("list failed");
+
+    expect(log).toEqual(["aborted at 0", "cleaned up at 10"]);
+    expect([clock.elapsed, list.closed]).toEqual([10, 1]);
+  });
+
+  test("pulls nothing when it is aborted before, and no more after an abort inside it", async () => {
+    const controller = new AbortController();
+    const list = generatorOf([() => {}], () => controller.abort("stop"));
+
+    await expect(run(list, { signal: AbortSignal.abort("before") })).rejects.toBe("before");
+    expect(list.pulled).toBe(0);
+    await expect(run(list, controller)).rejects.toBe("stop");
+    expect(list.closed).toBe(1);
   });
 });
 
 describe.each(allThatRunLists.filter(([name]) => name !== "race" && name !== "any"))(
   "%s, as all that run every task,",
   (_name, run) => {
-    test.each([
+    it.each([
       { tasks: 10, concurrency: 1, elapsed: 1000, peak: 1 },
       { tasks: 10, concurrency: 3, elapsed: 400, peak: 3 },
       { tasks: 10, concurrency: 10, elapsed: 100, peak: 10 },
       { tasks: 10, concurrency: 1000, elapsed: 100, peak: 10 },
       { tasks: 10, concurrency: Infinity, elapsed: 100, peak: 10 },
       { tasks: 0, concurrency: 3, elapsed: 0, peak: 0 },
-    ])("runs $tasks of 100 ms, $concurrency at once, in $elapsed ms", async (given) => {
-      await virtualTime(async (clock) => {
-        let running = 0;
-        let peak = 0;
-        const task = async () => {
-          peak = Math.max(peak, ++running);
-          await sleep(100);
-          running--;
-        };
+    ])("runs $tasks of 100 ms, $concurrency at once, in $elapsed ms", async (given, clock) => {
+      let running = 0;
+      let peak = 0;
+      const task = async () => {
+        peak = Math.max(peak, ++running);
+        await sleep(100);
+        running--;
+      };
 
-        await run(
-          Array.from({ length: given.tasks }, () => task),
-          given,
-        );
+      await run(
+        Array.from({ length: given.tasks }, () => task),
+        given,
+      );
 
-        expect(clock.elapsed).toBe(given.elapsed);
-        expect(peak).toBe(given.peak);
-        expect(running).toBe(0);
-      });
+      expect(clock.elapsed).toBe(given.elapsed);
+      expect(peak).toBe(given.peak);
+      expect(running).toBe(0);
     });
   },
 );
 
 describe("gather", () => {
-  test("returns the results in the order of the tasks, not of their ends", async () => {
-    await virtualTime(async (clock) => {
-      expect(await gather([work(100, "slow"), work(10, "quick"), () => "plain"])).toEqual([
-        "slow",
-        "quick",
-        "plain",
-      ]);
-      expect(clock.elapsed).toBe(100);
-    });
+  it("returns the results in the order of the tasks, not of their ends", async (clock) => {
+    expect(await gather([work(100, "slow"), work(10, "quick"), () => "plain"])).toEqual([
+      "slow",
+      "quick",
+      "plain",
+    ]);
+    expect(clock.elapsed).toBe(100);
   });
 
   test("keeps the types of a tuple", async () => {
@@ -417,45 +445,39 @@ describe("gather", () => {
     expect(await gather([])).toEqual([]);
   });
 
-  test("aborts the others when one fails, and rejects when they have cleaned up", async () => {
-    await virtualTime(async (clock) => {
-      const error = new Error("broken");
-      const log: string[] = [];
+  it("aborts the others when one fails, and rejects when they have cleaned up", async (clock) => {
+    const error = new Error("broken");
+    const log: string[] = [];
 
-      const gathering = gather([fail(error, 50), tidy(100, log)]);
+    const gathering = gather([fail(error, 50), tidy(100, log)]);
 
-      await expect(gathering).rejects.toBe(error);
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(clock.pending).toBe(0);
+    await expect(gathering).rejects.toBe(error);
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(clock.pending).toBe(0);
+  });
+
+  it("aborts with an AbortError whose cause is the failure", async () => {
+    const error = new Error("broken");
+    let reason: unknown;
+
+    await gather([
+      fail(error, 50),
+      (signal) => sleep(100, signal).catch(() => (reason = signal.reason)),
+    ]).catch(() => {});
+
+    expect(reason).toBeInstanceOf(DOMException);
+    expect(reason).toMatchObject({
+      name: "AbortError",
+      message: "Another task failed",
+      cause: error,
     });
   });
 
-  test("aborts with an AbortError whose cause is the failure", async () => {
-    await virtualTime(async () => {
-      const error = new Error("broken");
-      let reason: unknown;
+  it("rejects with the first of three failures, by time", async () => {
+    const tasks = [fail("third", 30), fail("first", 10), fail("second", 20)];
 
-      await gather([
-        fail(error, 50),
-        (signal) => sleep(100, signal).catch(() => (reason = signal.reason)),
-      ]).catch(() => {});
-
-      expect(reason).toBeInstanceOf(DOMException);
-      expect(reason).toMatchObject({
-        name: "AbortError",
-        message: "Another task failed",
-        cause: error,
-      });
-    });
-  });
-
-  test("rejects with the first of three failures, by time", async () => {
-    await virtualTime(async () => {
-      const tasks = [fail("third", 30), fail("first", 10), fail("second", 20)];
-
-      await expect(gather(tasks)).rejects.toBe("first");
-    });
+    await expect(gather(tasks)).rejects.toBe("first");
   });
 
   test.each([[undefined], [null], [0], [""]])(
@@ -477,37 +499,31 @@ describe("gather", () => {
     await expect(gathering).rejects.toBe(error);
   });
 
-  test("starts no more after a failure", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const tasks = [work(100), fail("broken", 50), () => calls++, () => calls++];
+  it("starts no more after a failure", async (clock) => {
+    let calls = 0;
+    const tasks = [work(100), fail("broken", 50), () => calls++, () => calls++];
 
-      await expect(gather(tasks, { concurrency: 2 })).rejects.toBe("broken");
+    await expect(gather(tasks, { concurrency: 2 })).rejects.toBe("broken");
 
-      expect(calls).toBe(0);
-      expect(clock.elapsed).toBe(50);
-    });
+    expect(calls).toBe(0);
+    expect(clock.elapsed).toBe(50);
   });
 
-  test("rejects with the failure when it is aborted later, while the others clean up", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      setTimeout(() => controller.abort("too late"), 55);
+  it("rejects with the failure when it is aborted later, while the others clean up", async (clock) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort("too late"), 55);
 
-      await expect(gather([fail("broken", 50), tidy(100)], controller)).rejects.toBe("broken");
+    await expect(gather([fail("broken", 50), tidy(100)], controller)).rejects.toBe("broken");
 
-      expect(clock.elapsed).toBe(60);
-    });
+    expect(clock.elapsed).toBe(60);
   });
 
-  test("rejects with the failure when it is aborted later with the very reason of its tasks", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      const passesOn = (signal: AbortSignal) =>
-        sleep(100, signal).catch((reason) => controller.abort(reason));
+  it("rejects with the failure when it is aborted later with the very reason of its tasks", async () => {
+    const controller = new AbortController();
+    const passesOn = (signal: AbortSignal) =>
+      sleep(100, signal).catch((reason) => controller.abort(reason));
 
-      await expect(gather([fail("broken", 50), passesOn], controller)).rejects.toBe("broken");
-    });
+    await expect(gather([fail("broken", 50), passesOn], controller)).rejects.toBe("broken");
   });
 
   test("takes what a thenable comes to", async () => {
@@ -534,18 +550,16 @@ describe("gather", () => {
 });
 
 describe("allSettled", () => {
-  test("tells how each task ended, and lets a failure abort nothing", async () => {
-    await virtualTime(async (clock) => {
-      const error = new Error("broken");
+  it("tells how each task ended, and lets a failure abort nothing", async (clock) => {
+    const error = new Error("broken");
 
-      const outcomes = await allSettled([work(100, "fine"), fail(error, 10)]);
+    const outcomes = await allSettled([work(100, "fine"), fail(error, 10)]);
 
-      expect(outcomes).toEqual([
-        { status: "fulfilled", value: "fine" },
-        { status: "rejected", reason: error },
-      ]);
-      expect(clock.elapsed).toBe(100);
-    });
+    expect(outcomes).toEqual([
+      { status: "fulfilled", value: "fine" },
+      { status: "rejected", reason: error },
+    ]);
+    expect(clock.elapsed).toBe(100);
   });
 
   test("goes on with the next after a failure", async () => {
@@ -557,6 +571,79 @@ describe("allSettled", () => {
   test("of nothing is nothing", async () => {
     expect(await allSettled([])).toEqual([]);
   });
+});
+
+describe("a time limit keeps what has finished:", () => {
+  it("allSettled aborts what runs, waits for it, and starts no more", async (clock) => {
+    const log: string[] = [];
+    const limit = { name: "TimeoutError", message: "Timed out after 50 ms" };
+    const late = (signal: AbortSignal) =>
+      sleep(100, signal)
+        .catch(() => sleep(20))
+        .then(() => "late");
+    const tasks = [work(10, 1), fail(2, 20), tidy(100, log), tidy(100, log, 3), late, work(10)];
+
+    expect(await allSettled(tasks, { concurrency: 3, timeout: 50 })).toMatchObject([
+      { status: "fulfilled", value: 1 },
+      { status: "rejected", reason: 2 },
+      { status: "rejected", reason: limit },
+      { status: "rejected", reason: 3 },
+      { status: "fulfilled", value: "late" },
+      { status: "rejected", reason: limit },
+    ]);
+    expect(log.sort()).toEqual([...twice("aborted at 50"), ...twice("cleaned up at 60")]);
+    expect([clock.elapsed, clock.pending]).toEqual([70, 0]);
+  });
+
+  it("asCompleted yields that first, also to a slow consumer, and then fails", async (clock) => {
+    const log: string[] = [];
+    const tasks = [work(10, "a"), work(20, "b"), tidy(100, log, "cleanup failed")];
+    const results = asCompleted(tasks, { timeout: 50 });
+
+    await sleep(40);
+    expect(await results.next()).toMatchObject({ value: { value: "a" } });
+    await sleep(100);
+    expect(await results.next()).toMatchObject({ value: { value: "b" } });
+    await expect(results.next()).rejects.toMatchObject({ name: "TimeoutError" });
+
+    expect(log).toEqual(["aborted at 90", "cleaned up at 100"]);
+    expect(await results.next()).toEqual({ done: true, value: undefined });
+    expect(clock.elapsed).toBe(150);
+  });
+
+  it.each([0, 10, 2 ** 31, Infinity, undefined])(
+    "a limit of %s ms leaves no timer",
+    async (timeout, clock) => {
+      await allSettled([() => 1, fail(2, 0)], { timeout });
+      await Array.fromAsync(asCompleted([() => 1], { timeout }));
+      await allSettled([work(50)], { timeout, signal: AbortSignal.timeout(5) }).catch(() => {});
+
+      expect(clock.pending).toBe(0);
+    },
+  );
+
+  it("aborted before its time is up, allSettled keeps nothing", async (clock) => {
+    const signal = AbortSignal.timeout(40);
+    const hold = new Hold();
+    const deaf = () => sleep(60).then(() => hold);
+
+    expect(await rejection(allSettled([deaf], { timeout: 50, signal }))).toBe(signal.reason);
+
+    expect([clock.elapsed, hold.releases]).toEqual([60, 1]);
+  });
+
+  test.each([-1, NaN, "5"])(
+    "refuses a limit of %s ms before it calls anything",
+    async (timeout) => {
+      let calls = 0;
+      const options = { timeout: timeout as number };
+
+      const message = "timeout must be a number of 0 or more, received";
+      await expect(allSettled([() => calls++], options)).rejects.toThrow(message);
+      await expect(asCompleted([() => calls++], options).next()).rejects.toThrow(message);
+      expect(calls).toBe(0);
+    },
+  );
 });
 
 describe("the signal of a task", () => {
@@ -603,44 +690,38 @@ describe("the signal of a task", () => {
 });
 
 describe("race", () => {
-  test("returns the first result when the loser has cleaned up", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
+  it("returns the first result when the loser has cleaned up", async (clock) => {
+    const log: string[] = [];
 
-      expect(await race([tidy(100, log), work(50, "first")])).toBe("first");
+    expect(await race([tidy(100, log), work(50, "first")])).toBe("first");
 
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(clock.pending).toBe(0);
-    });
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(clock.pending).toBe(0);
   });
 
-  test("rejects with an error that comes first, and aborts the others because of it", async () => {
-    await virtualTime(async (clock) => {
-      const error = new Error("broken");
-      let reason: unknown;
-      const loser = async (signal: AbortSignal) => {
-        await sleep(100, signal).catch(() => (reason = signal.reason));
-      };
+  it("rejects with an error that comes first, and aborts the others because of it", async (clock) => {
+    const error = new Error("broken");
+    let reason: unknown;
+    const loser = async (signal: AbortSignal) => {
+      await sleep(100, signal).catch(() => (reason = signal.reason));
+    };
 
-      await expect(race([loser, fail(error, 50)])).rejects.toBe(error);
+    await expect(race([loser, fail(error, 50)])).rejects.toBe(error);
 
-      expect(reason).toMatchObject({ name: "AbortError", cause: error });
-      expect(clock.elapsed).toBe(50);
-    });
+    expect(reason).toMatchObject({ name: "AbortError", cause: error });
+    expect(clock.elapsed).toBe(50);
   });
 
-  test.each(["result", "error"])("is decided, whatever comes of a loser: %s", async (late) => {
-    await virtualTime(async () => {
-      const loser = async (signal: AbortSignal) => {
-        await sleep(100, signal).catch(() => {});
-        if (late === "error") throw new Error("late");
-        return "late";
-      };
+  it.each(["result", "error"])("is decided, whatever comes of a loser: %s", async (late) => {
+    const loser = async (signal: AbortSignal) => {
+      await sleep(100, signal).catch(() => {});
+      if (late === "error") throw new Error("late");
+      return "late";
+    };
 
-      expect(await race([loser, work(50, undefined)])).toBeUndefined();
-      await expect(race([loser, fail("first", 50)])).rejects.toBe("first");
-    });
+    expect(await race([loser, work(50, undefined)])).toBeUndefined();
+    await expect(race([loser, fail("first", 50)])).rejects.toBe("first");
   });
 
   test("starts no more once it is decided", async () => {
@@ -651,13 +732,11 @@ describe("race", () => {
     expect(calls).toBe(0);
   });
 
-  test("returns the winner when it is aborted later, while the losers clean up", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      setTimeout(() => controller.abort("too late"), 55);
+  it("returns the winner when it is aborted later, while the losers clean up", async () => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort("too late"), 55);
 
-      expect(await race([tidy(100), work(50, "first")], controller)).toBe("first");
-    });
+    expect(await race([tidy(100), work(50, "first")], controller)).toBe("first");
   });
 
   test("of nothing is a RangeError, as it would never settle", async () => {
@@ -682,45 +761,37 @@ describe("race", () => {
 });
 
 describe("any", () => {
-  test("returns the first success, not the first to end, when the loser has cleaned up", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
+  it("returns the first success, not the first to end, when the loser has cleaned up", async (clock) => {
+    const log: string[] = [];
 
-      expect(await any([fail("a", 10), tidy(100, log), work(50, "b")])).toBe("b");
+    expect(await any([fail("a", 10), tidy(100, log), work(50, "b")])).toBe("b");
 
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-    });
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
   });
 
-  test("is decided, though a loser succeeds too", async () => {
-    await virtualTime(async () => {
-      const loser = (signal: AbortSignal) => sleep(100, signal).catch(() => "late");
+  it("is decided, though a loser succeeds too", async () => {
+    const loser = (signal: AbortSignal) => sleep(100, signal).catch(() => "late");
 
-      expect(await any([loser, work(50, undefined)])).toBeUndefined();
-    });
+    expect(await any([loser, work(50, undefined)])).toBeUndefined();
   });
 
-  test("rejects with all errors, in the order of the tasks, when all fail", async () => {
-    await virtualTime(async (clock) => {
-      const error = await rejection(any([fail("a", 30), fail("b", 10), fail("c", 20)]));
+  it("rejects with all errors, in the order of the tasks, when all fail", async (clock) => {
+    const error = await rejection(any([fail("a", 30), fail("b", 10), fail("c", 20)]));
 
-      expect(error).toBeInstanceOf(AggregateError);
-      expect(error).toMatchObject({ message: "All tasks failed", errors: ["a", "b", "c"] });
-      expect(clock.elapsed).toBe(30);
-    });
+    expect(error).toBeInstanceOf(AggregateError);
+    expect(error).toMatchObject({ message: "All tasks failed", errors: ["a", "b", "c"] });
+    expect(clock.elapsed).toBe(30);
   });
 
-  test("tries one after the other with a concurrency of 1, until one succeeds", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const tasks = [fail("a", 10), work(20, "b"), () => calls++];
+  it("tries one after the other with a concurrency of 1, until one succeeds", async (clock) => {
+    let calls = 0;
+    const tasks = [fail("a", 10), work(20, "b"), () => calls++];
 
-      expect(await any(tasks, { concurrency: 1 })).toBe("b");
+    expect(await any(tasks, { concurrency: 1 })).toBe("b");
 
-      expect(clock.elapsed).toBe(30);
-      expect(calls).toBe(0);
-    });
+    expect(clock.elapsed).toBe(30);
+    expect(calls).toBe(0);
   });
 
   test("of nothing rejects with an AggregateError without errors, as Promise.any", async () => {
@@ -729,51 +800,45 @@ describe("any", () => {
 });
 
 describe("asCompleted", () => {
-  test("yields results in the order in which they come, each as soon as it is there", async () => {
-    await virtualTime(async (clock) => {
-      const seen: [Completion<string>, at: number][] = [];
+  it("yields results in the order in which they come, each as soon as it is there", async (clock) => {
+    const seen: [Completion<string>, at: number][] = [];
 
-      for await (const completion of asCompleted([work(30, "a"), work(10, "b"), work(20, "c")])) {
-        seen.push([completion, clock.elapsed]);
+    for await (const completion of asCompleted([work(30, "a"), work(10, "b"), work(20, "c")])) {
+      seen.push([completion, clock.elapsed]);
+    }
+
+    expect(seen).toEqual([
+      [{ index: 1, value: "b" }, 10],
+      [{ index: 2, value: "c" }, 20],
+      [{ index: 0, value: "a" }, 30],
+    ]);
+  });
+
+  it("runs on while the consumer is slow", async (clock) => {
+    const tasks = Array.from({ length: 5 }, () => work(10));
+
+    for await (const _ of asCompleted(tasks, { concurrency: 1 })) await sleep(20);
+
+    expect(clock.elapsed).toBe(10 + 5 * 20);
+  });
+
+  it.each(["break", "throw"])("left by %s, it aborts and awaits what runs", async (way, clock) => {
+    const { controller, listeners } = watchedController();
+    const log: string[] = [];
+    const consume = async () => {
+      for await (const _ of asCompleted([work(10), tidy(100, log)], controller)) {
+        if (way === "throw") throw new Error("thrown");
+        break;
       }
+    };
 
-      expect(seen).toEqual([
-        [{ index: 1, value: "b" }, 10],
-        [{ index: 2, value: "c" }, 20],
-        [{ index: 0, value: "a" }, 30],
-      ]);
-    });
-  });
+    const error = await rejection(consume());
 
-  test("runs on while the consumer is slow", async () => {
-    await virtualTime(async (clock) => {
-      const tasks = Array.from({ length: 5 }, () => work(10));
-
-      for await (const _ of asCompleted(tasks, { concurrency: 1 })) await sleep(20);
-
-      expect(clock.elapsed).toBe(10 + 5 * 20);
-    });
-  });
-
-  test.each(["break", "throw"])("left by %s, it aborts and awaits what runs", async (way) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const log: string[] = [];
-      const consume = async () => {
-        for await (const _ of asCompleted([work(10), tidy(100, log)], controller)) {
-          if (way === "throw") throw new Error("thrown");
-          break;
-        }
-      };
-
-      const error = await rejection(consume());
-
-      expect(error?.message).toBe(way === "throw" ? "thrown" : undefined);
-      expect(log).toEqual(["aborted at 10", "cleaned up at 20"]);
-      expect(clock.elapsed).toBe(20);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    expect(error?.message).toBe(way === "throw" ? "thrown" : undefined);
+    expect(log).toEqual(["aborted at 10", "cleaned up at 20"]);
+    expect(clock.elapsed).toBe(20);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
   test("refuses bad arguments at the first next()", async () => {
@@ -782,26 +847,22 @@ describe("asCompleted", () => {
     );
   });
 
-  test("left, it starts no more", async () => {
-    await virtualTime(async () => {
-      let calls = 0;
-      const tasks = [work(10), work(20), work(30), () => calls++];
+  it("left, it starts no more", async () => {
+    let calls = 0;
+    const tasks = [work(10), work(20), work(30), () => calls++];
 
-      for await (const _ of asCompleted(tasks, { concurrency: 2 })) break;
+    for await (const _ of asCompleted(tasks, { concurrency: 2 })) break;
 
-      expect(calls).toBe(0);
-    });
+    expect(calls).toBe(0);
   });
 
-  test("tells what fails in the cleanup to the one who leaves", async () => {
-    await virtualTime(async () => {
-      const error = new Error("cleanup failed");
-      const consume = async () => {
-        for await (const _ of asCompleted([work(10), tidy(100, [], error)])) break;
-      };
+  it("tells what fails in the cleanup to the one who leaves", async () => {
+    const error = new Error("cleanup failed");
+    const consume = async () => {
+      for await (const _ of asCompleted([work(10), tidy(100, [], error)])) break;
+    };
 
-      await expect(consume()).rejects.toBe(error);
-    });
+    await expect(consume()).rejects.toBe(error);
   });
 
   test("starts nothing before the first next(), and nothing at all when left before", async () => {
@@ -814,59 +875,51 @@ describe("asCompleted", () => {
     expect(calls).toBe(0);
   });
 
-  test("rejects with a failure after the results that came before, and when all have ended", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const error = new Error("broken");
-      const results = asCompleted([tidy(100, log), fail(error, 20), work(10, "fine")]);
+  it("rejects with a failure after the results that came before, and when all have ended", async (clock) => {
+    const log: string[] = [];
+    const error = new Error("broken");
+    const results = asCompleted([tidy(100, log), fail(error, 20), work(10, "fine")]);
 
-      expect(await results.next()).toEqual({ done: false, value: { index: 2, value: "fine" } });
-      await expect(results.next()).rejects.toBe(error);
+    expect(await results.next()).toEqual({ done: false, value: { index: 2, value: "fine" } });
+    await expect(results.next()).rejects.toBe(error);
 
-      expect(log).toEqual(["aborted at 20", "cleaned up at 30"]);
-      expect(clock.elapsed).toBe(30);
-      expect(await results.next()).toEqual({ done: true, value: undefined });
-    });
+    expect(log).toEqual(["aborted at 20", "cleaned up at 30"]);
+    expect(clock.elapsed).toBe(30);
+    expect(await results.next()).toEqual({ done: true, value: undefined });
   });
 
-  test("starts no more after a failure, and yields no more", async () => {
-    await virtualTime(async () => {
-      let calls = 0;
-      const stubborn = () => sleep(100).then(() => "late");
-      const results = asCompleted([fail("broken", 10), stubborn, () => calls++], {
-        concurrency: 2,
-      });
-
-      await expect(results.next()).rejects.toBe("broken");
-
-      expect(calls).toBe(0);
+  it("starts no more after a failure, and yields no more", async () => {
+    let calls = 0;
+    const stubborn = () => sleep(100).then(() => "late");
+    const results = asCompleted([fail("broken", 10), stubborn, () => calls++], {
+      concurrency: 2,
     });
+
+    await expect(results.next()).rejects.toBe("broken");
+
+    expect(calls).toBe(0);
   });
 
-  test("aborts the others at once when one fails while nobody waits", async () => {
-    await virtualTime(async () => {
-      const log: string[] = [];
-      const results = asCompleted([work(10, "fine"), fail("broken", 20), tidy(100, log)]);
+  it("aborts the others at once when one fails while nobody waits", async () => {
+    const log: string[] = [];
+    const results = asCompleted([work(10, "fine"), fail("broken", 20), tidy(100, log)]);
 
-      await results.next();
-      await withoutUnhandled(() => sleep(1000));
+    await results.next();
+    await withoutUnhandled(() => sleep(1000));
 
-      expect(log).toEqual(["aborted at 20", "cleaned up at 30"]);
-      await expect(results.next()).rejects.toBe("broken");
-    });
+    expect(log).toEqual(["aborted at 20", "cleaned up at 30"]);
+    await expect(results.next()).rejects.toBe("broken");
   });
 
-  test("aborted from outside between two results, it yields no more", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      const results = asCompleted([() => 1, () => 2], controller);
+  it("aborted from outside between two results, it yields no more", async () => {
+    const controller = new AbortController();
+    const results = asCompleted([() => 1, () => 2], controller);
 
-      await results.next();
-      await sleep(10);
-      controller.abort("stop");
+    await results.next();
+    await sleep(10);
+    controller.abort("stop");
 
-      await expect(results.next()).rejects.toBe("stop");
-    });
+    await expect(results.next()).rejects.toBe("stop");
   });
 
   test("yields no more after an abort that its own listener has not heard of yet", async () => {
@@ -879,19 +932,17 @@ describe("asCompleted", () => {
     await expect(results.next()).rejects.toBe("stop");
   });
 
-  test("can be left during a pending next(), which then is done", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const results = asCompleted([tidy(1000, log), tidy(1000)]);
-      const pending = [results.next(), results.next()];
-      await sleep(50);
+  it("can be left during a pending next(), which then is done", async (clock) => {
+    const log: string[] = [];
+    const results = asCompleted([tidy(1000, log), tidy(1000)]);
+    const pending = [results.next(), results.next()];
+    await sleep(50);
 
-      expect(await results.return()).toEqual({ done: true, value: undefined });
+    expect(await results.return()).toEqual({ done: true, value: undefined });
 
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(await Promise.all(pending)).toEqual(Array(2).fill({ done: true, value: undefined }));
-    });
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(await Promise.all(pending)).toEqual(Array(2).fill({ done: true, value: undefined }));
   });
 
   test("tells an error once: the other pending next() is done", async () => {
@@ -915,60 +966,50 @@ describe("asCompleted", () => {
     ]);
   });
 
-  test("next() after it was left waits for nothing and is done", async () => {
-    await virtualTime(async () => {
-      const results = asCompleted([tidy(100)]);
-      const first = results.next();
-      const leaving = results.return();
+  it("next() after it was left waits for nothing and is done", async () => {
+    const results = asCompleted([tidy(100)]);
+    const first = results.next();
+    const leaving = results.return();
 
-      expect(await results.next()).toEqual({ done: true, value: undefined });
-      expect(await first).toEqual({ done: true, value: undefined });
-      expect(await leaving).toEqual({ done: true, value: undefined });
-      expect(await results.next()).toEqual({ done: true, value: undefined });
-    });
+    expect(await results.next()).toEqual({ done: true, value: undefined });
+    expect(await first).toEqual({ done: true, value: undefined });
+    expect(await leaving).toEqual({ done: true, value: undefined });
+    expect(await results.next()).toEqual({ done: true, value: undefined });
   });
 
-  test("tells what fails in the cleanup to the one who leaves, not to a pending next()", async () => {
-    await virtualTime(async () => {
-      const results = asCompleted([tidy(100, [], "cleanup failed")]);
-      const pending = results.next();
+  it("tells what fails in the cleanup to the one who leaves, not to a pending next()", async () => {
+    const results = asCompleted([tidy(100, [], "cleanup failed")]);
+    const pending = results.next();
 
-      await expect(results.return()).rejects.toBe("cleanup failed");
+    await expect(results.return()).rejects.toBe("cleanup failed");
 
-      expect(await pending).toEqual({ done: true, value: undefined });
-      expect(await results.return()).toEqual({ done: true, value: undefined });
-    });
+    expect(await pending).toEqual({ done: true, value: undefined });
+    expect(await results.return()).toEqual({ done: true, value: undefined });
   });
 
-  test("throw() leaves it, and rejects with the error", async () => {
-    await virtualTime(async (clock) => {
-      const results = asCompleted([work(10), tidy(100, [], "cleanup failed")]);
+  it("throw() leaves it, and rejects with the error", async (clock) => {
+    const results = asCompleted([work(10), tidy(100, [], "cleanup failed")]);
+    await results.next();
+
+    await expect(results.throw("thrown")).rejects.toBe("thrown");
+
+    expect(clock.elapsed).toBe(20);
+    expect(await results.next()).toEqual({ done: true, value: undefined });
+  });
+
+  it("await using leaves it", async (clock) => {
+    {
+      await using results = asCompleted([work(10), tidy(100)]);
       await results.next();
-
-      await expect(results.throw("thrown")).rejects.toBe("thrown");
-
-      expect(clock.elapsed).toBe(20);
-      expect(await results.next()).toEqual({ done: true, value: undefined });
-    });
+    }
+    expect(clock.elapsed).toBe(20);
   });
 
-  test("await using leaves it", async () => {
-    await virtualTime(async (clock) => {
-      {
-        await using results = asCompleted([work(10), tidy(100)]);
-        await results.next();
-      }
-      expect(clock.elapsed).toBe(20);
-    });
-  });
+  it("tells the first of two cleanups that fail", async () => {
+    const results = asCompleted([work(10), tidy(100, [], "first"), tidy(100, [], "second")]);
+    await results.next();
 
-  test("tells the first of two cleanups that fail", async () => {
-    await virtualTime(async () => {
-      const results = asCompleted([work(10), tidy(100, [], "first"), tidy(100, [], "second")]);
-      await results.next();
-
-      await expect(results.return()).rejects.toBe("first");
-    });
+    await expect(results.return()).rejects.toBe("first");
   });
 
   test("tells a failure, not an abort that comes after it", async () => {
@@ -982,17 +1023,15 @@ describe("asCompleted", () => {
     expect(await results.next()).toEqual({ done: true, value: undefined });
   });
 
-  test("yields what came before a failure, also when it is aborted after that", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      const results = asCompleted([() => 1, () => 2, fail("broken", 10), tidy(100)], controller);
-      await results.next();
-      await sleep(15);
-      controller.abort("stop");
+  it("yields what came before a failure, also when it is aborted after that", async () => {
+    const controller = new AbortController();
+    const results = asCompleted([() => 1, () => 2, fail("broken", 10), tidy(100)], controller);
+    await results.next();
+    await sleep(15);
+    controller.abort("stop");
 
-      expect(await results.next()).toEqual({ done: false, value: { index: 1, value: 2 } });
-      await expect(results.next()).rejects.toBe("broken");
-    });
+    expect(await results.next()).toEqual({ done: false, value: { index: 1, value: 2 } });
+    await expect(results.next()).rejects.toBe("broken");
   });
 
   test("left after its end, it aborts nothing any more", async () => {
@@ -1005,162 +1044,146 @@ describe("asCompleted", () => {
     expect(shared?.aborted).toBe(false);
   });
 
-  test("a failure that nobody has asked for is told to the one who leaves", async () => {
-    await virtualTime(async () => {
-      const consume = async () => {
-        for await (const _ of asCompleted([work(10), fail("broken", 20)])) {
-          await sleep(100);
-          break;
-        }
-      };
+  it("a failure that nobody has asked for is told to the one who leaves", async () => {
+    const consume = async () => {
+      for await (const _ of asCompleted([work(10), fail("broken", 20)])) {
+        await sleep(100);
+        break;
+      }
+    };
 
-      await expect(consume()).rejects.toBe("broken");
-    });
+    await expect(consume()).rejects.toBe("broken");
   });
 
-  test.each(["while it runs", "when all have ended"])(
+  it.each(["while it runs", "when all have ended"])(
     "aborted from outside %s, it rejects with the reason once",
     async (when) => {
-      await virtualTime(async () => {
-        const controller = new AbortController();
-        const tasks = [() => 1, () => 2, when === "while it runs" ? work(1000) : () => 3];
-        const results = asCompleted(tasks, controller);
-        await results.next();
-        await sleep(10);
-        controller.abort("stop");
+      const controller = new AbortController();
+      const tasks = [() => 1, () => 2, when === "while it runs" ? work(1000) : () => 3];
+      const results = asCompleted(tasks, controller);
+      await results.next();
+      await sleep(10);
+      controller.abort("stop");
 
-        await expect(results.next()).rejects.toBe("stop");
-        expect(await results.next()).toEqual({ done: true, value: undefined });
-        expect(await results.return()).toEqual({ done: true, value: undefined });
-      });
+      await expect(results.next()).rejects.toBe("stop");
+      expect(await results.next()).toEqual({ done: true, value: undefined });
+      expect(await results.return()).toEqual({ done: true, value: undefined });
     },
   );
 });
 
 describe("mapConcurrent", () => {
-  test.each([
+  it.each([
     { name: "an array", source: () => [30, 10, 20] },
     { name: "a set", source: () => new Set([30, 10, 20]) },
     { name: "an array of promises", source: () => [30, 10, 20].map((ms) => Promise.resolve(ms)) },
     { name: "a generator", source: () => [30, 10, 20].values() },
     { name: "an async generator", source: () => sourceOf([30, 10, 20]) },
-  ])("maps $name, with the results in order", async ({ source }) => {
-    await virtualTime(async (clock) => {
-      const fn = async (ms: number, index: number, signal: AbortSignal) => {
-        await sleep(ms, signal);
-        return `${index}: ${ms}`;
-      };
+  ])("maps $name, with the results in order", async ({ source }, clock) => {
+    const fn = async (ms: number, index: number, signal: AbortSignal) => {
+      await sleep(ms, signal);
+      return `${index}: ${ms}`;
+    };
 
-      const results = await mapConcurrent<number, string>(source(), fn, { concurrency: 2 });
+    const results = await mapConcurrent<number, string>(source(), fn, { concurrency: 2 });
 
-      expect(results).toEqual(["0: 30", "1: 10", "2: 20"]);
-      expect(clock.elapsed).toBe(30);
-    });
+    expect(results).toEqual(["0: 30", "1: 10", "2: 20"]);
+    expect(clock.elapsed).toBe(30);
   });
 
-  test.each([
+  it.each([
     { items: 10, concurrency: 1, elapsed: 1000, peak: 1 },
     { items: 10, concurrency: 3, elapsed: 400, peak: 3 },
     { items: 10, concurrency: Infinity, elapsed: 100, peak: 10 },
     { items: 0, concurrency: 3, elapsed: 0, peak: 0 },
-  ])("works off $items items, $concurrency at once, in $elapsed ms", async (given) => {
-    await virtualTime(async (clock) => {
-      let running = 0;
-      let peak = 0;
-      const fn = async () => {
-        peak = Math.max(peak, ++running);
-        await sleep(100);
-        running--;
-      };
-
-      await mapConcurrent(Array(given.items).keys(), fn, given);
-
-      expect(clock.elapsed).toBe(given.elapsed);
-      expect(peak).toBe(given.peak);
-    });
-  });
-
-  test("never holds more items of a long source than it works on", async () => {
-    await virtualTime(async () => {
-      let held = 0;
-      let peak = 0;
-      let finished = 0;
-      function* source() {
-        for (let item = 0; item < 1_000; item++) {
-          peak = Math.max(peak, ++held);
-          yield item;
-        }
-      }
-      const fn = async (item: number) => {
-        await sleep(item % 3);
-        held--;
-        finished++;
-      };
-
-      await mapConcurrent(source(), fn, { concurrency: 3 });
-
-      expect(finished).toBe(1_000);
-      expect(peak).toBe(3);
-    });
-  });
-
-  test("never asks a slow source for two items at a time, and closes none that has ended", async () => {
-    await virtualTime(async (clock) => {
-      let asked = 0;
-      let peak = 0;
-      let returns = 0;
-      const source = {
-        [Symbol.asyncIterator]: () => ({
-          count: 0,
-          async next() {
-            peak = Math.max(peak, ++asked);
-            await sleep(10);
-            asked--;
-            return { done: ++this.count > 3, value: this.count };
-          },
-          return: async () => ({ done: true as const, value: returns++ }),
-        }),
-      };
-
-      expect(await mapConcurrent(source, (n) => n, { concurrency: 5 })).toEqual([1, 2, 3]);
-
-      expect(peak).toBe(1);
-      expect(clock.elapsed).toBe(40);
-      expect(returns).toBe(0);
-    });
-  });
-
-  test("on a failure pulls no more, aborts what runs, closes the source once, and waits for both", async () => {
-    await virtualTime(async (clock) => {
-      const source = sourceOf([1, 2, 3, 4], { closing: 20 });
-      const log: string[] = [];
-      const fn = (n: number, _: number, signal: AbortSignal) =>
-        (n === 1 ? fail("broken", 50) : tidy(100, log))(signal);
-
-      await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
-
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
-      expect(clock.elapsed).toBe(70);
-    });
-  });
-
-  test("on a failure while it pulls, waits for no item, drops it, and closes the source after it", async () => {
-    await virtualTime(async (clock) => {
-      const source = sourceOf([1, 2, 3], { every: 30, closing: 20 });
-      const seen: number[] = [];
-      const fn = (n: number, _: number, signal: AbortSignal) => {
-        seen.push(n);
-        return fail("broken", 10)(signal);
-      };
-
-      await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
-      expect(clock.elapsed).toBe(40);
+  ])("works off $items items, $concurrency at once, in $elapsed ms", async (given, clock) => {
+    let running = 0;
+    let peak = 0;
+    const fn = async () => {
+      peak = Math.max(peak, ++running);
       await sleep(100);
+      running--;
+    };
 
-      expect(seen).toEqual([1]);
-      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
-    });
+    await mapConcurrent(Array(given.items).keys(), fn, given);
+
+    expect(clock.elapsed).toBe(given.elapsed);
+    expect(peak).toBe(given.peak);
+  });
+
+  it("never holds more items of a long source than it works on", async () => {
+    let held = 0;
+    let peak = 0;
+    let finished = 0;
+    function* source() {
+      for (let item = 0; item < 1_000; item++) {
+        peak = Math.max(peak, ++held);
+        yield item;
+      }
+    }
+    const fn = async (item: number) => {
+      await sleep(item % 3);
+      held--;
+      finished++;
+    };
+
+    await mapConcurrent(source(), fn, { concurrency: 3 });
+
+    expect(finished).toBe(1_000);
+    expect(peak).toBe(3);
+  });
+
+  it("never asks a slow source for two items at a time, and closes none that has ended", async (clock) => {
+    let asked = 0;
+    let peak = 0;
+    let returns = 0;
+    const source = {
+      [Symbol.asyncIterator]: () => ({
+        count: 0,
+        async next() {
+          peak = Math.max(peak, ++asked);
+          await sleep(10);
+          asked--;
+          return { done: ++this.count > 3, value: this.count };
+        },
+        return: async () => ({ done: true as const, value: returns++ }),
+      }),
+    };
+
+    expect(await mapConcurrent(source, (n) => n, { concurrency: 5 })).toEqual([1, 2, 3]);
+
+    expect(peak).toBe(1);
+    expect(clock.elapsed).toBe(40);
+    expect(returns).toBe(0);
+  });
+
+  it("on a failure pulls no more, aborts what runs, closes the source once, and waits for both", async (clock) => {
+    const source = sourceOf([1, 2, 3, 4], { closing: 20 });
+    const log: string[] = [];
+    const fn = (n: number, _: number, signal: AbortSignal) =>
+      (n === 1 ? fail("broken", 50) : tidy(100, log))(signal);
+
+    await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
+
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
+    expect(clock.elapsed).toBe(70);
+  });
+
+  it("on a failure while it pulls, waits for no item, drops it, and closes the source after it", async (clock) => {
+    const source = sourceOf([1, 2, 3], { every: 30, closing: 20 });
+    const seen: number[] = [];
+    const fn = (n: number, _: number, signal: AbortSignal) => {
+      seen.push(n);
+      return fail("broken", 10)(signal);
+    };
+
+    await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
+    expect(clock.elapsed).toBe(40);
+    await sleep(100);
+
+    expect(seen).toEqual([1]);
+    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
   });
 
   test("takes a function that throws as one that fails, and closes a source of promises", async () => {
@@ -1195,28 +1218,26 @@ describe("mapConcurrent", () => {
     await expect(mapping).rejects.toBe("broken");
   });
 
-  test("when the source fails, aborts what runs and waits for it, and closes nothing", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const error = new Error("source failed");
-      let returns = 0;
-      const steps = [async () => 1, () => sleep(50).then(() => Promise.reject(error))];
-      const source = {
-        [Symbol.asyncIterator]: () => ({
-          next: async () => ({ done: false, value: await steps.shift()?.() }),
-          return: async () => ({ done: true as const, value: returns++ }),
-        }),
-      };
+  it("when the source fails, aborts what runs and waits for it, and closes nothing", async (clock) => {
+    const log: string[] = [];
+    const error = new Error("source failed");
+    let returns = 0;
+    const steps = [async () => 1, () => sleep(50).then(() => Promise.reject(error))];
+    const source = {
+      [Symbol.asyncIterator]: () => ({
+        next: async () => ({ done: false, value: await steps.shift()?.() }),
+        return: async () => ({ done: true as const, value: returns++ }),
+      }),
+    };
 
-      const mapping = mapConcurrent(source, (_item, _index, signal) => tidy(100, log)(signal), {
-        concurrency: 5,
-      });
-
-      await expect(mapping).rejects.toBe(error);
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(returns).toBe(0);
+    const mapping = mapConcurrent(source, (_item, _index, signal) => tidy(100, log)(signal), {
+      concurrency: 5,
     });
+
+    await expect(mapping).rejects.toBe(error);
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(returns).toBe(0);
   });
 
   test("does not close a source that fails at its first next()", async () => {
@@ -1251,90 +1272,152 @@ describe("mapConcurrent", () => {
     expect(source.log).toEqual([]);
   });
 
-  test("aborted from outside, it aborts what runs, closes the source, and waits for both", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const source = sourceOf([1, 2, 3], { closing: 20 });
-      const log: string[] = [];
-      setTimeout(() => controller.abort("stop"), 50);
+  it("aborted from outside, it aborts what runs, closes the source, and waits for both", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const source = sourceOf([1, 2, 3], { closing: 20 });
+    const log: string[] = [];
+    setTimeout(() => controller.abort("stop"), 50);
 
-      const mapping = mapConcurrent(source, (_n, _index, signal) => tidy(100, log)(signal), {
-        concurrency: 2,
-        signal: controller.signal,
+    const mapping = mapConcurrent(source, (_n, _index, signal) => tidy(100, log)(signal), {
+      concurrency: 2,
+      signal: controller.signal,
+    });
+
+    await expect(mapping).rejects.toBe("stop");
+    expect(log.toSorted().slice(0, 2)).toEqual(["aborted at 50", "aborted at 50"]);
+    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
+    expect(clock.elapsed).toBe(70);
+    expect(listeners()).toBe(0);
+  });
+
+  describe("with stopOnError: false", () => {
+    const failOnOdd = async (n: number) => {
+      await sleep(10 * (5 - n));
+      if (n % 2) throw `failed on ${n}`;
+      return n;
+    };
+    const options = { concurrency: 4, stopOnError: false };
+
+    it("works off all, and rejects with all errors in order of time", async (clock) => {
+      const error = await rejection(mapConcurrent([1, 2, 3, 4, 0], failOnOdd, options));
+
+      expect(error).toBeInstanceOf(AggregateError);
+      expect(error).toMatchObject({
+        message: "Some items failed",
+        errors: ["failed on 3", "failed on 1"],
+        cause: "failed on 3",
       });
+      expect(clock.elapsed).toBe(60);
+    });
 
-      await expect(mapping).rejects.toBe("stop");
-      expect(log.toSorted().slice(0, 2)).toEqual(["aborted at 50", "aborted at 50"]);
-      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
-      expect(clock.elapsed).toBe(70);
-      expect(listeners()).toBe(0);
+    test("returns the results when none fails", async () => {
+      expect(await mapConcurrent([2, 4], (n) => n, options)).toEqual([2, 4]);
+    });
+
+    it("stops when the source fails, and keeps that error and the others", async () => {
+      const log: string[] = [];
+      const fn = (n: number, _: number, signal: AbortSignal) =>
+        n === 1
+          ? fail("item failed", 0)()
+          : tidy(100, log, n === 2 ? "cleanup failed" : undefined)(signal);
+      async function* source() {
+        yield* [1, 2, 3];
+        await sleep(20);
+        throw "source failed";
+      }
+
+      const error = await rejection(mapConcurrent(source(), fn, options));
+
+      expect(error).toMatchObject({ errors: ["item failed", "cleanup failed", "source failed"] });
+      expect(log).toContain("cleaned up at 30");
+      await expect(mapConcurrent(generatorOf([], "alone"), fn, options)).rejects.toBe("alone");
+    });
+
+    it("rejects with the reason when it is aborted, also after a failure", async () => {
+      const signal = AbortSignal.timeout(35);
+      const mapping = mapConcurrent([3, 1, 2], failOnOdd, { ...options, signal });
+
+      expect(await rejection(mapping)).toBe(signal.reason);
+    });
+
+    test("releases the results that nobody receives", async () => {
+      const hold = new Hold();
+      const fn = (n: number) => (n === 1 ? hold : Promise.reject("failed"));
+
+      await expect(mapConcurrent([1, 2], fn, options)).rejects.toThrow("Some items failed");
+
+      expect(hold.releases).toBe(1);
+    });
+
+    test("may fail with undefined, and is refused if it is not a boolean", async () => {
+      const failing = mapConcurrent([1], () => Promise.reject(), options);
+      await expect(failing).rejects.toMatchObject({ errors: [undefined] });
+      await expect(
+        mapConcurrent([1], () => {}, { concurrency: 1, stopOnError: 0 as never }),
+      ).rejects.toEqual(
+        new TypeError("Cannot run mapConcurrent: stopOnError must be a boolean, received 0"),
+      );
     });
   });
 
-  test.each<[string, () => MapSource<number>]>([
+  it.each<[string, () => MapSource<number>]>([
     ["an iterator", () => silentAfter(1)],
     ["a generator", () => silentGenerator()],
     ["a stream", () => silentStream(1)],
     ["an array with a pending promise", () => [1, new Promise<number>(() => {})]],
     ["a function that returns a stream", () => () => silentStream(1)],
     ["an async function that returns a generator", () => async () => silentGenerator()],
-  ])("tells a failure, and obeys an abort, while %s is silent", async (_name, source) => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      setTimeout(() => controller.abort("stop"), 50);
-      const options = { concurrency: 2, signal: controller.signal };
+  ])("tells a failure, and obeys an abort, while %s is silent", async (_name, source, clock) => {
+    const { controller, listeners } = watchedController();
+    setTimeout(() => controller.abort("stop"), 50);
+    const options = { concurrency: 2, signal: controller.signal };
 
-      await expect(mapConcurrent(source(), fail("broken", 20), options)).rejects.toBe("broken");
-      expect(clock.elapsed).toBe(20);
-      expect(listeners()).toBe(0);
+    await expect(mapConcurrent(source(), fail("broken", 20), options)).rejects.toBe("broken");
+    expect(clock.elapsed).toBe(20);
+    expect(listeners()).toBe(0);
 
-      await expect(mapConcurrent(source(), () => {}, options)).rejects.toBe("stop");
-      expect(clock.elapsed).toBe(50);
-      expect(listeners()).toBe(0);
-    });
+    await expect(mapConcurrent(source(), () => {}, options)).rejects.toBe("stop");
+    expect(clock.elapsed).toBe(50);
+    expect(listeners()).toBe(0);
   });
 
-  test("tells a silent source to close at once, once, and does not wait for it", async () => {
-    await virtualTime(async (clock) => {
-      const whenFailing = silentAfter(1);
-      const whenAborted = silentAfter(0);
-      const signal = AbortSignal.timeout(50);
+  it("tells a silent source to close at once, once, and does not wait for it", async (clock) => {
+    const whenFailing = silentAfter(1);
+    const whenAborted = silentAfter(0);
+    const signal = AbortSignal.timeout(50);
 
-      const failing = mapConcurrent(whenFailing, fail("broken", 50), { concurrency: 2 });
-      const aborted = mapConcurrent(whenAborted, () => {}, { concurrency: 1, signal });
+    const failing = mapConcurrent(whenFailing, fail("broken", 50), { concurrency: 2 });
+    const aborted = mapConcurrent(whenAborted, () => {}, { concurrency: 1, signal });
 
-      expect(await Promise.allSettled([failing, aborted])).toEqual([
-        { status: "rejected", reason: "broken" },
-        { status: "rejected", reason: signal.reason },
-      ]);
-      expect(clock.elapsed).toBe(50);
-      expect([whenFailing.closed, whenAborted.closed]).toEqual([0, 0]);
-      await sleep(20);
-      expect([whenFailing.closed, whenAborted.closed]).toEqual([1, 1]);
-    });
+    expect(await Promise.allSettled([failing, aborted])).toEqual([
+      { status: "rejected", reason: "broken" },
+      { status: "rejected", reason: signal.reason },
+    ]);
+    expect(clock.elapsed).toBe(50);
+    expect([whenFailing.closed, whenAborted.closed]).toEqual([0, 0]);
+    await sleep(20);
+    expect([whenFailing.closed, whenAborted.closed]).toEqual([1, 1]);
   });
 
-  test("a generator that was silent is closed as soon as it can be", async () => {
-    await virtualTime(async (clock) => {
-      const closed: number[] = [];
-      async function* slow() {
-        try {
-          yield 1;
-          await sleep(100);
-          yield 2;
-        } finally {
-          closed.push(clock.elapsed);
-        }
+  it("a generator that was silent is closed as soon as it can be", async (clock) => {
+    const closed: number[] = [];
+    async function* slow() {
+      try {
+        yield 1;
+        await sleep(100);
+        yield 2;
+      } finally {
+        closed.push(clock.elapsed);
       }
+    }
 
-      await expect(mapConcurrent(slow(), fail("broken", 50), { concurrency: 2 })).rejects.toBe(
-        "broken",
-      );
+    await expect(mapConcurrent(slow(), fail("broken", 50), { concurrency: 2 })).rejects.toBe(
+      "broken",
+    );
 
-      expect(clock.elapsed).toBe(50);
-      await sleep(50);
-      expect(closed).toEqual([100]);
-    });
+    expect(clock.elapsed).toBe(50);
+    await sleep(50);
+    expect(closed).toEqual([100]);
   });
 
   test("drops what a silent source, or its closing, fails with after the abort", async () => {
@@ -1451,19 +1534,17 @@ describe("mapConcurrent", () => {
     expect(stream.locked).toBe(false);
   });
 
-  test.each(["idle", "silent"])(
+  it.each(["idle", "silent"])(
     "on a failure cancels a stream that is %s, and unlocks it",
     async (state) => {
-      await virtualTime(async () => {
-        const stream = silentStream(state === "idle" ? 2 : 1);
+      const stream = silentStream(state === "idle" ? 2 : 1);
 
-        await expect(
-          mapConcurrent(stream, fail("broken", 10), { concurrency: state === "idle" ? 1 : 2 }),
-        ).rejects.toBe("broken");
+      await expect(
+        mapConcurrent(stream, fail("broken", 10), { concurrency: state === "idle" ? 1 : 2 }),
+      ).rejects.toBe("broken");
 
-        expect(stream.cancelled).toBe(1);
-        expect(stream.locked).toBe(false);
-      });
+      expect(stream.cancelled).toBe(1);
+      expect(stream.locked).toBe(false);
     },
   );
 
@@ -1509,42 +1590,38 @@ describe("mapConcurrent", () => {
     },
   );
 
-  test("aborts the signal of a source on a failure, with the reason, before it closes it", async () => {
-    await virtualTime(async (clock) => {
-      const log: unknown[] = [];
-      async function* source(signal: AbortSignal) {
-        signal.addEventListener("abort", () => log.push(["aborted", signal.reason.cause]));
-        try {
-          yield 1;
-          yield 2;
-        } finally {
-          log.push(`closed at ${clock.elapsed}`);
-        }
+  it("aborts the signal of a source on a failure, with the reason, before it closes it", async (clock) => {
+    const log: unknown[] = [];
+    async function* source(signal: AbortSignal) {
+      signal.addEventListener("abort", () => log.push(["aborted", signal.reason.cause]));
+      try {
+        yield 1;
+        yield 2;
+      } finally {
+        log.push(`closed at ${clock.elapsed}`);
       }
+    }
 
-      await expect(mapConcurrent(source, fail("broken", 10), { concurrency: 1 })).rejects.toBe(
-        "broken",
-      );
+    await expect(mapConcurrent(source, fail("broken", 10), { concurrency: 1 })).rejects.toBe(
+      "broken",
+    );
 
-      expect(log).toEqual([["aborted", "broken"], "closed at 10"]);
-    });
+    expect(log).toEqual([["aborted", "broken"], "closed at 10"]);
   });
 
-  test("stops a silent source by its signal, and drops what that throws", async () => {
-    await virtualTime(async (clock) => {
-      const controller = new AbortController();
-      setTimeout(() => controller.abort("stop"), 10);
-      async function* source(signal: AbortSignal) {
-        await sleep(1000, signal);
-        yield 1;
-      }
+  it("stops a silent source by its signal, and drops what that throws", async (clock) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort("stop"), 10);
+    async function* source(signal: AbortSignal) {
+      await sleep(1000, signal);
+      yield 1;
+    }
 
-      await expect(
-        mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
-      ).rejects.toBe("stop");
+    await expect(
+      mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
+    ).rejects.toBe("stop");
 
-      expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
-    });
+    expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
   });
 
   test("aborts the signal of a source that fails by itself", async () => {
@@ -1585,40 +1662,36 @@ describe("mapConcurrent", () => {
     },
   );
 
-  test("does not open an iterable that a function delivers after the abort", async () => {
-    await virtualTime(async () => {
-      let opened = 0;
-      const iterable = { [Symbol.iterator]: () => [opened++].values() };
-      const source = () => sleep(20).then(() => iterable);
-      const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
+  it("does not open an iterable that a function delivers after the abort", async () => {
+    let opened = 0;
+    const iterable = { [Symbol.iterator]: () => [opened++].values() };
+    const source = () => sleep(20).then(() => iterable);
+    const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
 
-      await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
-      await sleep(20);
+    await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
+    await sleep(20);
 
-      expect(opened).toBe(0);
-    });
+    expect(opened).toBe(0);
   });
 
-  test.each(["ends", "fails"])(
+  it.each(["ends", "fails"])(
     "waits for what runs when the source %s after it was closed",
-    async (how) => {
-      await virtualTime(async (clock) => {
-        const source = {
-          count: 0,
-          [Symbol.asyncIterator]: () => source,
-          async next() {
-            if (source.count++ < 2) return { done: false, value: source.count };
-            await sleep(20);
-            if (how === "fails") throw "late";
-            return { done: true, value: 0 };
-          },
-        };
-        const fn = (n: number) => (n === 1 ? fail("broken", 10)() : sleep(100));
+    async (how, clock) => {
+      const source = {
+        count: 0,
+        [Symbol.asyncIterator]: () => source,
+        async next() {
+          if (source.count++ < 2) return { done: false, value: source.count };
+          await sleep(20);
+          if (how === "fails") throw "late";
+          return { done: true, value: 0 };
+        },
+      };
+      const fn = (n: number) => (n === 1 ? fail("broken", 10)() : sleep(100));
 
-        await expect(mapConcurrent(source, fn, { concurrency: 3 })).rejects.toBe("broken");
+      await expect(mapConcurrent(source, fn, { concurrency: 3 })).rejects.toBe("broken");
 
-        expect(clock.elapsed).toBe(100);
-      });
+      expect(clock.elapsed).toBe(100);
     },
   );
 
@@ -1785,35 +1858,31 @@ describe("mapConcurrent", () => {
 });
 
 describe("taskGroup", () => {
-  test("returns the body's result when all tasks have ended, also those nobody awaits", async () => {
-    await virtualTime(async (clock) => {
-      const result = await taskGroup(async (group) => {
-        group.spawn(work(100));
-        return await group.spawn(work(50, "result"));
-      });
-
-      expect(result).toBe("result");
-      expect(clock.elapsed).toBe(100);
+  it("returns the body's result when all tasks have ended, also those nobody awaits", async (clock) => {
+    const result = await taskGroup(async (group) => {
+      group.spawn(work(100));
+      return await group.spawn(work(50, "result"));
     });
+
+    expect(result).toBe("result");
+    expect(clock.elapsed).toBe(100);
   });
 
-  test("lets tasks spawn tasks, also when the body has returned", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
+  it("lets tasks spawn tasks, also when the body has returned", async (clock) => {
+    const log: string[] = [];
 
-      await taskGroup(({ spawn }) => {
+    await taskGroup(({ spawn }) => {
+      spawn(async () => {
+        await sleep(10);
         spawn(async () => {
           await sleep(10);
-          spawn(async () => {
-            await sleep(10);
-            log.push(`grandchild at ${clock.elapsed}`);
-          });
+          log.push(`grandchild at ${clock.elapsed}`);
         });
-        log.push("body returned");
       });
-
-      expect(log).toEqual(["body returned", "grandchild at 20"]);
+      log.push("body returned");
     });
+
+    expect(log).toEqual(["body returned", "grandchild at 20"]);
   });
 
   test("refuses to spawn after its end, and calls nothing then", async () => {
@@ -1837,77 +1906,69 @@ describe("taskGroup", () => {
     await expect(late).rejects.toThrow("the group has ended");
   });
 
-  test("refuses to spawn after an abort, with the reason, and calls nothing then", async () => {
-    await virtualTime(async () => {
-      let calls = 0;
-      let refusal: unknown;
-      let reason: unknown;
+  it("refuses to spawn after an abort, with the reason, and calls nothing then", async () => {
+    let calls = 0;
+    let refusal: unknown;
+    let reason: unknown;
 
-      await taskGroup(async ({ spawn, signal }) => {
-        spawn(fail("broken", 10));
-        await sleep(20);
-        reason = signal.reason;
-        refusal = await rejection(spawn(() => calls++));
-      }).catch(() => {});
+    await taskGroup(async ({ spawn, signal }) => {
+      spawn(fail("broken", 10));
+      await sleep(20);
+      reason = signal.reason;
+      refusal = await rejection(spawn(() => calls++));
+    }).catch(() => {});
 
-      expect(refusal).toBe(reason as Error);
-      expect(refusal).toMatchObject({ name: "AbortError", cause: "broken" });
-      expect(calls).toBe(0);
-    });
+    expect(refusal).toBe(reason as Error);
+    expect(refusal).toMatchObject({ name: "AbortError", cause: "broken" });
+    expect(calls).toBe(0);
   });
 
-  test("a task that fails aborts the body and the others, which clean up before it rejects", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const failure = new Error("broken");
+  it("a task that fails aborts the body and the others, which clean up before it rejects", async (clock) => {
+    const log: string[] = [];
+    const failure = new Error("broken");
 
-      const error = await rejection(
-        taskGroup(async (group) => {
-          group.spawn(tidy(100, log));
-          group.spawn(fail(failure, 50));
-          await sleep(100, group.signal);
-        }),
-      );
+    const error = await rejection(
+      taskGroup(async (group) => {
+        group.spawn(tidy(100, log));
+        group.spawn(fail(failure, 50));
+        await sleep(100, group.signal);
+      }),
+    );
 
-      expect(error).toBeInstanceOf(AggregateError);
-      expect(error).toMatchObject({ message: "The task group failed", errors: [failure] });
-      expect(error?.cause).toBe(failure);
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(clock.pending).toBe(0);
-    });
+    expect(error).toBeInstanceOf(AggregateError);
+    expect(error).toMatchObject({ message: "The task group failed", errors: [failure] });
+    expect(error?.cause).toBe(failure);
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(clock.pending).toBe(0);
   });
 
-  test("a body that fails aborts the tasks", async () => {
-    await virtualTime(async (clock) => {
-      const error = await rejection(
-        taskGroup((group) => {
-          group.spawn(work(100));
-          throw "body failed";
-        }),
-      );
+  it("a body that fails aborts the tasks", async (clock) => {
+    const error = await rejection(
+      taskGroup((group) => {
+        group.spawn(work(100));
+        throw "body failed";
+      }),
+    );
 
-      expect(error).toMatchObject({ errors: ["body failed"] });
-      expect(clock.elapsed).toBe(0);
-    });
+    expect(error).toMatchObject({ errors: ["body failed"] });
+    expect(clock.elapsed).toBe(0);
   });
 
-  test("keeps every real failure, of body, tasks and cleanups, in order of time", async () => {
-    await virtualTime(async () => {
-      const error = await rejection(
-        taskGroup(async (group) => {
-          group.spawn(tidy(100, [], "cleanup failed"));
-          group.spawn(fail("task failed", 50));
-          await sleep(55);
-          throw "body failed";
-        }),
-      );
+  it("keeps every real failure, of body, tasks and cleanups, in order of time", async () => {
+    const error = await rejection(
+      taskGroup(async (group) => {
+        group.spawn(tidy(100, [], "cleanup failed"));
+        group.spawn(fail("task failed", 50));
+        await sleep(55);
+        throw "body failed";
+      }),
+    );
 
-      expect(error).toMatchObject({ errors: ["task failed", "body failed", "cleanup failed"] });
-    });
+    expect(error).toMatchObject({ errors: ["task failed", "body failed", "cleanup failed"] });
   });
 
-  test.each([
+  it.each([
     ["undefined", undefined],
     ["null", null],
     ["a string", "text"],
@@ -1917,23 +1978,20 @@ describe("taskGroup", () => {
     ["an error whose name throws", hostileError()],
     ["a revoked proxy", revokedProxy()],
   ])("keeps %s that is thrown in a cleanup", async (_kind, thrown) => {
-    await virtualTime(async () => {
-      const cleanup = (signal: AbortSignal) =>
-        sleep(100, signal).catch(() => Promise.reject(thrown));
+    const cleanup = (signal: AbortSignal) => sleep(100, signal).catch(() => Promise.reject(thrown));
 
-      const error = await rejection(
-        taskGroup((group) => {
-          group.spawn(cleanup);
-          group.spawn(fail("broken", 50));
-        }),
-      );
+    const error = await rejection(
+      taskGroup((group) => {
+        group.spawn(cleanup);
+        group.spawn(fail("broken", 50));
+      }),
+    );
 
-      expect((error as AggregateError).errors.length).toBe(2);
-      expect((error as AggregateError).errors[1] === thrown).toBe(true);
-    });
+    expect((error as AggregateError).errors.length).toBe(2);
+    expect((error as AggregateError).errors[1] === thrown).toBe(true);
   });
 
-  test.each([
+  it.each([
     { echo: "the very reason", make: (reason: unknown) => reason },
     { echo: "an AbortError", make: () => new DOMException("gone", "AbortError") },
     { echo: "an AbortError of another realm", make: abortErrorOfAnotherRealm },
@@ -1941,18 +1999,14 @@ describe("taskGroup", () => {
     { echo: "a long chain of groups", make: chainOfGroups },
     { echo: "a group in a group", make: groupInGroup },
   ])("leaves out what echoes the abort: $echo", async ({ make }) => {
-    await virtualTime(async () => {
-      const error = await rejection(
-        taskGroup((group) => {
-          group.spawn((signal) =>
-            sleep(100, signal).catch((reason) => Promise.reject(make(reason))),
-          );
-          group.spawn(fail("broken", 50));
-        }),
-      );
+    const error = await rejection(
+      taskGroup((group) => {
+        group.spawn((signal) => sleep(100, signal).catch((reason) => Promise.reject(make(reason))));
+        group.spawn(fail("broken", 50));
+      }),
+    );
 
-      expect(error).toMatchObject({ errors: ["broken"] });
-    });
+    expect(error).toMatchObject({ errors: ["broken"] });
   });
 
   test("takes an AbortError that nobody asked for as a failure", async () => {
@@ -1989,86 +2043,78 @@ describe("taskGroup", () => {
     ]);
   });
 
-  test("nested groups end inside out, and the inner error is part of the outer one", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const inner = async (signal: AbortSignal) => {
-        try {
-          await taskGroup((group) => void group.spawn(tidy(100, log, "inner cleanup")), { signal });
-        } finally {
-          log.push(`inner ended at ${clock.elapsed}`);
-        }
-      };
+  it("nested groups end inside out, and the inner error is part of the outer one", async (clock) => {
+    const log: string[] = [];
+    const inner = async (signal: AbortSignal) => {
+      try {
+        await taskGroup((group) => void group.spawn(tidy(100, log, "inner cleanup")), { signal });
+      } finally {
+        log.push(`inner ended at ${clock.elapsed}`);
+      }
+    };
 
-      const error = await rejection(
-        taskGroup((group) => {
-          group.spawn(inner);
-          group.spawn(fail("outer failed", 50));
-        }),
-      );
+    const error = await rejection(
+      taskGroup((group) => {
+        group.spawn(inner);
+        group.spawn(fail("outer failed", 50));
+      }),
+    );
 
-      log.push(`outer ended at ${clock.elapsed}`);
-      expect(log).toEqual([
-        "aborted at 50",
-        "cleaned up at 60",
-        "inner ended at 60",
-        "outer ended at 60",
-      ]);
-      expect(error).toMatchObject({
-        errors: ["outer failed", { name: "AggregateError", errors: ["inner cleanup"] }],
-      });
+    log.push(`outer ended at ${clock.elapsed}`);
+    expect(log).toEqual([
+      "aborted at 50",
+      "cleaned up at 60",
+      "inner ended at 60",
+      "outer ended at 60",
+    ]);
+    expect(error).toMatchObject({
+      errors: ["outer failed", { name: "AggregateError", errors: ["inner cleanup"] }],
     });
   });
 
-  test("a nested group that ends quietly when aborted leaves no error in the outer one", async () => {
-    await virtualTime(async () => {
-      const inner = (signal: AbortSignal) =>
-        taskGroup((group) => void group.spawn((own) => sleep(100, own)), { signal });
+  it("a nested group that ends quietly when aborted leaves no error in the outer one", async () => {
+    const inner = (signal: AbortSignal) =>
+      taskGroup((group) => void group.spawn((own) => sleep(100, own)), { signal });
 
-      const error = await rejection(
-        taskGroup((group) => {
-          group.spawn(inner);
-          group.spawn(fail("broken", 50));
-        }),
-      );
+    const error = await rejection(
+      taskGroup((group) => {
+        group.spawn(inner);
+        group.spawn(fail("broken", 50));
+      }),
+    );
 
-      expect(error).toMatchObject({ errors: ["broken"] });
-    });
+    expect(error).toMatchObject({ errors: ["broken"] });
   });
 
-  test("aborted from outside, it rejects with the very reason after the cleanup", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const reason = new Error("stop");
-      const log: string[] = [];
-      setTimeout(() => controller.abort(reason), 50);
+  it("aborted from outside, it rejects with the very reason after the cleanup", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const reason = new Error("stop");
+    const log: string[] = [];
+    setTimeout(() => controller.abort(reason), 50);
 
-      const group = taskGroup(async ({ spawn, signal }) => {
-        spawn(tidy(100, log));
-        await sleep(100, signal).catch(() => {});
-        return "unmoved";
-      }, controller);
+    const group = taskGroup(async ({ spawn, signal }) => {
+      spawn(tidy(100, log));
+      await sleep(100, signal).catch(() => {});
+      return "unmoved";
+    }, controller);
 
-      await expect(group).rejects.toBe(reason);
-      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-      expect(clock.elapsed).toBe(60);
-      expect(listeners()).toBe(0);
-    });
+    await expect(group).rejects.toBe(reason);
+    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+    expect(clock.elapsed).toBe(60);
+    expect(listeners()).toBe(0);
   });
 
-  test("aborted from outside, it keeps what fails in the cleanup, and the reason as its cause", async () => {
-    await virtualTime(async () => {
-      const reason = new Error("stop");
-      const controller = new AbortController();
-      setTimeout(() => controller.abort(reason), 50);
+  it("aborted from outside, it keeps what fails in the cleanup, and the reason as its cause", async () => {
+    const reason = new Error("stop");
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(reason), 50);
 
-      const error = await rejection(
-        taskGroup(({ spawn }) => void spawn(tidy(100, [], "cleanup failed")), controller),
-      );
+    const error = await rejection(
+      taskGroup(({ spawn }) => void spawn(tidy(100, [], "cleanup failed")), controller),
+    );
 
-      expect(error).toMatchObject({ errors: ["cleanup failed"] });
-      expect(error?.cause).toBe(reason);
-    });
+    expect(error).toMatchObject({ errors: ["cleanup failed"] });
+    expect(error?.cause).toBe(reason);
   });
 
   test("is not called when it is aborted before", async () => {
@@ -2100,24 +2146,22 @@ describe("taskGroup", () => {
     );
   });
 
-  test("rejects with the failure when it is aborted later, and leaves out an echo of that abort", async () => {
-    await virtualTime(async () => {
-      const controller = new AbortController();
-      const { signal } = controller;
-      setTimeout(() => controller.abort(new Error("stop")), 55);
+  it("rejects with the failure when it is aborted later, and leaves out an echo of that abort", async () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    setTimeout(() => controller.abort(new Error("stop")), 55);
 
-      const error = await rejection(
-        taskGroup(
-          ({ spawn }) => {
-            spawn(() => sleep(100, signal));
-            spawn(fail("broken", 50));
-          },
-          { signal },
-        ),
-      );
+    const error = await rejection(
+      taskGroup(
+        ({ spawn }) => {
+          spawn(() => sleep(100, signal));
+          spawn(fail("broken", 50));
+        },
+        { signal },
+      ),
+    );
 
-      expect(error).toMatchObject({ errors: ["broken"], cause: "broken" });
-    });
+    expect(error).toMatchObject({ errors: ["broken"], cause: "broken" });
   });
 
   test("is cancelled by its signal, not by an error that is equal to the reason", async () => {
@@ -2171,25 +2215,22 @@ describe("taskGroup", () => {
     expect(calls).toBe(0);
   });
 
-  test("runs at most so many tasks at once, in the order in which they were spawned", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const task = (name: string) => async () => {
-        log.push(`${name} at ${clock.elapsed}`);
-        await sleep(100);
-        return name;
-      };
+  it("runs at most so many tasks at once, in the order in which they were spawned", async (clock) => {
+    const log: string[] = [];
+    const task = (name: string) => async () => {
+      log.push(`${name} at ${clock.elapsed}`);
+      await sleep(100);
+      return name;
+    };
 
-      const results = await taskGroup(
-        async ({ spawn }) =>
-          Promise.all(["a", "b", "c", "d", "e"].map((name) => spawn(task(name)))),
-        { concurrency: 2 },
-      );
+    const results = await taskGroup(
+      async ({ spawn }) => Promise.all(["a", "b", "c", "d", "e"].map((name) => spawn(task(name)))),
+      { concurrency: 2 },
+    );
 
-      expect(results).toEqual(["a", "b", "c", "d", "e"]);
-      expect(log).toEqual(["a at 0", "b at 0", "c at 100", "d at 100", "e at 200"]);
-      expect(clock.elapsed).toBe(300);
-    });
+    expect(results).toEqual(["a", "b", "c", "d", "e"]);
+    expect(log).toEqual(["a at 0", "b at 0", "c at 100", "d at 100", "e at 200"]);
+    expect(clock.elapsed).toBe(300);
   });
 
   test("runs the tasks in line that nobody awaits, and keeps their failures", async () => {
@@ -2209,32 +2250,30 @@ describe("taskGroup", () => {
     expect(error).toMatchObject({ errors: ["broken"] });
   });
 
-  test.each(["failure", "abort"])(
+  it.each(["failure", "abort"])(
     "on a %s rejects those in line, and starts none of them",
     async (kind) => {
-      await virtualTime(async () => {
-        const controller = new AbortController();
-        let calls = 0;
-        let reason: unknown;
-        let refusals: unknown[] = [];
-        if (kind === "abort") setTimeout(() => controller.abort("stop"), 50);
+      const controller = new AbortController();
+      let calls = 0;
+      let reason: unknown;
+      let refusals: unknown[] = [];
+      if (kind === "abort") setTimeout(() => controller.abort("stop"), 50);
 
-        await taskGroup(
-          async ({ spawn, signal }) => {
-            spawn(kind === "abort" ? (own) => sleep(100, own) : fail("broken", 50));
-            refusals = await Promise.all([
-              rejection(spawn(() => calls++)),
-              rejection(spawn(() => calls++)),
-            ]);
-            reason = signal.reason;
-          },
-          { concurrency: 1, signal: controller.signal },
-        ).catch(() => {});
+      await taskGroup(
+        async ({ spawn, signal }) => {
+          spawn(kind === "abort" ? (own) => sleep(100, own) : fail("broken", 50));
+          refusals = await Promise.all([
+            rejection(spawn(() => calls++)),
+            rejection(spawn(() => calls++)),
+          ]);
+          reason = signal.reason;
+        },
+        { concurrency: 1, signal: controller.signal },
+      ).catch(() => {});
 
-        expect(calls).toBe(0);
-        expect(refusals).toEqual([reason, reason]);
-        expect(reason === "stop").toBe(kind === "abort");
-      });
+      expect(calls).toBe(0);
+      expect(refusals).toEqual([reason, reason]);
+      expect(reason === "stop").toBe(kind === "abort");
     },
   );
 
@@ -2276,18 +2315,16 @@ describe("taskGroup", () => {
     },
   );
 
-  test("the end of the body makes no room for tasks in line", async () => {
-    await virtualTime(async (clock) => {
-      await taskGroup(
-        ({ spawn }) => {
-          spawn(work(100));
-          spawn(work(100));
-        },
-        { concurrency: 1 },
-      );
+  it("the end of the body makes no room for tasks in line", async (clock) => {
+    await taskGroup(
+      ({ spawn }) => {
+        spawn(work(100));
+        spawn(work(100));
+      },
+      { concurrency: 1 },
+    );
 
-      expect(clock.elapsed).toBe(200);
-    });
+    expect(clock.elapsed).toBe(200);
   });
 
   test("a refusal to spawn need not be handled", async () => {
@@ -2304,41 +2341,68 @@ describe("taskGroup", () => {
   });
 });
 
+describe("a TaskGroup", () => {
+  it("tells how many tasks run, and how many wait in line", async () => {
+    const seen: string[] = [];
+    const look = (group: TaskGroup) => {
+      const key = Symbol.for("nodejs.util.inspect.custom") as never;
+      const show = group[key] as (...args: unknown[]) => string;
+      seen.push(show.call(group, 2, {}, JSON.stringify));
+    };
+
+    const group = await taskGroup(
+      async (group) => {
+        look(group);
+        for (const ms of [10, 20, 30]) group.spawn(work(ms));
+        look(group);
+        await sleep(15);
+        look(group);
+        return group;
+      },
+      { concurrency: 2 },
+    );
+    look(group);
+
+    expect(seen).toEqual([
+      'TaskGroup {"running":0,"waiting":0}',
+      'TaskGroup {"running":2,"waiting":1}',
+      'TaskGroup {"running":2,"waiting":0}',
+      'TaskGroup {"running":0,"waiting":0}',
+    ]);
+  });
+});
+
 describe("singleFlight", () => {
-  test("shares one run between concurrent calls, its result and its error", async () => {
-    await virtualTime(async (clock) => {
-      let runs = 0;
-      const fly = singleFlight(async (name: string) => {
-        await sleep(100);
-        if (name === "bad") throw new Error(`failed ${++runs}`);
-        return { name, run: ++runs };
-      });
-
-      const [one, two, three] = await gather([() => fly("a"), () => fly("a"), () => fly("b")]);
-      const [bad, worse] = await gather([() => rejection(fly("bad")), () => rejection(fly("bad"))]);
-
-      expect(one).toBe(two);
-      expect(three).toEqual({ name: "b", run: 2 });
-      expect(bad).toBe(worse);
-      expect(bad).toEqual(new Error("failed 3"));
-      expect(clock.elapsed).toBe(200);
+  it("shares one run between concurrent calls, its result and its error", async (clock) => {
+    let runs = 0;
+    const fly = singleFlight(async (name: string) => {
+      await sleep(100);
+      if (name === "bad") throw new Error(`failed ${++runs}`);
+      return { name, run: ++runs };
     });
+
+    const [one, two, three] = await gather([() => fly("a"), () => fly("a"), () => fly("b")]);
+    const [bad, worse] = await gather([() => rejection(fly("bad")), () => rejection(fly("bad"))]);
+
+    expect(one).toBe(two);
+    expect(three).toEqual({ name: "b", run: 2 });
+    expect(bad).toBe(worse);
+    expect(bad).toEqual(new Error("failed 3"));
+    expect(clock.elapsed).toBe(200);
   });
 
-  test("lets a caller in who comes later, and forgets the run when it has ended", async () => {
-    await virtualTime(async (clock) => {
-      let runs = 0;
-      const fly = singleFlight(async () => {
-        await sleep(100);
-        return ++runs;
-      });
-
-      const first = fly();
-      await sleep(50);
-      expect(await gather([() => first, () => fly()])).toEqual([1, 1]);
-      expect(clock.elapsed).toBe(100);
-      expect(await fly()).toBe(2);
+  it("lets a caller in who comes later, and forgets the run when it has ended", async (clock) => {
+    let runs = 0;
+    const fly = singleFlight(async () => {
+      await sleep(100);
+      return ++runs;
     });
+
+    const first = fly();
+    await sleep(50);
+    expect(await gather([() => first, () => fly()])).toEqual([1, 1]);
+    expect(clock.elapsed).toBe(100);
+    expect(await fly()).toBe(2);
   });
 
   test("forgets the run before the callers go on", async () => {
@@ -2381,70 +2445,64 @@ describe("singleFlight", () => {
     await expect(fly()).rejects.toBe("no key");
   });
 
-  test("lets a caller who aborts leave alone and at once", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const fly = singleFlight(async (_: void, signal) => {
-        await sleep(100, signal);
-        return "landed";
-      });
-      setTimeout(() => controller.abort("stop"), 50);
-
-      const left = rejection(fly(undefined, controller));
-      const stayed = fly();
-
-      expect(await left).toBe("stop" as never);
-      expect(clock.elapsed).toBe(50);
-      expect(listeners()).toBe(0);
-      expect(await stayed).toBe("landed");
-      expect(clock.elapsed).toBe(100);
+  it("lets a caller who aborts leave alone and at once", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const fly = singleFlight(async (_: void, signal) => {
+      await sleep(100, signal);
+      return "landed";
     });
+    setTimeout(() => controller.abort("stop"), 50);
+
+    const left = rejection(fly(undefined, controller));
+    const stayed = fly();
+
+    expect(await left).toBe("stop" as never);
+    expect(clock.elapsed).toBe(50);
+    expect(listeners()).toBe(0);
+    expect(await stayed).toBe("landed");
+    expect(clock.elapsed).toBe(100);
   });
 
-  test("aborts the run when all have left, with the last one's reason, and starts anew for the next", async () => {
-    await virtualTime(async () => {
-      const signals: AbortSignal[] = [];
-      const fly = singleFlight(async (_: void, signal) => {
-        signals.push(signal);
-        await sleep(100);
-        return signals.length;
-      });
-      const [one, two] = [new AbortController(), new AbortController()];
-      const left = [fly(undefined, one), fly(undefined, two)].map(rejection);
-
-      one.abort("one");
-      expect(signals[0]?.aborted).toBe(false);
-      two.abort("two");
-      expect(signals[0]?.reason).toBe("two");
-
-      const next = fly();
-      await sleep(50);
-      const joins = fly();
-      expect(await Promise.all(left)).toEqual(["one", "two"] as never);
-      expect(await next).toBe(2);
-      expect(await joins).toBe(2);
-      expect(signals[1]?.aborted).toBe(false);
+  it("aborts the run when all have left, with the last one's reason, and starts anew for the next", async () => {
+    const signals: AbortSignal[] = [];
+    const fly = singleFlight(async (_: void, signal) => {
+      signals.push(signal);
+      await sleep(100);
+      return signals.length;
     });
+    const [one, two] = [new AbortController(), new AbortController()];
+    const left = [fly(undefined, one), fly(undefined, two)].map(rejection);
+
+    one.abort("one");
+    expect(signals[0]?.aborted).toBe(false);
+    two.abort("two");
+    expect(signals[0]?.reason).toBe("two");
+
+    const next = fly();
+    await sleep(50);
+    const joins = fly();
+    expect(await Promise.all(left)).toEqual(["one", "two"] as never);
+    expect(await next).toBe(2);
+    expect(await joins).toBe(2);
+    expect(signals[1]?.aborted).toBe(false);
   });
 
-  test("the end of a run that all have left does not end the one that follows it", async () => {
-    await virtualTime(async () => {
-      let runs = 0;
-      const fly = singleFlight(async () => {
-        const run = ++runs;
-        await sleep(run === 1 ? 60 : 100);
-        return run;
-      });
-      const controller = new AbortController();
-      rejection(fly(undefined, controller));
-      controller.abort();
-
-      const next = fly();
-      await sleep(80);
-
-      expect(await fly()).toBe(2);
-      expect(await next).toBe(2);
+  it("the end of a run that all have left does not end the one that follows it", async () => {
+    let runs = 0;
+    const fly = singleFlight(async () => {
+      const run = ++runs;
+      await sleep(run === 1 ? 60 : 100);
+      return run;
     });
+    const controller = new AbortController();
+    rejection(fly(undefined, controller));
+    controller.abort();
+
+    const next = fly();
+    await sleep(80);
+
+    expect(await fly()).toBe(2);
+    expect(await next).toBe(2);
   });
 
   test("aborts a run that its only caller has left, and never one whose result it got", async () => {
@@ -2487,6 +2545,51 @@ describe("singleFlight", () => {
       controller.abort();
       await left;
     });
+  });
+
+  it("forget() lets the next call start a new run, and leaves the old one to its callers", async () => {
+    const signals: AbortSignal[] = [];
+    const fly = singleFlight(
+      async (id: number, signal) => {
+        const run = signals.push(signal);
+        await sleep(run === 1 ? 60 : 100);
+        return `${id}: run ${run}`;
+      },
+      { key: (id) => id % 10 },
+    );
+    const { controller, listeners } = watchedController();
+    const old = [fly(7), fly(17)];
+    const leaving = rejection(fly(7, controller));
+
+    fly.forget(5);
+    expect(fly(7)).toBe(old[0]!);
+    fly.forget(7);
+    const anew = fly(7, new AbortController());
+    controller.abort("stop");
+
+    expect(await leaving).toBe("stop" as never);
+    expect(await Promise.all(old)).toEqual(["7: run 1", "7: run 1"]);
+    expect(await Promise.all([anew, fly(27)])).toEqual(["7: run 2", "7: run 2"]);
+    expect(signals.some(({ aborted }) => aborted)).toBe(false);
+    expect(listeners()).toBe(0);
+  });
+
+  it("aborts a forgotten run when all have left, and not the one that follows it", async () => {
+    const signals: AbortSignal[] = [];
+    const fly = singleFlight((_: void, signal) =>
+      work(100, "landed")((signals.push(signal), undefined as never)),
+    );
+    const controller = new AbortController();
+    const old = rejection(fly(undefined, controller));
+    fly.forget(undefined);
+    const anew = fly();
+
+    controller.abort("stop");
+
+    expect(await old).toBe("stop" as never);
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, false]);
+    expect(fly()).toBe(anew);
+    expect(await anew).toBe("landed");
   });
 
   test("refuses what is not a function", () => {
@@ -2536,23 +2639,21 @@ describe("singleFlight", () => {
     expect(runs).toBe(0);
   });
 
-  test("a caller without a signal keeps the run going when all others have left", async () => {
-    await virtualTime(async () => {
-      let run: AbortSignal | undefined;
-      const fly = singleFlight(async (_: void, signal) => {
-        run = signal;
-        await sleep(100, signal);
-        return "landed";
-      });
-      const controller = new AbortController();
-      const left = rejection(fly(undefined, controller));
-      const stays = [fly(), fly()];
-      controller.abort("stop");
-
-      expect(await left).toBe("stop" as never);
-      expect(await Promise.all(stays)).toEqual(["landed", "landed"]);
-      expect(run?.aborted).toBe(false);
+  it("a caller without a signal keeps the run going when all others have left", async () => {
+    let run: AbortSignal | undefined;
+    const fly = singleFlight(async (_: void, signal) => {
+      run = signal;
+      await sleep(100, signal);
+      return "landed";
     });
+    const controller = new AbortController();
+    const left = rejection(fly(undefined, controller));
+    const stays = [fly(), fly()];
+    controller.abort("stop");
+
+    expect(await left).toBe("stop" as never);
+    expect(await Promise.all(stays)).toEqual(["landed", "landed"]);
+    expect(run?.aborted).toBe(false);
   });
 
   test.each([
@@ -2586,124 +2687,109 @@ describe("singleFlight", () => {
 });
 
 describe("hedge", () => {
-  test("starts one attempt when that is quick enough", async () => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(work(50, "first"));
+  it("starts one attempt when that is quick enough", async (clock) => {
+    const attempts = attemptsOf(work(50, "first"));
 
-      expect(await hedge(attempts.task, { after: 100, attempts: 5 })).toBe("first");
+    expect(await hedge(attempts.task, { after: 100, attempts: 5 })).toBe("first");
 
-      expect(attempts.startedAt).toEqual([0]);
-      expect(clock.elapsed).toBe(50);
-      expect(clock.pending).toBe(0);
-    });
+    expect(attempts.startedAt).toEqual([0]);
+    expect(clock.elapsed).toBe(50);
+    expect(clock.pending).toBe(0);
   });
 
-  test("starts another when it is slow, and aborts and awaits the loser", async () => {
-    await virtualTime(async (clock) => {
-      const log: string[] = [];
-      const attempts = attemptsOf(tidy(1000, log), work(50, "second"));
+  it("starts another when it is slow, and aborts and awaits the loser", async (clock) => {
+    const log: string[] = [];
+    const attempts = attemptsOf(tidy(1000, log), work(50, "second"));
 
-      expect(await hedge(attempts.task, { after: 100 })).toBe("second");
+    expect(await hedge(attempts.task, { after: 100 })).toBe("second");
 
-      expect(attempts.startedAt).toEqual([0, 100]);
-      expect(log).toEqual(["aborted at 150", "cleaned up at 160"]);
-      expect(clock.elapsed).toBe(160);
-      expect(clock.pending).toBe(0);
-    });
+    expect(attempts.startedAt).toEqual([0, 100]);
+    expect(log).toEqual(["aborted at 150", "cleaned up at 160"]);
+    expect(clock.elapsed).toBe(160);
+    expect(clock.pending).toBe(0);
   });
 
-  test("does not abort the signal of the winner, and starts no more", async () => {
-    await virtualTime(async (clock) => {
-      const signals: AbortSignal[] = [];
-      const task = async (signal: AbortSignal) => {
-        const ms = signals.push(signal) === 1 ? 150 : 1000;
-        await sleep(ms, signal).catch(() => sleep(500));
-      };
+  it("does not abort the signal of the winner, and starts no more", async (clock) => {
+    const signals: AbortSignal[] = [];
+    const task = async (signal: AbortSignal) => {
+      const ms = signals.push(signal) === 1 ? 150 : 1000;
+      await sleep(ms, signal).catch(() => sleep(500));
+    };
 
-      await hedge(task, { after: 100, attempts: 5 });
+    await hedge(task, { after: 100, attempts: 5 });
 
-      expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
-      expect(clock.elapsed).toBe(650);
-    });
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
+    expect(clock.elapsed).toBe(650);
   });
 
-  test.each([
+  it.each([
     { attempts: undefined, startedAt: [0, 100] },
     { attempts: 1, startedAt: [0] },
     { attempts: 4, startedAt: [0, 100, 200, 300] },
     { attempts: Infinity, startedAt: [0, 100, 200, 300, 400, 500, 600, 700, 800, 900] },
-  ])("makes at most $attempts attempts", async ({ attempts: count, startedAt }) => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(work(950, "first"));
+  ])("makes at most $attempts attempts", async ({ attempts: count, startedAt }, clock) => {
+    const attempts = attemptsOf(work(950, "first"));
 
-      expect(await hedge(attempts.task, { after: 100, attempts: count })).toBe("first");
+    expect(await hedge(attempts.task, { after: 100, attempts: count })).toBe("first");
 
-      expect(attempts.startedAt).toEqual([...startedAt]);
-      expect(clock.elapsed).toBe(950);
-    });
+    expect(attempts.startedAt).toEqual([...startedAt]);
+    expect(clock.elapsed).toBe(950);
   });
 
-  test("starts the next at once when an attempt fails, and the one after that in its time", async () => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(fail("broken", 30), work(1000), work(10, "third"));
+  it("starts the next at once when an attempt fails, and the one after that in its time", async (clock) => {
+    const attempts = attemptsOf(fail("broken", 30), work(1000), work(10, "third"));
 
-      expect(await hedge(attempts.task, { after: 100, attempts: 3 })).toBe("third");
+    expect(await hedge(attempts.task, { after: 100, attempts: 3 })).toBe("third");
 
-      expect(attempts.startedAt).toEqual([0, 30, 130]);
-      expect(clock.elapsed).toBe(140);
-    });
+    expect(attempts.startedAt).toEqual([0, 30, 130]);
+    expect(clock.elapsed).toBe(140);
   });
 
-  test("starts all attempts at once when they are to come after 0 ms", async () => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(work(1000, "first"), work(100, "second"), work(10, "third"));
+  it("starts all attempts at once when they are to come after 0 ms", async (clock) => {
+    const attempts = attemptsOf(work(1000, "first"), work(100, "second"), work(10, "third"));
 
-      expect(await hedge(attempts.task, { after: 0, attempts: 3 })).toBe("third");
+    expect(await hedge(attempts.task, { after: 0, attempts: 3 })).toBe("third");
 
-      expect(attempts.startedAt).toEqual([0, 0, 0]);
-      expect(clock.elapsed).toBe(10);
-    });
+    expect(attempts.startedAt).toEqual([0, 0, 0]);
+    expect(clock.elapsed).toBe(10);
   });
 
-  test.each([Infinity, 2 ** 31])("starts the next only after a failure with %d", async (after) => {
-    await virtualTime(async (clock) => {
+  it.each([Infinity, 2 ** 31])(
+    "starts the next only after a failure with %d",
+    async (after, clock) => {
       const attempts = attemptsOf(fail("broken", 5000), work(10, "second"));
 
       expect(await hedge(attempts.task, { after })).toBe("second");
 
       expect(attempts.startedAt).toEqual([0, 5000]);
       expect(clock.elapsed).toBe(5010);
-    });
+    },
+  );
+
+  it("rejects with all errors when all attempts fail, in their order", async (clock) => {
+    const attempts = attemptsOf(fail("a", 250), fail("b", 10), fail("c", 10));
+
+    const error = await rejection(hedge(attempts.task, { after: 100, attempts: 3 }));
+
+    expect(error).toBeInstanceOf(AggregateError);
+    expect(error).toMatchObject({ message: "All attempts failed", errors: ["a", "b", "c"] });
+    expect(clock.elapsed).toBe(250);
+    expect(clock.pending).toBe(0);
   });
 
-  test("rejects with all errors when all attempts fail, in their order", async () => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(fail("a", 250), fail("b", 10), fail("c", 10));
+  it("aborted from outside, it aborts all attempts, starts no more, and rejects when they have ended", async (clock) => {
+    const { controller, listeners } = watchedController();
+    const log: string[] = [];
+    const attempts = attemptsOf(tidy(1000, log));
+    setTimeout(() => controller.abort("stop"), 195);
 
-      const error = await rejection(hedge(attempts.task, { after: 100, attempts: 3 }));
+    const hedging = hedge(attempts.task, { after: 100, attempts: 5, signal: controller.signal });
 
-      expect(error).toBeInstanceOf(AggregateError);
-      expect(error).toMatchObject({ message: "All attempts failed", errors: ["a", "b", "c"] });
-      expect(clock.elapsed).toBe(250);
-      expect(clock.pending).toBe(0);
-    });
-  });
-
-  test("aborted from outside, it aborts all attempts, starts no more, and rejects when they have ended", async () => {
-    await virtualTime(async (clock) => {
-      const { controller, listeners } = watchedController();
-      const log: string[] = [];
-      const attempts = attemptsOf(tidy(1000, log));
-      setTimeout(() => controller.abort("stop"), 195);
-
-      const hedging = hedge(attempts.task, { after: 100, attempts: 5, signal: controller.signal });
-
-      await expect(hedging).rejects.toBe("stop");
-      expect(attempts.startedAt).toEqual([0, 100]);
-      expect(clock.elapsed).toBe(205);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
-    });
+    await expect(hedging).rejects.toBe("stop");
+    expect(attempts.startedAt).toEqual([0, 100]);
+    expect(clock.elapsed).toBe(205);
+    expect(clock.pending).toBe(0);
+    expect(listeners()).toBe(0);
   });
 
   test("calls nothing when it is aborted before", async () => {
@@ -2737,80 +2823,68 @@ describe("hedge", () => {
     );
   });
 
-  test("makes attempts without end that fail at once, and lets the event loop have its turns", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const task = () => {
-        calls++;
-        throw "failed";
-      };
-      const controller = new AbortController();
-      setTimeout(() => controller.abort("stop"), 5);
+  it("makes attempts without end that fail at once, and lets the event loop have its turns", async (clock) => {
+    let calls = 0;
+    const task = () => {
+      calls++;
+      throw "failed";
+    };
+    const controller = new AbortController();
+    setTimeout(() => controller.abort("stop"), 5);
 
-      const hedging = hedge(task, { after: 1000, attempts: Infinity, signal: controller.signal });
+    const hedging = hedge(task, { after: 1000, attempts: Infinity, signal: controller.signal });
 
-      await expect(hedging).rejects.toBe("stop");
-      expect([clock.elapsed, clock.pending]).toEqual([5, 0]);
-      expect(calls).toBeGreaterThan(10);
-    });
+    await expect(hedging).rejects.toBe("stop");
+    expect([clock.elapsed, clock.pending]).toEqual([5, 0]);
+    expect(calls).toBeGreaterThan(10);
   });
 
-  test("makes 25 attempts that fail at once, and then rejects", async () => {
-    await virtualTime(async (clock) => {
-      const attempts = attemptsOf(fail("failed", 0));
+  it("makes 25 attempts that fail at once, and then rejects", async (clock) => {
+    const attempts = attemptsOf(fail("failed", 0));
 
-      const error = await rejection(hedge(attempts.task, { after: Infinity, attempts: 25 }));
+    const error = await rejection(hedge(attempts.task, { after: Infinity, attempts: 25 }));
 
-      expect((error as AggregateError).errors).toEqual(Array(25).fill("failed"));
-      expect([clock.elapsed, clock.pending]).toEqual([2, 0]);
-    });
+    expect((error as AggregateError).errors).toEqual(Array(25).fill("failed"));
+    expect([clock.elapsed, clock.pending]).toEqual([2, 0]);
   });
 
-  test("sets no timer for an attempt after the last one", async () => {
-    await virtualTime(async (clock) => {
-      expect(await hedge(() => clock.pending, { after: 100, attempts: 1 })).toBe(0);
-      expect(await hedge(() => clock.pending, { after: 100, attempts: 2 })).toBe(1);
-    });
+  it("sets no timer for an attempt after the last one", async (clock) => {
+    expect(await hedge(() => clock.pending, { after: 100, attempts: 1 })).toBe(0);
+    expect(await hedge(() => clock.pending, { after: 100, attempts: 2 })).toBe(1);
   });
 
-  test("does not pause after the last attempt", async () => {
-    await virtualTime(async (clock) => {
-      await rejection(hedge(fail("failed", 0), { after: Infinity, attempts: 10 }));
+  it("does not pause after the last attempt", async (clock) => {
+    await rejection(hedge(fail("failed", 0), { after: Infinity, attempts: 10 }));
 
-      expect(clock.elapsed).toBe(0);
-    });
+    expect(clock.elapsed).toBe(0);
   });
 
-  test("an attempt that fails during such a pause ends it", async () => {
-    await virtualTime(async (clock) => {
-      let calls = 0;
-      const task = async () => {
-        // The first is slow, nine more fail at once while it runs.
-        if (++calls === 1) return sleep(10.5).then(() => Promise.reject("slow"));
-        if (calls < 12) throw "quick";
-        return clock.elapsed;
-      };
+  it("an attempt that fails during such a pause ends it", async (clock) => {
+    let calls = 0;
+    const task = async () => {
+      // The first is slow, nine more fail at once while it runs.
+      if (++calls === 1) return sleep(10.5).then(() => Promise.reject("slow"));
+      if (calls < 12) throw "quick";
+      return clock.elapsed;
+    };
 
-      expect(await hedge(task, { after: 10, attempts: Infinity })).toBe(10.5);
+    expect(await hedge(task, { after: 10, attempts: Infinity })).toBe(10.5);
 
-      expect(calls).toBe(12);
-      expect(clock.pending).toBe(0);
-    });
+    expect(calls).toBe(12);
+    expect(clock.pending).toBe(0);
   });
 
-  test("counts days", async () => {
-    await virtualTime(async () => {
-      const month = 30 * 24 * 3_600_000;
-      const twoMonths = async () => {
-        for (let day = 0; day < 60; day++) await sleep(24 * 3_600_000);
-        return "first";
-      };
-      const attempts = attemptsOf<string>(twoMonths, work(10, "second"));
+  it("counts days", async () => {
+    const month = 30 * 24 * 3_600_000;
+    const twoMonths = async () => {
+      for (let day = 0; day < 60; day++) await sleep(24 * 3_600_000);
+      return "first";
+    };
+    const attempts = attemptsOf<string>(twoMonths, work(10, "second"));
 
-      expect(await hedge(attempts.task, { after: month })).toBe("second");
+    expect(await hedge(attempts.task, { after: month })).toBe("second");
 
-      expect(attempts.startedAt).toEqual([0, month]);
-    });
+    expect(attempts.startedAt).toEqual([0, month]);
   });
 
   test.each([
@@ -2828,56 +2902,50 @@ describe("hedge", () => {
 });
 
 describe("a hold that nobody receives is released:", () => {
-  test("gather releases what it has got, at once, and what comes later", async () => {
-    await virtualTime(async () => {
-      const early = [new Hold(), new Hold()];
-      const late = new Hold();
-      const tasks = [
-        () => early,
-        (signal: AbortSignal) => sleep(100, signal).catch(() => sleep(10).then(() => late)),
-        fail("broken", 50),
-      ];
+  it("gather releases what it has got, at once, and what comes later", async () => {
+    const early = [new Hold(), new Hold()];
+    const late = new Hold();
+    const tasks = [
+      () => early,
+      (signal: AbortSignal) => sleep(100, signal).catch(() => sleep(10).then(() => late)),
+      fail("broken", 50),
+    ];
 
-      const gathering = rejection(gather(tasks));
-      await sleep(55);
+    const gathering = rejection(gather(tasks));
+    await sleep(55);
 
-      expect(early.map(({ releases }) => releases)).toEqual([1, 1]);
-      expect(late.releases).toBe(0);
-      expect(await gathering).toBe("broken" as never);
-      expect(late.releases).toBe(1);
-    });
+    expect(early.map(({ releases }) => releases)).toEqual([1, 1]);
+    expect(late.releases).toBe(0);
+    expect(await gathering).toBe("broken" as never);
+    expect(late.releases).toBe(1);
   });
 
-  test("allSettled, aborted from outside, releases what it has got, and what comes later", async () => {
-    await virtualTime(async () => {
-      const [early, late] = [new Hold(), new Hold()];
-      const tasks = [() => early, fail("broken", 0), () => sleep(100).then(() => late)];
+  it("allSettled, aborted from outside, releases what it has got, and what comes later", async () => {
+    const [early, late] = [new Hold(), new Hold()];
+    const tasks = [() => early, fail("broken", 0), () => sleep(100).then(() => late)];
 
-      await expect(allSettled(tasks, { signal: AbortSignal.timeout(50) })).rejects.toThrow();
+    await expect(allSettled(tasks, { signal: AbortSignal.timeout(50) })).rejects.toThrow();
 
-      expect([early.releases, late.releases]).toEqual([1, 1]);
-    });
+    expect([early.releases, late.releases]).toEqual([1, 1]);
   });
 
-  test.each<[string, Run]>([
+  it.each<[string, Run]>([
     ["race", race],
     ["any", any],
     ["hedge", (tasks) => hedge(attemptsOf(...tasks).task, { after: 0, attempts: 2 })],
   ])("%s releases the loser's, and delivers the winner's", async (_name, run) => {
-    await virtualTime(async () => {
-      const [winner, loser] = [new Hold(), new Hold()];
+    const [winner, loser] = [new Hold(), new Hold()];
 
-      const result = await run([
-        () => sleep(20).then(() => loser),
-        () => sleep(10).then(() => winner),
-      ]);
+    const result = await run([
+      () => sleep(20).then(() => loser),
+      () => sleep(10).then(() => winner),
+    ]);
 
-      expect(result).toBe(winner);
-      expect([winner.releases, loser.releases]).toEqual([0, 1]);
-    });
+    expect(result).toBe(winner);
+    expect([winner.releases, loser.releases]).toEqual([0, 1]);
   });
 
-  test.each<[string, Run]>([
+  it.each<[string, Run]>([
     ["race", race],
     ["any", any],
     ["hedge", (tasks, options) => hedge([...tasks][0]!, { after: Infinity, ...options })],
@@ -2889,37 +2957,30 @@ describe("a hold that nobody receives is released:", () => {
         mapConcurrent(tasks, (task) => task(null as never), { ...options, concurrency: 1 }),
     ],
   ])("%s, aborted from outside, releases what comes later", async (_name, run) => {
-    await virtualTime(async () => {
-      const hold = new Hold();
+    const hold = new Hold();
 
-      const running = run([() => sleep(20).then(() => hold)], { signal: AbortSignal.timeout(10) });
+    const running = run([() => sleep(20).then(() => hold)], { signal: AbortSignal.timeout(10) });
 
-      await expect(running).rejects.toThrow("timed out");
-      expect(hold.releases).toBe(1);
-    });
+    await expect(running).rejects.toThrow("timed out");
+    expect(hold.releases).toBe(1);
   });
 
-  test.each(["left", "aborted"])(
-    "asCompleted, %s, releases what was not asked for",
-    async (way) => {
-      await virtualTime(async () => {
-        const [received, waiting, late] = [new Hold(), new Hold(), new Hold()];
-        const controller = new AbortController();
-        const tasks = [() => received, () => waiting, () => sleep(10).then(() => late)];
-        const results = asCompleted(tasks, controller);
-        await results.next();
-        await microtasks(10);
+  it.each(["left", "aborted"])("asCompleted, %s, releases what was not asked for", async (way) => {
+    const [received, waiting, late] = [new Hold(), new Hold(), new Hold()];
+    const controller = new AbortController();
+    const tasks = [() => received, () => waiting, () => sleep(10).then(() => late)];
+    const results = asCompleted(tasks, controller);
+    await results.next();
+    await microtasks(10);
 
-        if (way === "left") await results.return();
-        else {
-          controller.abort("stop");
-          await expect(results.next()).rejects.toBe("stop");
-        }
+    if (way === "left") await results.return();
+    else {
+      controller.abort("stop");
+      await expect(results.next()).rejects.toBe("stop");
+    }
 
-        expect([received, waiting, late].map(({ releases }) => releases)).toEqual([0, 1, 1]);
-      });
-    },
-  );
+    expect([received, waiting, late].map(({ releases }) => releases)).toEqual([0, 1, 1]);
+  });
 
   test.each(["left", "aborted"])("asCompleted, %s when all have ended, too", async (way) => {
     const waiting = new Hold();
@@ -2945,46 +3006,42 @@ describe("a hold that nobody receives is released:", () => {
     expect(hold.releases).toBe(0);
   });
 
-  test("mapConcurrent releases results it has got, and items that come too late", async () => {
-    await virtualTime(async () => {
-      const [result, item, promised] = [new Hold(), new Hold(), new Hold()];
-      async function* source() {
-        yield 1;
-        yield 2;
-        await sleep(20);
-        yield item;
-      }
-      const fn = (n: unknown) => (n === 1 ? result : fail("broken", 10)());
-
-      await expect(mapConcurrent(source(), fn, { concurrency: 2 })).rejects.toBe("broken");
-      const late = mapConcurrent([2, sleep(20).then(() => promised)], fn, { concurrency: 2 });
-      await expect(late).rejects.toBe("broken");
+  it("mapConcurrent releases results it has got, and items that come too late", async () => {
+    const [result, item, promised] = [new Hold(), new Hold(), new Hold()];
+    async function* source() {
+      yield 1;
+      yield 2;
       await sleep(20);
+      yield item;
+    }
+    const fn = (n: unknown) => (n === 1 ? result : fail("broken", 10)());
 
-      expect([result, item, promised].map(({ releases }) => releases)).toEqual([1, 1, 1]);
-    });
+    await expect(mapConcurrent(source(), fn, { concurrency: 2 })).rejects.toBe("broken");
+    const late = mapConcurrent([2, sleep(20).then(() => promised)], fn, { concurrency: 2 });
+    await expect(late).rejects.toBe("broken");
+    await sleep(20);
+
+    expect([result, item, promised].map(({ releases }) => releases)).toEqual([1, 1, 1]);
   });
 
-  test("taskGroup, when it fails, releases those of its tasks and its body, but not before its end", async () => {
-    await virtualTime(async () => {
-      const holds = [new Hold(), new Hold(), new Hold(), new Hold()];
-      const [ignored, listed, awaited, result] = holds;
-      let whileCleaningUp: unknown;
+  it("taskGroup, when it fails, releases those of its tasks and its body, but not before its end", async () => {
+    const holds = [new Hold(), new Hold(), new Hold(), new Hold()];
+    const [ignored, listed, awaited, result] = holds;
+    let whileCleaningUp: unknown;
 
-      const group = taskGroup(async ({ spawn, signal }) => {
-        spawn(() => ignored);
-        spawn(async () => allSettled([() => [listed]]));
-        spawn(fail("broken", 10));
-        await spawn(() => awaited);
-        await sleep(100, signal).catch(() => sleep(10));
-        whileCleaningUp = holds.map(({ releases }) => releases);
-        return result;
-      });
-
-      expect(await rejection(group)).toMatchObject({ errors: ["broken"] });
-      expect(whileCleaningUp).toEqual([0, 0, 0, 0]);
-      expect(holds.map(({ releases }) => releases)).toEqual([1, 1, 1, 1]);
+    const group = taskGroup(async ({ spawn, signal }) => {
+      spawn(() => ignored);
+      spawn(async () => allSettled([() => [listed]]));
+      spawn(fail("broken", 10));
+      await spawn(() => awaited);
+      await sleep(100, signal).catch(() => sleep(10));
+      whileCleaningUp = holds.map(({ releases }) => releases);
+      return result;
     });
+
+    expect(await rejection(group)).toMatchObject({ errors: ["broken"] });
+    expect(whileCleaningUp).toEqual([0, 0, 0, 0]);
+    expect(holds.map(({ releases }) => releases)).toEqual([1, 1, 1, 1]);
   });
 
   test("taskGroup, when it succeeds, releases none", async () => {
@@ -2995,23 +3052,21 @@ describe("a hold that nobody receives is released:", () => {
     expect(hold.releases).toBe(0);
   });
 
-  test("singleFlight releases the result of a run that all have left, and delivers it to who stays", async () => {
-    await virtualTime(async () => {
-      const holds: Hold[] = [];
-      const fly = singleFlight(async () => {
-        await sleep(20);
-        return holds[holds.push(new Hold()) - 1];
-      });
-      const signal = AbortSignal.timeout(10);
-
-      await expect(fly(undefined, { signal })).rejects.toThrow("timed out");
-      const left = rejection(fly(undefined, { signal: AbortSignal.timeout(10) }));
-      const stayed = fly();
-      await left;
-
-      expect(await stayed).toBe(holds[1]);
-      expect(holds.map(({ releases }) => releases)).toEqual([1, 0]);
+  it("singleFlight releases the result of a run that all have left, and delivers it to who stays", async () => {
+    const holds: Hold[] = [];
+    const fly = singleFlight(async () => {
+      await sleep(20);
+      return holds[holds.push(new Hold()) - 1];
     });
+    const signal = AbortSignal.timeout(10);
+
+    await expect(fly(undefined, { signal })).rejects.toThrow("timed out");
+    const left = rejection(fly(undefined, { signal: AbortSignal.timeout(10) }));
+    const stayed = fly();
+    await left;
+
+    expect(await stayed).toBe(holds[1]);
+    expect(holds.map(({ releases }) => releases)).toEqual([1, 0]);
   });
 
   test("singleFlight's reaches its only caller or is released, in whatever microtask that aborts", async () => {
@@ -3207,6 +3262,32 @@ function sleep(ms: number, signal?: AbortSignal): Promise<void> {
       reject(signal.reason);
     });
   });
+}
+
+/**
+ * A generator of tasks, which counts how many were pulled. What it fails with at last, or what it
+ * calls then, may be given.
+ */
+function generatorOf<T>(items: T[], last?: string | (() => void)) {
+  function* generate() {
+    try {
+      for (const item of items) {
+        list.pulled++;
+        yield item;
+      }
+      if (typeof last === "string") throw last;
+      last?.();
+      yield items[0]!;
+    } finally {
+      list.closed++;
+    }
+  }
+  const list = Object.assign(generate(), { pulled: 0, closed: 0 });
+  return list as Generator<never, void> & typeof list;
+}
+
+function twice<T>(item: T): T[] {
+  return [item, item];
 }
 
 /** Lets so many promises settle one after the other. */
@@ -3531,3 +3612,18 @@ function randomNumbers(seed: number): (below: number) => number {
     return ((t ^ (t >>> 14)) >>> 0) % below;
   };
 }
+
+/** A test in virtual time. In a table the clock comes after the row. */
+function it(name: string, body: (clock: VirtualClock) => Promise<unknown>): void {
+  test(name, async () => void (await virtualTime(body)));
+}
+it.each = ((rows: any[]) => (name: string, body: (...row: any[]) => Promise<unknown>) => {
+  test.each(rows)(name, async (...row) => void (await virtualTime((clock) => body(...row, clock))));
+}) as {
+  <Row extends readonly [unknown, ...unknown[]]>(
+    rows: readonly Row[],
+  ): (name: string, body: (...args: [...Row, VirtualClock]) => Promise<unknown>) => void;
+  <Row>(
+    rows: readonly Row[],
+  ): (name: string, body: (row: Row, clock: VirtualClock) => Promise<unknown>) => void;
+};
