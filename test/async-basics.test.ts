@@ -13,6 +13,7 @@ import {
   run,
   sleep,
   type Task,
+  type TimedTask,
   timeout,
   type WaitOptions,
   yieldNow,
@@ -88,6 +89,56 @@ describe("Start here", () => {
 
       expect(lock.locked).toBe(false);
     });
+  });
+});
+
+/** What makes a wait that ends after 100 ms; all that wait on it are woken together. */
+const waits: [name: string, make: (clock: VirtualClock) => (options: WaitOptions) => unknown][] = [
+  ["sleep", () => (options) => sleep(100, options)],
+  ["timeout", () => (options) => timeout(() => sleep(100), 1000, options)],
+  [
+    "poll",
+    (clock) => (options) => poll(() => clock.elapsed === 100, { interval: 100, ...options }),
+  ],
+  [
+    "abortable",
+    (_, promise = sleep(100)) =>
+      ({ signal }) =>
+        abortable(promise, signal),
+  ],
+  ["lazy", () => lazy(() => sleep(100))],
+];
+
+describe.each(waits)("of three who wait in %s, one is aborted", (_name, make) => {
+  const moments: { moment: string; at: number; isFirst: boolean; rejects: boolean }[] = [
+    { moment: "before the wait", at: 0, isFirst: true, rejects: true },
+    { moment: "during the wait", at: 50, isFirst: false, rejects: true },
+    { moment: "in the turn of the wake-up, before it", at: 100, isFirst: true, rejects: true },
+    { moment: "in the turn of the wake-up, after it", at: 100, isFirst: false, rejects: false },
+    { moment: "after the wait", at: 150, isFirst: false, rejects: false },
+  ];
+  const rows = ["first", "middle", "last"].flatMap((who, index) =>
+    moments.map((moment) => ({ who, index, ...moment })),
+  );
+
+  it.each(rows)("the $who $moment: alone, and without a trace", async (row, clock) => {
+    const callers = [watchedController(), watchedController(), watchedController()];
+    const { controller } = callers[row.index]!;
+    const abort = () => controller.abort("stop");
+    if (row.isFirst) row.at === 0 ? abort() : setTimeout(abort, row.at);
+    const wait = make(clock);
+    const waiting = callers.map(async ({ controller: { signal } }) => {
+      const outcome = await Promise.allSettled([wait({ signal })]);
+      return [outcome[0].status, clock.elapsed];
+    });
+    await turn(); // by then poll has set its timer too
+    if (!row.isFirst) setTimeout(abort, row.at);
+
+    const expected = Array(3).fill(["fulfilled", 100]);
+    if (row.rejects) expected[row.index] = ["rejected", row.at];
+    expect(await Promise.all(waiting)).toEqual(expected);
+    await sleep(100);
+    expect([clock.pending, ...callers.map(({ listeners }) => listeners())]).toEqual([0, 0, 0, 0]);
   });
 });
 
@@ -180,18 +231,6 @@ describe("sleep", () => {
     expect(clock.pending).toBe(0);
     expect(listeners()).toBe(0);
     await aborting;
-  });
-
-  it("stops listening when it is over, and a later abort changes nothing", async () => {
-    const { controller, listeners } = watchedController();
-    const sleeping = sleep(100, { signal: controller.signal });
-    expect(listeners()).toBe(1);
-
-    await sleeping;
-    expect(listeners()).toBe(0);
-
-    controller.abort();
-    await sleeping;
   });
 
   it("a crowd on one signal shares one listener, and is aborted together", async (clock) => {
@@ -509,6 +548,62 @@ describe("timeout", () => {
     expect([disposals, hold.releases]).toEqual([0, 0]);
   });
 
+  describe("reschedule", () => {
+    it.each([
+      { limits: [80, 80, 80], ends: 230, why: "extends the limit" },
+      { limits: [5], ends: 55, why: "shortens it" },
+      { limits: [0], ends: 50, why: "may say that the time is up" },
+      { limits: [Infinity, 2 ** 31], ends: 100 + 2 ** 31, why: "may take it off for a while" },
+    ])("$why: $limits ms from each call on", async ({ limits, ends }, clock) => {
+      let given: AbortSignal | undefined;
+      const task: TimedTask<void> = async (signal, reschedule) => {
+        given = signal;
+        for (const ms of limits) {
+          await sleep(50);
+          reschedule(ms);
+        }
+        await sleep(Infinity, { signal });
+      };
+
+      const error = await rejection(timeout(task, 100));
+
+      expect(error).toMatchObject(timedOut(limits.at(-1)!));
+      expect(given?.reason).toBe(error);
+      expect([clock.elapsed, clock.pending]).toEqual([ends, 0]);
+    });
+
+    it.each(["done", "failed", "timed out", "aborted"])(
+      "does nothing when the task is %s",
+      async (how, clock) => {
+        const { controller, listeners } = watchedController();
+        let late = (_ms: number) => {};
+        const task: TimedTask<void> = async (_, reschedule) => {
+          late = reschedule;
+          if (how === "aborted") controller.abort("stop");
+          if (how === "timed out") await sleep(200);
+          if (how === "failed") throw "broken";
+        };
+        await Promise.allSettled([timeout(task, 100, { signal: controller.signal })]);
+
+        late(50);
+
+        expect([clock.pending, listeners()]).toEqual([how === "timed out" ? 1 : 0, 0]);
+        await sleep(200);
+      },
+    );
+
+    test.each([-1, NaN, "5"])("refuses %s ms, and leaves the limit as it was", async (ms) => {
+      const kind = ms === "5" ? TypeError : RangeError;
+      const task: TimedTask<unknown> = (_, reschedule) => thrownBy(() => reschedule(ms as number));
+
+      expect(await timeout(task, 100)).toEqual(
+        new kind(
+          `Cannot reschedule: ms must be a number of 0 or more, received ${ms === "5" ? '"5"' : ms}`,
+        ),
+      );
+    });
+  });
+
   test("infers from tasks that return a value or a promise", () => {
     const mixed = () => timeout((): number | Promise<string> => 5, 100);
     const explicit = () => timeout<number>(async () => 5, 100);
@@ -550,21 +645,6 @@ describe("abortable", () => {
     expect(await rejection(abortable(Promise.resolve("fine"), controller.signal))).toBe("stop");
     expect(await rejection(abortable(new Promise(() => {}), controller.signal))).toBe("stop");
 
-    expect(listeners()).toBe(0);
-  });
-
-  test("aborted while waiting, it rejects with the reason and leaves no trace", async () => {
-    const { controller, listeners } = watchedController();
-    const promise = new Promise(() => {});
-    const waiting = [1, 2].map(() => abortable(promise, controller.signal));
-    expect(listeners()).toBe(1);
-
-    controller.abort("stop");
-
-    expect(await Promise.allSettled(waiting)).toEqual([
-      { status: "rejected", reason: "stop" },
-      { status: "rejected", reason: "stop" },
-    ]);
     expect(listeners()).toBe(0);
   });
 
@@ -958,24 +1038,6 @@ describe("lazy", () => {
     expect(await get().catch(() => get())).toBe("recovered");
   });
 
-  it("an abort ends the wait of one caller only", async (clock) => {
-    const { controller, listeners } = watchedController();
-    let runs = 0;
-    const get = lazy(() => sleep(100).then(() => ++runs));
-    const leaving = get({ signal: controller.signal });
-    const staying = get({ signal: new AbortController().signal });
-    const aborting = sleep(40).then(() => controller.abort("stop"));
-
-    expect(await rejection(leaving)).toBe("stop");
-    expect(clock.elapsed).toBe(40);
-    expect(listeners()).toBe(0);
-
-    expect(await staying).toBe(1);
-    expect(clock.elapsed).toBe(100);
-    expect(await get()).toBe(1);
-    await aborting;
-  });
-
   it("when all callers have left, it goes on for later ones", async (clock) => {
     const controller = new AbortController();
     const get = lazy(() => sleep(100).then(() => "ready"));
@@ -1075,15 +1137,6 @@ describe("lazy", () => {
     expect(await waiting).toBe("value");
   });
 
-  test("stops listening when the value is there", async () => {
-    const { controller, listeners } = watchedController();
-    const get = lazy(async () => "value");
-
-    expect(await get({ signal: controller.signal })).toBe("value");
-    expect(await get({ signal: controller.signal })).toBe("value");
-    expect(listeners()).toBe(0);
-  });
-
   test.skipIf(!Bun)("keeps nothing of callers who leave while it hangs (needs Bun)", async () => {
     const get = lazy(() => new Promise<void>(() => {}));
     const reasons = Array.from({ length: 100 }, () => {
@@ -1100,6 +1153,71 @@ describe("lazy", () => {
     const kept = reasons.filter((reason) => reason.deref() !== undefined).length;
     expect(kept < 50).toBe(true);
   });
+
+  test("peek() returns the value once it is there, and runs nothing", async () => {
+    let runs = 0;
+    const get = lazy(async () => ++runs);
+
+    expect([get.peek(), runs]).toEqual([undefined, 0]);
+    const first = get();
+    expect([get.peek(), runs]).toEqual([undefined, 1]);
+    await first;
+    expect([get.peek(), runs]).toEqual([1, 1]);
+  });
+
+  test("reset() forgets the value, and the next call runs again", async () => {
+    let runs = 0;
+    const get = lazy(() => ++runs);
+
+    expect(await get()).toBe(1);
+    get.reset();
+    expect(get.peek()).toBeUndefined();
+    expect([await get(), await get(), get.peek()]).toEqual([2, 2, 2]);
+  });
+
+  it.each(["succeeds", "fails"])(
+    "a run that was reset is for those who wait for it, and leaves the next one alone when it %s",
+    async (how) => {
+      let runs = 0;
+      const get = lazy(async () => {
+        const run = ++runs;
+        await sleep(run === 1 ? 60 : 100);
+        if (run === 1 && how === "fails") throw "failed";
+        return run;
+      });
+      const old = Promise.allSettled([get(), get()]);
+      get.reset();
+      const next = get();
+      await sleep(80);
+
+      expect((await old).map((outcome) => Object.values(outcome)[1])).toEqual(
+        how === "fails" ? ["failed", "failed"] : [1, 1],
+      );
+      expect(get.peek()).toBeUndefined();
+      expect([await get(), await next, get.peek(), runs]).toEqual([2, 2, 2, 2]);
+    },
+  );
+
+  test.each(["is released", "is not released"])(
+    "the hold of a run that was reset %s when all waiting callers have left, or not",
+    async (what) => {
+      const { promise, resolve } = Promise.withResolvers<Hold>();
+      const get = lazy(() => promise);
+      const controller = new AbortController();
+      const leaving = rejection(get({ signal: controller.signal }));
+      const staying = what === "is released" ? undefined : get();
+      get.reset();
+      controller.abort("stop");
+      expect(await leaving).toBe("stop");
+      const hold = new Hold();
+
+      resolve(hold);
+      await turn();
+
+      expect(hold.releases).toBe(staying ? 0 : 1);
+      if (staying) expect(await staying).toBe(hold);
+    },
+  );
 
   test("infers from an init that returns a value or a promise", () => {
     const get = lazy((): number | Promise<string> => 5);
