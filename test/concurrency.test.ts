@@ -132,69 +132,6 @@ const allThatRunLists: [name: string, run: Run][] = [
 ];
 
 describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, run) => {
-  test("refuses a list with a promise in it before it calls anything", async () => {
-    let calls = 0;
-    const tasks = [() => calls++, Promise.resolve()] as Task<unknown>[];
-
-    await expect(run(tasks)).rejects.toThrow(
-      /^Cannot .*: tasks\[1\] must be a function, received Promise$/,
-    );
-    await expect(run(tasks)).rejects.toBeInstanceOf(TypeError);
-    await expect(run([42] as never)).rejects.toBeInstanceOf(TypeError);
-    expect(calls).toBe(0);
-  });
-
-  test.each([
-    ["undefined", undefined],
-    ["null", null],
-    ["42", 42],
-    ["a function", () => {}],
-    ["a promise", Promise.resolve([])],
-    ["an async iterable", sourceOf([1])],
-  ])("refuses %s, which is not a list", async (_kind, tasks) => {
-    const refused = run(tasks as never);
-
-    await expect(refused).rejects.toThrow("tasks must be an iterable of functions, received");
-    await expect(refused).rejects.toBeInstanceOf(TypeError);
-  });
-
-  test.each([0, -1, 1.5, NaN, -Infinity])("refuses a concurrency of %d", async (concurrency) => {
-    let calls = 0;
-    const refused = run([() => calls++], { concurrency });
-
-    await expect(refused).rejects.toThrow(
-      `concurrency must be a positive integer or Infinity, received ${concurrency}`,
-    );
-    await expect(refused).rejects.toBeInstanceOf(RangeError);
-    expect(calls).toBe(0);
-  });
-
-  test("refuses bad options, and a signal that is not one, before it calls anything", async () => {
-    let calls = 0;
-    const tasks = [() => calls++];
-
-    for (const options of [null, 5, "10", new AbortController().signal]) {
-      await expect(run(tasks, options as never)).rejects.toThrow(
-        "options must be an object, received",
-      );
-    }
-    for (const signal of [{}, 5, new AbortController()]) {
-      const refused = run(tasks, { signal: signal as never });
-      await expect(refused).rejects.toThrow("signal must be an AbortSignal, received");
-      await expect(refused).rejects.toBeInstanceOf(TypeError);
-    }
-    expect(calls).toBe(0);
-    await run(tasks, { signal: null as never });
-    expect(calls).toBe(1);
-  });
-
-  test("refuses bad arguments also when it is aborted before", async () => {
-    const signal = AbortSignal.abort("stop");
-
-    await expect(run([42] as never, { signal })).rejects.toBeInstanceOf(TypeError);
-    await expect(run([() => 1], { signal, concurrency: 0 })).rejects.toBeInstanceOf(RangeError);
-  });
-
   test("starts no other task after an abort that its own listener has not heard of yet", async () => {
     const { signal, abort } = lateSignal();
     let calls = 0;
@@ -345,6 +282,188 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
     await running.catch(() => {});
 
     expect(first?.aborted).toBe(false);
+  });
+});
+
+/** All that run tasks, here one. */
+const allThatRun: [action: string, run: (task: () => void, options?: any) => unknown][] = [
+  ["gather", (task, options) => gather([task], options)],
+  ["run allSettled", (task, options) => allSettled([task], options)],
+  ["race", (task, options) => race([task], options)],
+  ["run any", (task, options) => any([task], options)],
+  ["run asCompleted", (task, options) => asCompleted([task], options).next()],
+  ["run taskGroup", (task, options) => taskGroup(task, options)],
+  ["run mapConcurrent", (task, options) => mapConcurrent([1], task, options)],
+  ["hedge", (task, options) => hedge(task, options)],
+  ["call singleFlight", (task, options) => singleFlight(task)(undefined, options)],
+];
+
+describe("bad arguments are refused before anything is called:", () => {
+  let calls = 0;
+  const count = () => void calls++;
+  const promise = Promise.resolve();
+  const { signal } = new AbortController();
+  const aborted = AbortSignal.abort("stop");
+  type Row = [message: string, call: () => unknown];
+
+  const ofAll = allThatRun.flatMap(([action, run]): Row[] => [
+    ...[null, 5, "10", signal].map((options): Row => [
+      `${action}: options must be an object, received ${shown(options)}`,
+      () => run(count, options),
+    ]),
+    ...[{}, 5, new AbortController()].map((signal): Row => [
+      `${action}: signal must be an AbortSignal, received ${shown(signal)}`,
+      () => run(count, { signal, concurrency: 1, after: 1 }),
+    ]),
+  ]);
+  const ofThoseWithAConcurrency = allThatRun
+    .slice(0, -2)
+    .flatMap(([action, run]) =>
+      [0, -1, 1.5, NaN, -Infinity, "1"].map((concurrency): Row => [
+        `${action}: concurrency must be a positive integer or Infinity, received ${shown(concurrency)}`,
+        () => run(count, { concurrency, signal: aborted }),
+      ]),
+    );
+  const ofLists = allThatRunLists.flatMap(([, run]): Row[] => [
+    ["tasks[1] must be a function, received Promise", () => run([count, promise] as never)],
+    ["tasks[0] must be a function, received 42", () => run([42] as never, { signal: aborted })],
+    ...[undefined, null, 42, () => {}, promise, sourceOf([1])].map((tasks): Row => [
+      `tasks must be an iterable of functions, received ${shown(tasks)}`,
+      () => run(tasks as never),
+    ]),
+  ]);
+  const more: Row[] = [
+    ["run taskGroup: body must be a function, received 42", () => taskGroup(42 as never)],
+    ["create singleFlight: fn must be a function, received 42", () => singleFlight(42 as never)],
+    [
+      "create singleFlight: key must be a function, received 42",
+      () => singleFlight(count, { key: 42 as never }),
+    ],
+    [
+      "create singleFlight: options must be an object, received null",
+      () => singleFlight(count, null as never),
+    ],
+    ["hedge: task must be a function, received 42", () => hedge(42 as never, { after: 1 })],
+    ...[-1, NaN, "1", undefined].map((after): Row => [
+      `hedge: after must be a number of 0 or more, received ${shown(after)}`,
+      () => hedge(count, { after } as never),
+    ]),
+    ...[0, 1.5, "2"].map((attempts): Row => [
+      `hedge: attempts must be a positive integer or Infinity, received ${shown(attempts)}`,
+      () => hedge(count, { after: 1, attempts } as never),
+    ]),
+    ...[-1, NaN, "5"].flatMap((timeout: any): Row[] => [
+      [
+        `run allSettled: timeout must be a number of 0 or more, received ${shown(timeout)}`,
+        () => allSettled([count], { timeout }),
+      ],
+      [
+        `run asCompleted: timeout must be a number of 0 or more, received ${shown(timeout)}`,
+        () => asCompleted([count], { timeout }).next(),
+      ],
+    ]),
+    ...[42, null].map((source): Row => [
+      `run mapConcurrent: source must be an iterable, a stream or a function, received ${source}`,
+      () => mapConcurrent(source as never, count, { concurrency: 1 }),
+    ]),
+    [
+      "run mapConcurrent: fn must be a function, received 42",
+      () => mapConcurrent([], 42 as never, { concurrency: 1 }),
+    ],
+    [
+      "run mapConcurrent: concurrency must be a positive integer or Infinity, received undefined",
+      () => mapConcurrent([1], count, undefined as never),
+    ],
+    [
+      "run mapConcurrent: stopOnError must be a boolean, received 0",
+      () => mapConcurrent([1], count, { concurrency: 1, stopOnError: 0 as never }),
+    ],
+  ];
+
+  test.each([...ofAll, ...ofThoseWithAConcurrency, ...ofLists, ...more])(
+    "cannot %s",
+    async (message, call) => {
+      const isThrown = message.startsWith("create");
+      const error = isThrown ? thrownBy(call) : await rejection(call() as Promise<unknown>);
+
+      expect((error as Error).message).toContain(message);
+      const isNumber = /received (-?[\d.]+|NaN|-Infinity)$/.test(message);
+      const isOfRange = isNumber && /integer|of 0 or more/.test(message);
+      expect((error as Error).constructor).toBe(isOfRange ? RangeError : TypeError);
+      expect(calls).toBe(0);
+    },
+  );
+
+  test.each(allThatRun)("a signal that is null is none: can %s", async (_action, run) => {
+    calls = 0;
+    await run(count, { signal: null, concurrency: 1, after: 1 });
+
+    expect(calls).toBe(1);
+    calls = 0;
+  });
+});
+
+/** What runs three tasks that end after 10, 20 and 30 ms. */
+const allThatRunThree: [name: string, run: Run][] = [
+  ...allThatRunLists.filter(([name]) => name !== "asCompleted"),
+  ["asCompleted", receiveAll],
+  [
+    "mapConcurrent",
+    (tasks, { signal } = {}) =>
+      mapConcurrent(tasks, (task, _, own) => task(own), { concurrency: 3, signal }),
+  ],
+  [
+    "taskGroup",
+    (tasks, options) =>
+      taskGroup(({ spawn }) => Promise.all([...tasks].map((task) => spawn(task))), options),
+  ],
+  [
+    "hedge",
+    (tasks, { signal } = {}) => hedge(attemptsOf(...tasks).task, { after: 0, attempts: 3, signal }),
+  ],
+];
+
+describe.each(allThatRunThree)("%s, aborted", (name, run) => {
+  const endsAt = ["race", "any", "hedge"].includes(name) ? 10 : 30;
+  const rows = ["first", "middle", "last"].flatMap((which, index) => [
+    { when: `while the ${which} runs`, at: 10 * index + 5, microtasks: 0 },
+    { when: `in the turn of the ${which}'s end, before it`, at: 10 * index + 10, microtasks: 0 },
+    ...Array.from({ length: 12 }, (_, n) => ({
+      when: `${n} microtasks after the ${which}'s end`,
+      at: 10 * index + 10,
+      microtasks: n + 1,
+    })),
+  ]);
+  rows.push({ when: "before it starts", at: -1, microtasks: 0 });
+  rows.push({ when: "after its end", at: 35, microtasks: 0 });
+
+  it.each(rows)("$when, delivers or rejects, and nothing is lost or left", async (row, clock) => {
+    const { controller, listeners } = watchedController();
+    const abort = () => controller.abort("stop");
+    if (row.at < 0) abort();
+    else if (row.microtasks === 0) setTimeout(abort, row.at);
+    const holds: Hold[] = [];
+    const tasks = [10, 20, 30].map((ms) => async (signal: AbortSignal) => {
+      await sleep(ms, signal);
+      if (row.microtasks > 0 && ms === row.at) microtasks(row.microtasks - 1).then(abort);
+      return holds[holds.push(new Hold()) - 1];
+    });
+
+    const [outcome] = await Promise.allSettled([run(tasks, controller)]);
+
+    const isRejected = outcome.status === "rejected";
+    if (isRejected) expect(outcome.reason).toBe("stop");
+    const isTie = row.at === endsAt && row.microtasks > 0;
+    if (!isTie) expect(isRejected).toBe(row.at <= endsAt);
+    expect(clock.elapsed).toBe(Math.max(0, Math.min(row.at, endsAt)));
+    await microtasks(20);
+    const received = isRejected ? [] : holdsIn(outcome.value);
+    expect(holds.map(({ releases }) => releases)).toEqual(
+      holds.map((hold) => (received.includes(hold) ? 0 : 1)),
+    );
+    expect(received.length).toBe(isRejected ? 0 : endsAt / 10);
+    const isToCome = row.at > endsAt && row.microtasks === 0;
+    expect([clock.pending, listeners()]).toEqual([isToCome ? 1 : 0, 0]);
   });
 });
 
@@ -631,19 +750,6 @@ describe("a time limit keeps what has finished:", () => {
 
     expect([clock.elapsed, hold.releases]).toEqual([60, 1]);
   });
-
-  test.each([-1, NaN, "5"])(
-    "refuses a limit of %s ms before it calls anything",
-    async (timeout) => {
-      let calls = 0;
-      const options = { timeout: timeout as number };
-
-      const message = "timeout must be a number of 0 or more, received";
-      await expect(allSettled([() => calls++], options)).rejects.toThrow(message);
-      await expect(asCompleted([() => calls++], options).next()).rejects.toThrow(message);
-      expect(calls).toBe(0);
-    },
-  );
 });
 
 describe("the signal of a task", () => {
@@ -839,12 +945,6 @@ describe("asCompleted", () => {
     expect(clock.elapsed).toBe(20);
     expect(clock.pending).toBe(0);
     expect(listeners()).toBe(0);
-  });
-
-  test("refuses bad arguments at the first next()", async () => {
-    await expect(asCompleted(5 as never).next()).rejects.toEqual(
-      new TypeError("Cannot run asCompleted: tasks must be an iterable of functions, received 5"),
-    );
   });
 
   it("left, it starts no more", async () => {
@@ -1349,14 +1449,9 @@ describe("mapConcurrent", () => {
       expect(hold.releases).toBe(1);
     });
 
-    test("may fail with undefined, and is refused if it is not a boolean", async () => {
+    test("may fail with undefined", async () => {
       const failing = mapConcurrent([1], () => Promise.reject(), options);
       await expect(failing).rejects.toMatchObject({ errors: [undefined] });
-      await expect(
-        mapConcurrent([1], () => {}, { concurrency: 1, stopOnError: 0 as never }),
-      ).rejects.toEqual(
-        new TypeError("Cannot run mapConcurrent: stopOnError must be a boolean, received 0"),
-      );
     });
   });
 
@@ -1438,32 +1533,6 @@ describe("mapConcurrent", () => {
         await sleep(100);
       }),
     );
-  });
-
-  test.each([
-    {
-      source: 42,
-      fn: () => {},
-      concurrency: 1,
-      message: "source must be an iterable, a stream or a function, received",
-    },
-    {
-      source: null,
-      fn: () => {},
-      concurrency: 1,
-      message: "source must be an iterable, a stream or a function, received",
-    },
-    { source: [], fn: 42, concurrency: 1, message: "fn must be a function" },
-    { source: [], fn: () => {}, concurrency: "1", message: "concurrency must be a positive" },
-  ])("refuses bad arguments: $message", async ({ source, fn, concurrency, message }) => {
-    const refused = mapConcurrent(source as never, fn as never, { concurrency } as never);
-
-    await expect(refused).rejects.toThrow(`Cannot run mapConcurrent: ${message}`);
-    await expect(refused).rejects.toBeInstanceOf(TypeError);
-  });
-
-  test.each([0, 1.5, NaN])("refuses a concurrency of %d", async (concurrency) => {
-    await expect(mapConcurrent([], () => {}, { concurrency })).rejects.toBeInstanceOf(RangeError);
   });
 
   test("has eight running at once, even if each takes but a microtask", async () => {
@@ -1837,24 +1906,6 @@ describe("mapConcurrent", () => {
       new TypeError("Cannot run mapConcurrent: what source returns must be a source, received 5"),
     );
   });
-
-  test.each([
-    {
-      options: undefined,
-      message: "concurrency must be a positive integer or Infinity, received undefined",
-    },
-    {
-      options: { concurrency: 1, signal: {} },
-      message: "signal must be an AbortSignal, received Object",
-    },
-  ])("refuses bad options: $message", async ({ options, message }) => {
-    const source = sourceOf([1]);
-
-    await expect(mapConcurrent(source, () => {}, options as never)).rejects.toEqual(
-      new TypeError(`Cannot run mapConcurrent: ${message}`),
-    );
-    expect(source.log).toEqual([]);
-  });
 });
 
 describe("taskGroup", () => {
@@ -2140,12 +2191,6 @@ describe("taskGroup", () => {
     expect(signals.map(({ aborted }) => aborted)).toEqual([false, false]);
   });
 
-  test("refuses a body that is not a function", async () => {
-    await expect(taskGroup(42 as never)).rejects.toEqual(
-      new TypeError("Cannot run taskGroup: body must be a function, received 42"),
-    );
-  });
-
   it("rejects with the failure when it is aborted later, and leaves out an echo of that abort", async () => {
     const controller = new AbortController();
     const { signal } = controller;
@@ -2289,31 +2334,6 @@ describe("taskGroup", () => {
 
     expect(sum).toBe(450_015_000);
   });
-
-  test.each([
-    { options: null, error: "TypeError", message: "options must be an object, received null" },
-    {
-      options: { signal: 5 },
-      error: "TypeError",
-      message: "signal must be an AbortSignal, received 5",
-    },
-    {
-      options: { concurrency: 0 },
-      error: "RangeError",
-      message: "concurrency must be a positive integer or Infinity, received 0",
-    },
-  ])(
-    "refuses bad options before it calls the body: $message",
-    async ({ options, error, message }) => {
-      let calls = 0;
-
-      expect(await rejection(taskGroup(() => calls++, options as never))).toMatchObject({
-        name: error,
-        message: `Cannot run taskGroup: ${message}`,
-      });
-      expect(calls).toBe(0);
-    },
-  );
 
   it("the end of the body makes no room for tasks in line", async (clock) => {
     await taskGroup(
@@ -2592,16 +2612,6 @@ describe("singleFlight", () => {
     expect(await anew).toBe("landed");
   });
 
-  test("refuses what is not a function", () => {
-    const message = "must be a function, received 42";
-    expect(thrownBy(() => singleFlight(42 as never))).toEqual(
-      new TypeError(`Cannot create singleFlight: fn ${message}`),
-    );
-    expect(thrownBy(() => singleFlight(() => {}, { key: 42 as never }))).toEqual(
-      new TypeError(`Cannot create singleFlight: key ${message}`),
-    );
-  });
-
   test("is joined, not run again, by a call from inside its run", async () => {
     let runs = 0;
     let joined: Promise<number> | undefined;
@@ -2656,20 +2666,6 @@ describe("singleFlight", () => {
     expect(run?.aborted).toBe(false);
   });
 
-  test.each([
-    { options: 5, message: "options must be an object, received 5" },
-    { options: { signal: {} }, message: "signal must be an AbortSignal, received Object" },
-  ])("refuses a call with bad options: $message", async ({ options, message }) => {
-    let runs = 0;
-    const fly = singleFlight(() => ++runs);
-
-    await expect(fly(undefined, options as never)).rejects.toEqual(
-      new TypeError(`Cannot call singleFlight: ${message}`),
-    );
-    expect(runs).toBe(0);
-    expect(await fly(undefined, { signal: null as never })).toBe(1);
-  });
-
   test("aborted before, it does not even ask for the key", async () => {
     let keys = 0;
     const fly = singleFlight(() => 1, { key: () => keys++ });
@@ -2677,12 +2673,6 @@ describe("singleFlight", () => {
     await expect(fly(undefined, { signal: AbortSignal.abort("stop") })).rejects.toBe("stop");
 
     expect(keys).toBe(0);
-  });
-
-  test("refuses options that are not an object", () => {
-    expect(thrownBy(() => singleFlight(() => 1, null as never))).toEqual(
-      new TypeError("Cannot create singleFlight: options must be an object, received null"),
-    );
   });
 });
 
@@ -2801,28 +2791,6 @@ describe("hedge", () => {
     expect(attempts.startedAt).toEqual([]);
   });
 
-  test.each([
-    { options: { after: -1 }, message: "after must be a number of 0 or more, received -1" },
-    { options: { after: NaN }, message: "after must be a number of 0 or more, received NaN" },
-    {
-      options: { after: 1, attempts: 0 },
-      message: "attempts must be a positive integer or Infinity, received 0",
-    },
-  ])("refuses a wrong option: $message", async ({ options, message }) => {
-    await expect(hedge(() => {}, options)).rejects.toEqual(
-      new RangeError(`Cannot hedge: ${message}`),
-    );
-  });
-
-  test("refuses what is not a function, or not a number", async () => {
-    await expect(hedge(42 as never, { after: 1 })).rejects.toEqual(
-      new TypeError("Cannot hedge: task must be a function, received 42"),
-    );
-    await expect(hedge(() => {}, { after: "1" } as never)).rejects.toEqual(
-      new TypeError('Cannot hedge: after must be a number of 0 or more, received "1"'),
-    );
-  });
-
   it("makes attempts without end that fail at once, and lets the event loop have its turns", async (clock) => {
     let calls = 0;
     const task = () => {
@@ -2885,19 +2853,6 @@ describe("hedge", () => {
     expect(await hedge(attempts.task, { after: month })).toBe("second");
 
     expect(attempts.startedAt).toEqual([0, month]);
-  });
-
-  test.each([
-    { options: undefined, message: "after must be a number of 0 or more, received undefined" },
-    { options: { after: 1, signal: 5 }, message: "signal must be an AbortSignal, received 5" },
-    {
-      options: { after: 1, attempts: "2" },
-      message: 'attempts must be a positive integer or Infinity, received "2"',
-    },
-  ])("refuses bad options: $message", async ({ options, message }) => {
-    await expect(hedge(() => {}, options as never)).rejects.toEqual(
-      new TypeError(`Cannot hedge: ${message}`),
-    );
   });
 });
 
@@ -3290,6 +3245,12 @@ function twice<T>(item: T): T[] {
   return [item, item];
 }
 
+/** A value as messages show it. */
+function shown(value: unknown): string {
+  if (typeof value === "string") return `"${value}"`;
+  return Object(value) === value ? Object.prototype.toString.call(value).slice(8, -1) : `${value}`;
+}
+
 /** Lets so many promises settle one after the other. */
 async function microtasks(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await undefined;
@@ -3524,6 +3485,26 @@ function listen(signal: AbortSignal, listener: (reason: unknown) => void): void 
   else signal.addEventListener("abort", () => listener(signal.reason), { once: true });
 }
 
+/** The results of asCompleted. What has been received before it fails is released. */
+async function receiveAll(
+  tasks: Iterable<Task<unknown>>,
+  options?: TasksOptions,
+): Promise<unknown> {
+  const received: unknown[] = [];
+  try {
+    for await (const { value } of asCompleted(tasks, options)) received.push(value);
+    return received;
+  } catch (error) {
+    releaseAll(received);
+    throw error;
+  }
+}
+
+/** The holds in what a combinator returns. */
+function holdsIn(result: any): Hold[] {
+  return [result].flat().map((one) => one.value ?? one);
+}
+
 interface World {
   random: (below: number) => number;
   controller: AbortController;
@@ -3547,16 +3528,7 @@ function randomTree(world: World, depth: number): (signal: AbortSignal) => Promi
     (signal) => hedge(children[0]!, { after: Infinity, signal }),
     (signal) => allSettled(children, { signal }).then((all) => all.map((one: any) => one.value)),
     (signal) => mapConcurrent(children, (child, _, own) => child(own), { concurrency, signal }),
-    async (signal) => {
-      const received: unknown[] = [];
-      try {
-        for await (const { value } of asCompleted(children, { signal })) received.push(value);
-        return received;
-      } catch (error) {
-        releaseAll(received);
-        throw error;
-      }
-    },
+    (signal) => receiveAll(children, { signal }),
     (signal) =>
       taskGroup(({ spawn }) => Promise.all(children.map((child) => spawn(child))), {
         signal,
