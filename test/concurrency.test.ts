@@ -1173,61 +1173,52 @@ describe("asCompleted", () => {
 });
 
 describe("mapConcurrent", () => {
-  it.each([
-    { name: "an array", source: () => [30, 10, 20] },
-    { name: "a set", source: () => new Set([30, 10, 20]) },
-    { name: "an array of promises", source: () => [30, 10, 20].map((ms) => Promise.resolve(ms)) },
-    { name: "a generator", source: () => [30, 10, 20].values() },
-    { name: "an async generator", source: () => sourceOf([30, 10, 20]) },
-  ])("maps $name, with the results in order", async ({ source }, clock) => {
+  it.each<[string, () => MapSource<number>]>([
+    ["an array", () => [30, 10, 20]],
+    ["a set", () => new Set([30, 10, 20])],
+    ["an array of promises", () => [30, 10, 20].map((ms) => Promise.resolve(ms))],
+    ["a generator", () => [30, 10, 20].values()],
+    ["an async generator", () => sourceOf([30, 10, 20])],
+    ["a stream", () => streamOf(30, 10, 20)],
+    ["what a function returns", () => () => new Set([30, 10, 20])],
+    ["what an async function returns", () => async () => sourceOf([30, 10, 20])],
+  ])("maps %s, with the results in order", async (_name, source, clock) => {
     const fn = async (ms: number, index: number, signal: AbortSignal) => {
       await sleep(ms, signal);
       return `${index}: ${ms}`;
     };
 
-    const results = await mapConcurrent<number, string>(source(), fn, { concurrency: 2 });
+    const results = await mapConcurrent(source(), fn, { concurrency: 2 });
 
     expect(results).toEqual(["0: 30", "1: 10", "2: 20"]);
     expect(clock.elapsed).toBe(30);
   });
 
-  it.each([
-    { items: 10, concurrency: 1, elapsed: 1000, peak: 1 },
-    { items: 10, concurrency: 3, elapsed: 400, peak: 3 },
-    { items: 10, concurrency: Infinity, elapsed: 100, peak: 10 },
-    { items: 0, concurrency: 3, elapsed: 0, peak: 0 },
-  ])("works off $items items, $concurrency at once, in $elapsed ms", async (given, clock) => {
-    let running = 0;
-    let peak = 0;
-    const fn = async () => {
-      peak = Math.max(peak, ++running);
-      await sleep(100);
-      running--;
-    };
+  const item = Promise.resolve(1);
+  test.each<[string, MapSource<unknown>, unknown[]]>([
+    ["null and undefined", [null, undefined, 0], [null, undefined, 0]],
+    ["the characters of a string, as for await does", "añ💡", ["a", "ñ", "💡"]],
+    ["what an asynchronous source yields, be it a promise", asyncIterable([item].values()), [item]],
+    ["what a next() returns that gives no promise", asyncIterable([1, 2].values()), [1, 2]],
+  ])("hands on %s", async (_what, source, items) => {
+    const seen: unknown[] = [];
 
-    await mapConcurrent(Array(given.items).keys(), fn, given);
+    await mapConcurrent(source, (item) => void seen.push(item), { concurrency: 2 });
 
-    expect(clock.elapsed).toBe(given.elapsed);
-    expect(peak).toBe(given.peak);
+    expect(seen.length).toBe(items.length);
+    expect(seen.every((item, index) => item === items[index])).toBe(true);
   });
 
   it("never holds more items of a long source than it works on", async () => {
-    let held = 0;
     let peak = 0;
+    const source = scripted(Array.from({ length: 1_000 }, (_, item) => () => item));
     let finished = 0;
-    function* source() {
-      for (let item = 0; item < 1_000; item++) {
-        peak = Math.max(peak, ++held);
-        yield item;
-      }
-    }
     const fn = async (item: number) => {
       await sleep(item % 3);
-      held--;
-      finished++;
+      peak = Math.max(peak, source.pulled - finished++);
     };
 
-    await mapConcurrent(source(), fn, { concurrency: 3 });
+    await mapConcurrent(source, fn, { concurrency: 3 });
 
     expect(finished).toBe(1_000);
     expect(peak).toBe(3);
@@ -1236,158 +1227,403 @@ describe("mapConcurrent", () => {
   it("never asks a slow source for two items at a time, and closes none that has ended", async (clock) => {
     let asked = 0;
     let peak = 0;
-    let returns = 0;
-    const source = {
-      [Symbol.asyncIterator]: () => ({
-        count: 0,
-        async next() {
-          peak = Math.max(peak, ++asked);
-          await sleep(10);
-          asked--;
-          return { done: ++this.count > 3, value: this.count };
-        },
-        return: async () => ({ done: true as const, value: returns++ }),
-      }),
+    const step = async () => {
+      peak = Math.max(peak, ++asked);
+      await sleep(10);
+      return asked--;
+    };
+    const source = scripted([step, step, step]);
+
+    expect(await mapConcurrent(source, (n) => n, { concurrency: 5 })).toEqual([1, 1, 1]);
+
+    expect([peak, clock.elapsed, source.closed]).toEqual([1, 30, 0]);
+  });
+
+  test("has eight running at once, even if each takes but a microtask", async () => {
+    let running = 0;
+    let peak = 0;
+    const fn = async () => {
+      peak = Math.max(peak, ++running);
+      await undefined;
+      running--;
     };
 
-    expect(await mapConcurrent(source, (n) => n, { concurrency: 5 })).toEqual([1, 2, 3]);
+    await mapConcurrent(Array(100).keys(), fn, { concurrency: 8 });
 
-    expect(peak).toBe(1);
-    expect(clock.elapsed).toBe(40);
-    expect(returns).toBe(0);
+    expect(peak).toBe(8);
   });
 
-  it("on a failure pulls no more, aborts what runs, closes the source once, and waits for both", async (clock) => {
-    const source = sourceOf([1, 2, 3, 4], { closing: 20 });
-    const log: string[] = [];
-    const fn = (n: number, _: number, signal: AbortSignal) =>
-      (n === 1 ? fail("broken", 50) : tidy(100, log))(signal);
+  test("works off 30,000 items with a synchronous function without overflowing the stack", async () => {
+    const results = await mapConcurrent(Array(30_000).keys(), (n) => n, { concurrency: 1 });
 
-    await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
-
-    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
-    expect(clock.elapsed).toBe(70);
+    expect(results.length).toBe(30_000);
+    expect(results.at(-1)).toBe(29_999);
   });
 
-  it("on a failure while it pulls, waits for no item, drops it, and closes the source after it", async (clock) => {
-    const source = sourceOf([1, 2, 3], { every: 30, closing: 20 });
-    const seen: number[] = [];
-    const fn = (n: number, _: number, signal: AbortSignal) => {
-      seen.push(n);
-      return fail("broken", 10)(signal);
-    };
+  describe("on a failure or an abort", () => {
+    it("pulls no more, aborts what runs, closes the source once, and waits for both", async (clock) => {
+      const source = sourceOf([1, 2, 3, 4], { closing: 20 });
+      const log: string[] = [];
+      const fn = (n: number, _: number, signal: AbortSignal) =>
+        (n === 1 ? fail("broken", 50) : tidy(100, log))(signal);
 
-    await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
-    expect(clock.elapsed).toBe(40);
-    await sleep(100);
+      await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
 
-    expect(seen).toEqual([1]);
-    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
+      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
+      expect(clock.elapsed).toBe(70);
+    });
+
+    it("from outside does the same", async (clock) => {
+      const { controller, listeners } = watchedController();
+      const source = sourceOf([1, 2, 3], { closing: 20 });
+      const log: string[] = [];
+      const fn = (_n: number, _: number, signal: AbortSignal) => tidy(100, log)(signal);
+      setTimeout(() => controller.abort("stop"), 50);
+      const options = { concurrency: 2, signal: controller.signal };
+
+      await expect(mapConcurrent(source, fn, options)).rejects.toBe("stop");
+
+      expect(log).toEqual([...twice("aborted at 50"), ...twice("cleaned up at 60")]);
+      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
+      expect([clock.elapsed, listeners()]).toEqual([70, 0]);
+    });
+
+    it("while it pulls, waits for no item, drops it, and closes the source after it", async (clock) => {
+      const source = sourceOf([1, 2, 3], { every: 30, closing: 20 });
+      const seen: number[] = [];
+      const fn = (n: number) => fail("broken", seen.push(n) * 10)();
+
+      await expect(mapConcurrent(source, fn, { concurrency: 2 })).rejects.toBe("broken");
+      expect(clock.elapsed).toBe(40);
+      await sleep(100);
+
+      expect(seen).toEqual([1]);
+      expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 80"]);
+    });
+
+    it("of the source, aborts what runs and waits for it, and closes nothing", async (clock) => {
+      const log: string[] = [];
+      const source = scripted([() => 1, fail("source failed", 50)]);
+      const fn = (_item: unknown, _: number, signal: AbortSignal) => tidy(100, log)(signal);
+
+      await expect(mapConcurrent(source, fn, { concurrency: 5 })).rejects.toBe("source failed");
+
+      expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
+      expect([clock.elapsed, source.closed]).toEqual([60, 0]);
+      const failing = scripted([fail("at once", 0)]);
+      await expect(mapConcurrent(failing, fn, { concurrency: 5 })).rejects.toBe("at once");
+      expect(failing.closed).toBe(0);
+    });
+
+    test.each([
+      ["fn throws", () => [Promise.resolve(1), Promise.resolve(2)]],
+      ["one of them rejects", () => [Promise.reject("thrown")]],
+    ])("closes a source of promises when %s", async (_when, items) => {
+      const source = generatorOf<unknown>(items());
+
+      const mapping = mapConcurrent(source, raise("thrown"), { concurrency: 1 });
+
+      await expect(mapping).rejects.toBe("thrown");
+      expect(source.closed).toBe(1);
+    });
+
+    test("rejects with the failure, even if closing the source fails too", async () => {
+      const source = scripted([() => 1, () => 2], { closing: fail("closing failed", 0) });
+
+      const mapping = mapConcurrent(source, fail("broken", 0), { concurrency: 1 });
+
+      await expect(mapping).rejects.toBe("broken");
+      expect(source.closed).toBe(1);
+    });
+
+    test("before it begins, calls nothing and pulls nothing", async () => {
+      const source = sourceOf([1]);
+      const options = { concurrency: 1, signal: AbortSignal.abort("stop") };
+
+      await expect(mapConcurrent(source, () => {}, options)).rejects.toBe("stop");
+
+      expect(source.log).toEqual([]);
+    });
+
+    it.each<[string, () => MapSource<number>]>([
+      ["an iterator", () => scripted([() => 1, silence])],
+      ["a generator", () => silentGenerator()],
+      ["a stream", () => silentStream(1)],
+      ["an array with a pending promise", () => [1, new Promise<number>(() => {})]],
+      ["a function that returns a stream", () => () => silentStream(1)],
+      ["an async function that returns a generator", () => async () => silentGenerator()],
+    ])("does not wait while %s is silent", async (_name, source, clock) => {
+      const { controller, listeners } = watchedController();
+      setTimeout(() => controller.abort("stop"), 50);
+      const options = { concurrency: 2, signal: controller.signal };
+
+      await expect(mapConcurrent(source(), fail("broken", 20), options)).rejects.toBe("broken");
+      expect([clock.elapsed, listeners()]).toEqual([20, 0]);
+
+      await expect(mapConcurrent(source(), () => {}, options)).rejects.toBe("stop");
+      expect([clock.elapsed, listeners()]).toEqual([50, 0]);
+    });
+
+    it("tells a silent source to close at once, once, and does not wait for it", async (clock) => {
+      const closing = () => sleep(20);
+      const [one, other] = [
+        scripted([() => 1, silence], { closing }),
+        scripted([silence], { closing }),
+      ];
+      const signal = AbortSignal.timeout(50);
+
+      const failing = mapConcurrent(one, fail("broken", 50), { concurrency: 2 });
+      const aborted = mapConcurrent(other, () => {}, { concurrency: 1, signal });
+
+      expect(await Promise.all([failing, aborted].map(rejection))).toEqual([
+        "broken",
+        signal.reason,
+      ]);
+      expect(clock.elapsed).toBe(50);
+      expect([one.closed, other.closed, clock.pending]).toEqual([1, 1, 2]);
+    });
+
+    it("drops what a silent source, or its closing, fails with afterwards", async () => {
+      const source = scripted([fail("late", 100)], { closing: fail("closing failed", 0) });
+      const options = { concurrency: 2, signal: AbortSignal.timeout(50) };
+
+      await withoutUnhandled(async () => {
+        await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
+        await sleep(100);
+      });
+    });
+
+    it.each(["ends", "fails"])(
+      "waits for what runs if the closed source then %s",
+      async (how, clock) => {
+        const last = how === "fails" ? fail("late", 30) : () => sleep(30);
+        const source = scripted([() => 1, () => 2], { last });
+        const fn = (n: number) => (n === 1 ? fail("broken", 10)() : sleep(100));
+
+        await expect(mapConcurrent(source, fn, { concurrency: 3 })).rejects.toBe("broken");
+
+        expect(clock.elapsed).toBe(100);
+      },
+    );
+
+    test.each([1, 2])(
+      "at any moment it calls nothing more, at a concurrency of %d",
+      async (concurrency) => {
+        for (let turns = 0; turns < 30; turns++) {
+          const { controller, listeners } = watchedController();
+          const { signal } = controller;
+          let callsAfterAbort = 0;
+          const fn = () => {
+            if (signal.aborted) callsAfterAbort++;
+            return microtasks(2);
+          };
+          const source = sourceOf(Array.from({ length: 100 }, (_, n) => n));
+          const mapping = rejection(mapConcurrent(source, fn, { concurrency, signal }));
+          await microtasks(turns);
+          controller.abort("stop");
+
+          expect(await mapping).toBe("stop" as never);
+          expect([callsAfterAbort, listeners()]).toEqual([0, 0]);
+        }
+      },
+    );
+
+    test("that its listener has not heard of yet, calls nothing for an item that comes then", async () => {
+      const { signal, abort } = lateSignal();
+      let calls = 0;
+      const source = scripted([() => abort("stop")]);
+
+      const mapping = mapConcurrent(source, () => calls++, { concurrency: 1, signal });
+
+      await expect(mapping).rejects.toBe("stop");
+      expect(calls).toBe(0);
+    });
+
+    test.each(["generator", "iterator that ends", "iterable that is being opened"])(
+      "from inside a sync %s, closes it if it is open, and once",
+      async (kind) => {
+        const controller = new AbortController();
+        const options = { concurrency: 1, signal: controller.signal };
+        const abort = () => controller.abort("stop");
+        const source = {
+          generator: generatorOf([], abort),
+          "iterator that ends": scripted([], { sync: true, last: abort }),
+          "iterable that is being opened": scripted([], { sync: true, opening: abort }),
+        }[kind]!;
+
+        const mapping = mapConcurrent(source as Iterable<unknown>, () => {}, options);
+
+        await expect(mapping).rejects.toBe("stop");
+        expect(source.closed).toBe(kind === "iterator that ends" ? 0 : 1);
+      },
+    );
   });
 
-  test("takes a function that throws as one that fails, and closes a source of promises", async () => {
-    let closed = 0;
-    function* source() {
-      try {
-        yield Promise.resolve(1);
-        yield Promise.resolve(2);
-      } finally {
-        closed++;
+  it("handles a promise in an array that rejects before its turn", async () => {
+    await withoutUnhandled(async () => {
+      const source = [sleep(100), Promise.reject("rejected")];
+
+      await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("rejected");
+    });
+  });
+
+  describe("of a stream", () => {
+    test("leaves it unlocked at its end, and when it fails", async () => {
+      const [ending, failing] = [streamOf(1), brokenStream("stream failed")];
+
+      await mapConcurrent(ending, () => {}, { concurrency: 2 });
+      const mapping = mapConcurrent(failing, () => {}, { concurrency: 2 });
+
+      await expect(mapping).rejects.toBe("stream failed");
+      expect([ending.locked, failing.locked]).toEqual([false, false]);
+    });
+
+    it.each([
+      ["idle", 2, 1],
+      ["silent", 1, 2],
+    ])("that is %s cancels and unlocks it on a failure", async (_state, items, concurrency) => {
+      const stream = silentStream(items);
+
+      await expect(mapConcurrent(stream, fail("broken", 10), { concurrency })).rejects.toBe(
+        "broken",
+      );
+
+      expect([stream.cancelled, stream.locked]).toEqual([1, false]);
+    });
+
+    test("fails if somebody else reads it", async () => {
+      const stream = silentStream(1);
+      stream.getReader();
+
+      const mapping = mapConcurrent(stream, () => {}, { concurrency: 2 });
+
+      await expect(mapping).rejects.toBeInstanceOf(TypeError);
+    });
+  });
+
+  describe("of a function that opens its source", () => {
+    test.each<[string, (signal: AbortSignal) => unknown]>([
+      ["an iterable", () => [1, 2]],
+      ["a stream", () => streamOf(1, 2)],
+      ["a promise of a generator", async () => sourceOf([1, 2])],
+    ])(
+      "calls it once, here for %s, with a signal that a natural end leaves alone",
+      async (_what, open) => {
+        const signals: AbortSignal[] = [];
+        const source = (signal: AbortSignal) => {
+          signals.push(signal);
+          return open(signal) as Iterable<number>;
+        };
+        const fn = async (n: number) => {
+          await microtasks(20);
+          if (n === 2) throw "broken";
+        };
+
+        await expect(mapConcurrent(source, fn, { concurrency: 5 })).rejects.toBe("broken");
+
+        expect(signals.map(({ aborted }) => aborted)).toEqual([false]);
+      },
+    );
+
+    it("aborts its signal on a failure, with the reason, before it closes the source", async (clock) => {
+      const log: unknown[] = [];
+      async function* source(signal: AbortSignal) {
+        signal.addEventListener("abort", () => log.push(["aborted", signal.reason.cause]));
+        try {
+          yield 1;
+          yield 2;
+        } finally {
+          log.push(`closed at ${clock.elapsed}`);
+        }
       }
-    }
-    const fn = () => {
-      throw "thrown";
-    };
 
-    await expect(mapConcurrent(source(), fn, { concurrency: 1 })).rejects.toBe("thrown");
+      const mapping = mapConcurrent(source, fail("broken", 10), { concurrency: 1 });
 
-    expect(closed).toBe(1);
-  });
-
-  test("rejects with the failure, even if closing the source fails too", async () => {
-    const source = {
-      [Symbol.asyncIterator]: () => ({
-        next: async () => ({ done: false, value: 1 }),
-        return: () => Promise.reject(new Error("closing failed")),
-      }),
-    };
-
-    const mapping = mapConcurrent(source, fail("broken", 0), { concurrency: 1 });
-
-    await expect(mapping).rejects.toBe("broken");
-  });
-
-  it("when the source fails, aborts what runs and waits for it, and closes nothing", async (clock) => {
-    const log: string[] = [];
-    const error = new Error("source failed");
-    let returns = 0;
-    const steps = [async () => 1, () => sleep(50).then(() => Promise.reject(error))];
-    const source = {
-      [Symbol.asyncIterator]: () => ({
-        next: async () => ({ done: false, value: await steps.shift()?.() }),
-        return: async () => ({ done: true as const, value: returns++ }),
-      }),
-    };
-
-    const mapping = mapConcurrent(source, (_item, _index, signal) => tidy(100, log)(signal), {
-      concurrency: 5,
+      await expect(mapping).rejects.toBe("broken");
+      expect(log).toEqual([["aborted", "broken"], "closed at 10"]);
     });
 
-    await expect(mapping).rejects.toBe(error);
-    expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(clock.elapsed).toBe(60);
-    expect(returns).toBe(0);
-  });
+    it("stops a silent source by its signal, and drops what that throws", async (clock) => {
+      const source = (signal: AbortSignal) => scripted([() => sleep(1000, signal)]);
+      const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
 
-  test("does not close a source that fails at its first next()", async () => {
-    let returns = 0;
-    const source = {
-      [Symbol.asyncIterator]: () => ({
-        next: fail("source failed", 0),
-        return: async () => ({ done: true as const, value: returns++ }),
-      }),
-    };
+      await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
 
-    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("source failed");
-
-    expect(returns).toBe(0);
-  });
-
-  test("maps null and undefined", async () => {
-    const items = [null, undefined, 0];
-
-    expect(await mapConcurrent(items, (item) => item, { concurrency: 2 })).toEqual(items);
-  });
-
-  test("calls nothing and pulls nothing when it is aborted before", async () => {
-    const source = sourceOf([1]);
-
-    const mapping = mapConcurrent(source, () => {}, {
-      concurrency: 1,
-      signal: AbortSignal.abort("stop"),
+      expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
     });
 
-    await expect(mapping).rejects.toBe("stop");
-    expect(source.log).toEqual([]);
-  });
+    test("aborts the signal of a source that fails by itself", async () => {
+      let seen: AbortSignal | undefined;
+      const source = (signal: AbortSignal) => {
+        seen = signal;
+        return scripted([() => 1, fail("source failed", 0)]);
+      };
 
-  it("aborted from outside, it aborts what runs, closes the source, and waits for both", async (clock) => {
-    const { controller, listeners } = watchedController();
-    const source = sourceOf([1, 2, 3], { closing: 20 });
-    const log: string[] = [];
-    setTimeout(() => controller.abort("stop"), 50);
+      await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe(
+        "source failed",
+      );
 
-    const mapping = mapConcurrent(source, (_n, _index, signal) => tidy(100, log)(signal), {
-      concurrency: 2,
-      signal: controller.signal,
+      expect(seen?.reason).toMatchObject({ name: "AbortError", cause: "source failed" });
     });
 
-    await expect(mapping).rejects.toBe("stop");
-    expect(log.toSorted().slice(0, 2)).toEqual(["aborted at 50", "aborted at 50"]);
-    expect(source.log).toEqual(["pulled 1", "pulled 2", "closed at 70"]);
-    expect(clock.elapsed).toBe(70);
-    expect(listeners()).toBe(0);
+    it.each(["generator", "stream", "iterable", "nothing"])(
+      "closes a %s that it delivers after the abort, and does not iterate over it",
+      async (kind) => {
+        const late = {
+          generator: sourceOf([1]),
+          stream: silentStream(1),
+          iterable: scripted([]),
+          nothing: undefined,
+        };
+        const source = () => sleep(20).then(() => late[kind as "generator"]);
+        const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
+
+        await withoutUnhandled(async () => {
+          await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
+          await sleep(20);
+        });
+
+        expect(late.iterable.opened).toBe(0);
+        if (kind === "stream") expect(late.stream.cancelled).toBe(1);
+        if (kind === "generator") {
+          expect(await late.generator.next()).toEqual({ done: true, value: undefined });
+        }
+      },
+    );
+
+    test.each<[string, () => never[] | Promise<never[]>]>([
+      ["throws", raise("not opened")],
+      ["rejects", fail("not opened", 0)],
+    ])("fails when it %s", async (_how, source) => {
+      const mapping = mapConcurrent(source, () => {}, { concurrency: 1 });
+
+      await expect(mapping).rejects.toBe("not opened");
+    });
+
+    test("fails when it returns something else", async () => {
+      const mapping = mapConcurrent((() => 5) as never, () => {}, { concurrency: 1 });
+
+      await expect(mapping).rejects.toEqual(
+        new TypeError("Cannot run mapConcurrent: what source returns must be a source, received 5"),
+      );
+    });
+  });
+
+  test("prefers the asynchronous iterator", async () => {
+    const source = { ...scripted([() => 1]), [Symbol.iterator]: () => [42].values() };
+
+    expect(await mapConcurrent<number, number>(source, (n) => n, { concurrency: 2 })).toEqual([1]);
+  });
+
+  test.each([
+    { kind: "async", source: { [Symbol.asyncIterator]: () => ({ next: async () => 5 }) } },
+    { kind: "sync", source: { [Symbol.iterator]: () => ({ next: () => undefined }) } },
+  ])("fails when next() of an $kind source does not return an object", async ({ source }) => {
+    const mapping = mapConcurrent(source as never, () => {}, { concurrency: 1 });
+
+    await expect(mapping).rejects.toThrow("the result of next() must be an object, received");
+    await expect(mapping).rejects.toBeInstanceOf(TypeError);
   });
 
   describe("with stopOnError: false", () => {
@@ -1453,458 +1689,6 @@ describe("mapConcurrent", () => {
       const failing = mapConcurrent([1], () => Promise.reject(), options);
       await expect(failing).rejects.toMatchObject({ errors: [undefined] });
     });
-  });
-
-  it.each<[string, () => MapSource<number>]>([
-    ["an iterator", () => silentAfter(1)],
-    ["a generator", () => silentGenerator()],
-    ["a stream", () => silentStream(1)],
-    ["an array with a pending promise", () => [1, new Promise<number>(() => {})]],
-    ["a function that returns a stream", () => () => silentStream(1)],
-    ["an async function that returns a generator", () => async () => silentGenerator()],
-  ])("tells a failure, and obeys an abort, while %s is silent", async (_name, source, clock) => {
-    const { controller, listeners } = watchedController();
-    setTimeout(() => controller.abort("stop"), 50);
-    const options = { concurrency: 2, signal: controller.signal };
-
-    await expect(mapConcurrent(source(), fail("broken", 20), options)).rejects.toBe("broken");
-    expect(clock.elapsed).toBe(20);
-    expect(listeners()).toBe(0);
-
-    await expect(mapConcurrent(source(), () => {}, options)).rejects.toBe("stop");
-    expect(clock.elapsed).toBe(50);
-    expect(listeners()).toBe(0);
-  });
-
-  it("tells a silent source to close at once, once, and does not wait for it", async (clock) => {
-    const whenFailing = silentAfter(1);
-    const whenAborted = silentAfter(0);
-    const signal = AbortSignal.timeout(50);
-
-    const failing = mapConcurrent(whenFailing, fail("broken", 50), { concurrency: 2 });
-    const aborted = mapConcurrent(whenAborted, () => {}, { concurrency: 1, signal });
-
-    expect(await Promise.allSettled([failing, aborted])).toEqual([
-      { status: "rejected", reason: "broken" },
-      { status: "rejected", reason: signal.reason },
-    ]);
-    expect(clock.elapsed).toBe(50);
-    expect([whenFailing.closed, whenAborted.closed]).toEqual([0, 0]);
-    await sleep(20);
-    expect([whenFailing.closed, whenAborted.closed]).toEqual([1, 1]);
-  });
-
-  it("a generator that was silent is closed as soon as it can be", async (clock) => {
-    const closed: number[] = [];
-    async function* slow() {
-      try {
-        yield 1;
-        await sleep(100);
-        yield 2;
-      } finally {
-        closed.push(clock.elapsed);
-      }
-    }
-
-    await expect(mapConcurrent(slow(), fail("broken", 50), { concurrency: 2 })).rejects.toBe(
-      "broken",
-    );
-
-    expect(clock.elapsed).toBe(50);
-    await sleep(50);
-    expect(closed).toEqual([100]);
-  });
-
-  test("drops what a silent source, or its closing, fails with after the abort", async () => {
-    await withoutUnhandled(() =>
-      virtualTime(async () => {
-        const source = {
-          [Symbol.asyncIterator]: () => ({
-            next: fail("late", 100),
-            return: fail("closing failed", 0),
-          }),
-        };
-        const mapping = mapConcurrent(source, () => {}, {
-          concurrency: 2,
-          signal: AbortSignal.timeout(50),
-        });
-
-        await expect(mapping).rejects.toThrow("timed out");
-        await sleep(100);
-      }),
-    );
-  });
-
-  test("has eight running at once, even if each takes but a microtask", async () => {
-    let running = 0;
-    let peak = 0;
-    const fn = async () => {
-      peak = Math.max(peak, ++running);
-      await undefined;
-      running--;
-    };
-
-    await mapConcurrent(Array(100).keys(), fn, { concurrency: 8 });
-
-    expect(peak).toBe(8);
-  });
-
-  test("works off 30,000 items with a synchronous function without overflowing the stack", async () => {
-    const results = await mapConcurrent(Array(30_000).keys(), (n) => n, { concurrency: 1 });
-
-    expect(results.length).toBe(30_000);
-    expect(results.at(-1)).toBe(29_999);
-  });
-
-  test.each([1, 2])(
-    "aborted at any moment it calls nothing more and rejects, at a concurrency of %d",
-    async (concurrency) => {
-      for (let turns = 0; turns < 30; turns++) {
-        const { controller, listeners } = watchedController();
-        let callsAfterAbort = 0;
-        const fn = () => {
-          if (controller.signal.aborted) callsAfterAbort++;
-          return microtasks(2);
-        };
-        const source = sourceOf(Array.from({ length: 100 }, (_, n) => n));
-        const mapping = rejection(
-          mapConcurrent(source, fn, { concurrency, signal: controller.signal }),
-        );
-        await microtasks(turns);
-        controller.abort("stop");
-
-        expect(await mapping).toBe("stop" as never);
-        expect(callsAfterAbort).toBe(0);
-        expect(listeners()).toBe(0);
-      }
-    },
-  );
-
-  test("calls nothing for an item that comes after an abort its listener has not heard of yet", async () => {
-    const { signal, abort } = lateSignal();
-    let calls = 0;
-    async function* source() {
-      abort("stop");
-      yield 1;
-    }
-
-    await expect(mapConcurrent(source(), () => calls++, { concurrency: 1, signal })).rejects.toBe(
-      "stop",
-    );
-
-    expect(calls).toBe(0);
-  });
-
-  test("maps a stream, and leaves it unlocked at its end", async () => {
-    const stream = streamOf(1, 2, 3);
-
-    expect(await mapConcurrent(stream, (n) => n * n, { concurrency: 2 })).toEqual([1, 4, 9]);
-
-    expect(stream.locked).toBe(false);
-  });
-
-  it.each(["idle", "silent"])(
-    "on a failure cancels a stream that is %s, and unlocks it",
-    async (state) => {
-      const stream = silentStream(state === "idle" ? 2 : 1);
-
-      await expect(
-        mapConcurrent(stream, fail("broken", 10), { concurrency: state === "idle" ? 1 : 2 }),
-      ).rejects.toBe("broken");
-
-      expect(stream.cancelled).toBe(1);
-      expect(stream.locked).toBe(false);
-    },
-  );
-
-  test("fails with the error of a stream, and leaves it unlocked", async () => {
-    const stream = new ReadableStream<number>({
-      pull: (controller) => controller.error("stream failed"),
-    });
-
-    await expect(mapConcurrent(stream, () => {}, { concurrency: 2 })).rejects.toBe("stream failed");
-
-    expect(stream.locked).toBe(false);
-  });
-
-  test("fails with a stream that somebody else reads", async () => {
-    const stream = silentStream(1);
-    stream.getReader();
-
-    await expect(mapConcurrent(stream, () => {}, { concurrency: 2 })).rejects.toBeInstanceOf(
-      TypeError,
-    );
-  });
-
-  test.each<[string, (signal: AbortSignal) => unknown]>([
-    ["an iterable", () => [1, 2]],
-    ["a stream", () => streamOf(1, 2)],
-    ["a promise of a generator", async () => sourceOf([1, 2])],
-  ])(
-    "calls a function that returns %s, once, with a signal that a natural end leaves alone",
-    async (_name, open) => {
-      const signals: AbortSignal[] = [];
-      const source = (signal: AbortSignal) => {
-        signals.push(signal);
-        return open(signal) as Iterable<number>;
-      };
-      const fn = async (n: number) => {
-        await microtasks(20);
-        if (n === 2) throw "broken";
-      };
-
-      await expect(mapConcurrent(source, fn, { concurrency: 5 })).rejects.toBe("broken");
-
-      expect(signals.map(({ aborted }) => aborted)).toEqual([false]);
-    },
-  );
-
-  it("aborts the signal of a source on a failure, with the reason, before it closes it", async (clock) => {
-    const log: unknown[] = [];
-    async function* source(signal: AbortSignal) {
-      signal.addEventListener("abort", () => log.push(["aborted", signal.reason.cause]));
-      try {
-        yield 1;
-        yield 2;
-      } finally {
-        log.push(`closed at ${clock.elapsed}`);
-      }
-    }
-
-    await expect(mapConcurrent(source, fail("broken", 10), { concurrency: 1 })).rejects.toBe(
-      "broken",
-    );
-
-    expect(log).toEqual([["aborted", "broken"], "closed at 10"]);
-  });
-
-  it("stops a silent source by its signal, and drops what that throws", async (clock) => {
-    const controller = new AbortController();
-    setTimeout(() => controller.abort("stop"), 10);
-    async function* source(signal: AbortSignal) {
-      await sleep(1000, signal);
-      yield 1;
-    }
-
-    await expect(
-      mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
-    ).rejects.toBe("stop");
-
-    expect([clock.elapsed, clock.pending]).toEqual([10, 0]);
-  });
-
-  test("aborts the signal of a source that fails by itself", async () => {
-    let seen: AbortSignal | undefined;
-    async function* source(signal: AbortSignal) {
-      seen = signal;
-      yield 1;
-      throw "source failed";
-    }
-
-    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("source failed");
-
-    expect(seen?.reason).toMatchObject({ name: "AbortError", cause: "source failed" });
-  });
-
-  test.each(["generator", "stream", "nothing"])(
-    "closes a %s that a function delivers after the abort, without iterating over it",
-    async (kind) => {
-      await withoutUnhandled(() =>
-        virtualTime(async () => {
-          const generator = sourceOf([1]);
-          const stream = silentStream(1);
-          const late: Record<string, unknown> = { generator, stream, nothing: undefined };
-          const source = () => sleep(100).then(() => late[kind] as Iterable<number>);
-
-          const mapping = mapConcurrent(source, () => {}, {
-            concurrency: 1,
-            signal: AbortSignal.timeout(10),
-          });
-          await expect(mapping).rejects.toThrow("timed out");
-          await sleep(100);
-
-          if (kind === "generator")
-            expect(await generator.next()).toEqual({ done: true, value: undefined });
-          if (kind === "stream") expect(stream.cancelled).toBe(1);
-        }),
-      );
-    },
-  );
-
-  it("does not open an iterable that a function delivers after the abort", async () => {
-    let opened = 0;
-    const iterable = { [Symbol.iterator]: () => [opened++].values() };
-    const source = () => sleep(20).then(() => iterable);
-    const options = { concurrency: 1, signal: AbortSignal.timeout(10) };
-
-    await expect(mapConcurrent(source, () => {}, options)).rejects.toThrow("timed out");
-    await sleep(20);
-
-    expect(opened).toBe(0);
-  });
-
-  it.each(["ends", "fails"])(
-    "waits for what runs when the source %s after it was closed",
-    async (how, clock) => {
-      const source = {
-        count: 0,
-        [Symbol.asyncIterator]: () => source,
-        async next() {
-          if (source.count++ < 2) return { done: false, value: source.count };
-          await sleep(20);
-          if (how === "fails") throw "late";
-          return { done: true, value: 0 };
-        },
-      };
-      const fn = (n: number) => (n === 1 ? fail("broken", 10)() : sleep(100));
-
-      await expect(mapConcurrent(source, fn, { concurrency: 3 })).rejects.toBe("broken");
-
-      expect(clock.elapsed).toBe(100);
-    },
-  );
-
-  test("closes a sync generator that aborts in the middle of its next(), once", async () => {
-    const controller = new AbortController();
-    let closed = 0;
-    function* source() {
-      try {
-        controller.abort("stop");
-        yield 1;
-      } finally {
-        closed++;
-      }
-    }
-
-    await expect(
-      mapConcurrent(source(), () => {}, { concurrency: 1, signal: controller.signal }),
-    ).rejects.toBe("stop");
-
-    expect(closed).toBe(1);
-  });
-
-  test("does not close a source that ends in the call in which it aborts", async () => {
-    const controller = new AbortController();
-    let returns = 0;
-    const source = {
-      [Symbol.iterator]: () => ({
-        next() {
-          controller.abort("stop");
-          return { done: true as const, value: undefined };
-        },
-        return: () => ({ done: true as const, value: returns++ }),
-      }),
-    };
-    const options = { concurrency: 1, signal: controller.signal };
-
-    await expect(mapConcurrent(source, () => {}, options)).rejects.toBe("stop");
-
-    expect(returns).toBe(0);
-  });
-
-  test("closes an iterable that aborts in the middle of being opened", async () => {
-    const controller = new AbortController();
-    let closed = 0;
-    const source = {
-      [Symbol.iterator]() {
-        controller.abort("stop");
-        return {
-          next: () => ({ done: true as const, value: 0 }),
-          return: () => ({ done: true as const, value: closed++ }),
-        };
-      },
-    };
-
-    await expect(
-      mapConcurrent(source, () => {}, { concurrency: 1, signal: controller.signal }),
-    ).rejects.toBe("stop");
-
-    expect(closed).toBe(1);
-  });
-
-  test("closes a source whose promise rejects, and fails with that", async () => {
-    let closed = 0;
-    function* source() {
-      try {
-        yield Promise.reject("rejected");
-      } finally {
-        closed++;
-      }
-    }
-
-    await expect(mapConcurrent(source(), () => {}, { concurrency: 1 })).rejects.toBe("rejected");
-
-    expect(closed).toBe(1);
-  });
-
-  test("handles a promise in an array that rejects before its turn", async () => {
-    await withoutUnhandled(() =>
-      virtualTime(async () => {
-        const source = [sleep(100), Promise.reject("rejected")];
-
-        await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("rejected");
-      }),
-    );
-  });
-
-  test("hands on a promise that an asynchronous source yields, as for await does", async () => {
-    const item = Promise.resolve(1);
-    const source = {
-      [Symbol.asyncIterator]: () => [item].values() as never,
-    };
-
-    const seen = await mapConcurrent(source, (got) => got === item, { concurrency: 1 });
-
-    expect(seen).toEqual([true]);
-  });
-
-  test("maps the characters of a string, as for await does", async () => {
-    const results = await mapConcurrent("añ💡", (text) => text, { concurrency: 2 });
-
-    expect(results).toEqual(["a", "ñ", "💡"]);
-  });
-
-  test("prefers the asynchronous iterator, and accepts a next() that does not return a promise", async () => {
-    let count = 0;
-    const source = {
-      [Symbol.iterator]: () => [42].values(),
-      [Symbol.asyncIterator]: () =>
-        ({ next: () => ({ done: ++count > 2, value: count }) }) as never,
-    };
-
-    expect(await mapConcurrent<number, number>(source, (n) => n, { concurrency: 2 })).toEqual([
-      1, 2,
-    ]);
-  });
-
-  test.each([
-    { kind: "async", source: { [Symbol.asyncIterator]: () => ({ next: async () => 5 }) } },
-    { kind: "sync", source: { [Symbol.iterator]: () => ({ next: () => undefined }) } },
-  ])("fails when next() of an $kind source does not return an object", async ({ source }) => {
-    const mapping = mapConcurrent(source as never, () => {}, { concurrency: 1 });
-
-    await expect(mapping).rejects.toThrow("the result of next() must be an object, received");
-    await expect(mapping).rejects.toBeInstanceOf(TypeError);
-  });
-
-  test.each<[string, () => never[] | Promise<never[]>]>([
-    [
-      "throws",
-      () => {
-        throw "not opened";
-      },
-    ],
-    ["rejects", async () => Promise.reject("not opened")],
-  ])("fails when the function that should return a source %s", async (_how, source) => {
-    await expect(mapConcurrent(source, () => {}, { concurrency: 1 })).rejects.toBe("not opened");
-  });
-
-  test("fails when a function does not return a source", async () => {
-    const mapping = mapConcurrent((() => 5) as never, () => {}, { concurrency: 1 });
-
-    await expect(mapping).rejects.toEqual(
-      new TypeError("Cannot run mapConcurrent: what source returns must be a source, received 5"),
-    );
   });
 });
 
@@ -3256,6 +3040,12 @@ async function microtasks(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await undefined;
 }
 
+function raise(error: unknown): () => never {
+  return () => {
+    throw error;
+  };
+}
+
 /** A task that succeeds after a time. */
 function work<T = void>(ms: number, result?: T): (signal: AbortSignal) => Promise<T> {
   return async (signal) => {
@@ -3357,22 +3147,57 @@ function silentStream(count: number): ReadableStream<number> & { cancelled: numb
   return result;
 }
 
-/** A source that yields so many items and then nothing, and whose cleanup takes 20 ms. */
-function silentAfter(count: number) {
-  const source = {
-    closed: 0,
-    [Symbol.asyncIterator]: () => ({
-      next: () =>
-        count-- > 0
-          ? Promise.resolve({ done: false as const, value: count })
-          : new Promise<never>(() => {}),
-      return: async () => {
-        await sleep(20);
-        return { done: true as const, value: source.closed++ };
-      },
-    }),
+function brokenStream(error: unknown): ReadableStream<never> {
+  return new ReadableStream({ pull: (controller) => controller.error(error) });
+}
+
+/** An iterator as it is, given out as an asynchronous one. */
+function asyncIterable<T>(iterator: Iterator<T>): AsyncIterable<T> {
+  return { [Symbol.asyncIterator]: () => iterator as never };
+}
+
+/** A source whose steps are functions, and which counts what is done to it. */
+function scripted<T>(
+  steps: (() => T | Promise<T>)[],
+  { sync = false, opening = () => {}, last = () => {}, closing = () => {} }: Script = {},
+) {
+  const next = () => {
+    const step = steps[source.pulled++];
+    return step ? { done: false, value: step() } : { done: true, value: last() };
   };
-  return source;
+  const nextLater = async () => {
+    const { done, value } = next();
+    return { done, value: await value };
+  };
+  const source = {
+    opened: 0,
+    pulled: 0,
+    closed: 0,
+    [sync ? Symbol.iterator : Symbol.asyncIterator]: () => {
+      source.opened++;
+      opening();
+      return {
+        next: sync ? next : nextLater,
+        return: () => {
+          source.closed++;
+          return closing();
+        },
+      };
+    },
+  };
+  return source as typeof source & AsyncIterable<T>;
+}
+
+interface Script {
+  sync?: boolean;
+  /** Called when it is opened, at its end, and when it is closed before. */
+  opening?: () => unknown;
+  last?: () => unknown;
+  closing?: () => unknown;
+}
+
+function silence(): Promise<never> {
+  return new Promise(() => {});
 }
 
 /** An AbortController, and a function that counts the listeners which its signal has. */
