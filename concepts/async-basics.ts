@@ -101,41 +101,64 @@ export function timeout<T>(task: TimedTask<T>, ms: number, options?: WaitOptions
     requireDuration("time out", "ms", ms);
     const outer = signalOf("time out", options);
     if (outer?.aborted) return reject(outer.reason);
-    const controller = new AbortController();
-    const { signal } = controller;
-    let isOver = false;
-    const end = () => {
-      isOver = true;
-      stopTimer();
-      stopListening();
-    };
-    const fail = (error: unknown) => {
-      end();
-      reject(error);
-    };
-    const abort = (reason: unknown) => {
-      fail(reason);
-      controller.abort(reason);
-    };
-    const start = (ms: number) =>
-      startTimer(ms, () => abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")));
-    let stopTimer = start(ms);
-    const stopListening = onAbort(outer, abort);
-    const reschedule = (ms: number) => {
-      requireDuration("reschedule", "ms", ms);
-      stopTimer();
-      if (!isOver) stopTimer = start(ms);
-    };
+    const limit = new TimeLimit(ms, reject);
+    if (outer) limit.stopListening = onAbort(outer, (reason) => limit.abort(reason));
     try {
-      Promise.resolve(task(signal, reschedule)).then((value) => {
-        if (isOver) return releaseHold(value);
-        end();
-        resolve(value);
-      }, fail);
+      const running = task(limit.controller.signal, (ms) => limit.reschedule(ms));
+      Promise.resolve(running).then(
+        (value) => {
+          if (limit.isOver) return releaseHold(value);
+          limit.end();
+          resolve(value);
+        },
+        (error) => limit.fail(error),
+      );
     } catch (error) {
-      fail(error);
+      limit.fail(error);
     }
   });
+}
+
+/** The time that a task has. */
+class TimeLimit {
+  isOver = false;
+  stopListening: () => void = doNothing;
+  readonly controller = new AbortController();
+  readonly #reject: (error: unknown) => void;
+  #stopTimer: () => void;
+
+  constructor(ms: number, reject: (error: unknown) => void) {
+    this.#reject = reject;
+    this.#stopTimer = this.#start(ms);
+  }
+
+  #start(ms: number): () => void {
+    return startTimer(ms, () =>
+      this.abort(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
+    );
+  }
+
+  reschedule(ms: number): void {
+    requireDuration("reschedule", "ms", ms);
+    this.#stopTimer();
+    if (!this.isOver) this.#stopTimer = this.#start(ms);
+  }
+
+  end(): void {
+    this.isOver = true;
+    this.#stopTimer();
+    this.stopListening();
+  }
+
+  fail(error: unknown): void {
+    this.end();
+    this.#reject(error);
+  }
+
+  abort(reason: unknown): void {
+    this.fail(reason);
+    this.controller.abort(reason);
+  }
 }
 
 /** A {@link Task} that can set itself another limit. */

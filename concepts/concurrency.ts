@@ -271,7 +271,7 @@ export function asCompleted<const L extends TaskList>(
         },
         onError(error) {
           if (own.isEcho(error)) return;
-          if (own.isOver) cleanup ??= { error };
+          cleanup ??= { error };
           own.fail(error);
         },
         onTimeout: (error) => own.fail(error, error),

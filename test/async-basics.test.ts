@@ -342,6 +342,16 @@ describe("timeout", () => {
     },
   );
 
+  it("of 0 ms lets a task have what it has by then", async (clock) => {
+    expect(await timeout(async () => "done", 0)).toBe("done");
+    expect(clock.pending).toBe(0);
+  });
+
+  it("of 0 ms lets a task have what is there by then", async (clock) => {
+    expect(await timeout(async () => "done", 0)).toBe("done");
+    expect(clock.pending).toBe(0);
+  });
+
   it("a task that takes exactly the limit is too late", async () => {
     expect(await rejection(timeout(() => sleep(100), 100))).toMatchObject(timedOut(100));
   });

@@ -25,6 +25,9 @@ import {
 } from "../concepts/concurrency.ts";
 import { type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
+// Garbage is collected by Bun.
+const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
+
 describe("Start here", () => {
   test("the clock proves that tasks overlap: two of 100 ms take 100 ms", async () => {
     await virtualTime(async (clock) => {
@@ -743,7 +746,14 @@ describe("the signal of a task", () => {
     ["allSettled", (task) => allSettled([task, task])],
     ["asCompleted", (task) => Array.fromAsync(asCompleted([task, task]))],
     ["taskGroup", (task) => taskGroup(({ spawn }) => Promise.all([spawn(task), spawn(task)]))],
-    ["mapConcurrent", (task) => mapConcurrent([1, 2], task, { concurrency: 2 })],
+    [
+      "mapConcurrent",
+      (task) => {
+        const ofTwo = (item: unknown, index: number, ...rest: unknown[]) =>
+          task(item, index, ...rest);
+        return mapConcurrent([1, 2], task.length > 0 ? task : ofTwo, { concurrency: 2 });
+      },
+    ],
   ];
 
   test.each(sharing)("is one for all in %s, if they declare none", async (_name, run) => {
@@ -2018,6 +2028,29 @@ describe("taskGroup", () => {
     );
 
     expect(clock.elapsed).toBe(200);
+  });
+
+  test.skipIf(!Bun)("keeps no results while it runs, but holds (needs Bun)", async () => {
+    const end = Promise.withResolvers<void>();
+    const results: WeakRef<object>[] = [];
+    const running = taskGroup(async ({ spawn }) => {
+      for (let n = 0; n < 100; n++) {
+        spawn(() => {
+          const result = [{ n }];
+          results.push(new WeakRef(result));
+          return result;
+        });
+      }
+      await end.promise;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+
+    Bun!.gc(true);
+
+    const kept = results.filter((result) => result.deref() !== undefined).length;
+    end.resolve();
+    await running;
+    expect(kept < 50).toBe(true);
   });
 
   test("a refusal to spawn need not be handled", async () => {
