@@ -481,6 +481,7 @@ class TaskGroup {
   };
 }
 
+/** The type alone, because {@link taskGroup} makes the groups. */
 export type { TaskGroup };
 
 /** A task that waits in line. */
