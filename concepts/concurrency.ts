@@ -180,9 +180,7 @@ export function race<const L extends TaskList>(
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
   return runAll("race", tasks, options, (scope, results) => ({
-    ...firstSuccess<TaskResults<L>[number]>(scope, results, () => {
-      throw new RangeError("Cannot race: tasks must not be empty");
-    }),
+    ...firstSuccess(scope, results, () => new RangeError("Cannot race: tasks must not be empty")),
     onError: (error) => scope.fail(error),
   }));
 }
@@ -207,9 +205,7 @@ export function any<const L extends TaskList>(
   options: TasksOptions = {},
 ): Promise<TaskResults<L>[number]> {
   return runAll("run any", tasks, options, (scope, errors) =>
-    firstSuccess<TaskResults<L>[number]>(scope, errors, () => {
-      throw new AggregateError(errors, "All tasks failed");
-    }),
+    firstSuccess(scope, errors, () => new AggregateError(errors, "All tasks failed")),
   );
 }
 
@@ -760,9 +756,7 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
     let started = 0;
     let failed = 0;
     const scope: Scope<T> = new Scope<T>("hedge", { signal }, resolve, reject, (scope) => ({
-      ...firstSuccess<T>(scope, errors, () => {
-        throw new AggregateError(errors, "All attempts failed");
-      }),
+      ...firstSuccess(scope, errors, () => new AggregateError(errors, "All attempts failed")),
       onError(error, index) {
         errors[index] = error;
         if (started === attempts || scope.isOver) return;
@@ -1050,8 +1044,8 @@ function collect<R>(scope: Scope<R>, results: unknown[]): Plan<R> {
   };
 }
 
-/** The plan of those that return the first success: `errors` has a place for each task. */
-function firstSuccess<R>(scope: Scope<R>, errors: unknown[], finish: () => never): Plan<R> {
+/** The plan of those that return the first success, or throw `none()`. */
+function firstSuccess<R>(scope: Scope<R>, errors: unknown[], none: () => Error): Plan<R> {
   let winner: { value: unknown } | undefined;
   return {
     ownSignals: true,
@@ -1062,7 +1056,10 @@ function firstSuccess<R>(scope: Scope<R>, errors: unknown[], finish: () => never
     onError(error, index) {
       errors[index] = error;
     },
-    finish: () => (winner ? (winner.value as R) : finish()),
+    finish() {
+      if (!winner) throw none();
+      return winner.value as R;
+    },
   };
 }
 
