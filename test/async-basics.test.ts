@@ -602,7 +602,7 @@ describe("timeout", () => {
       },
     );
 
-    test.each([-1, NaN, "5"])("refuses %s ms, and leaves the limit as it was", async (ms) => {
+    test.each([-1, NaN, "5"])("refuses %d ms, and leaves the limit as it was", async (ms) => {
       const kind = ms === "5" ? TypeError : RangeError;
       const task: TimedTask<unknown> = (_, reschedule) => thrownBy(() => reschedule(ms as number));
 

@@ -718,8 +718,8 @@ describe("a time limit keeps what has finished:", () => {
     expect(clock.elapsed).toBe(150);
   });
 
-  it.each([0, 10, 2 ** 31, Infinity, undefined])(
-    "a limit of %s ms leaves no timer",
+  it.each([0, 10, 2 ** 31, Infinity])(
+    "a limit of %d ms leaves no timer",
     async (timeout, clock) => {
       await allSettled([() => 1, fail(2, 0)], { timeout });
       await Array.fromAsync(asCompleted([() => 1], { timeout }));
@@ -1885,6 +1885,19 @@ describe("taskGroup", () => {
 
     expect(error).toMatchObject({ errors: ["cleanup failed"] });
     expect(error?.cause).toBe(reason);
+  });
+
+  test("aborted from inside the body, which then fails, it keeps that failure", async () => {
+    const controller = new AbortController();
+    const body = () => {
+      controller.abort("stop");
+      throw "body failed";
+    };
+
+    expect(await rejection(taskGroup(body, controller))).toMatchObject({
+      errors: ["body failed"],
+      cause: "stop",
+    });
   });
 
   it("rejects with the failure when it is aborted later, and leaves out an echo of that abort", async () => {
