@@ -18,8 +18,8 @@
  *   ignores its signal. (A caller of {@link singleFlight} leaves at once.)
  * - An abort from outside aborts all tasks, waits for them, and rejects with its reason, even if
  *   the tasks then succeed. After an abort nothing more is called or started, except cleanups.
- * - Tasks are aborted with the reason of the abort from outside, or else with an AbortError, whose
- *   `cause` is the failure if there was one.
+ * - Tasks are aborted with the reason of the abort from outside, with a TimeoutError when their time
+ *   is up, or else with an AbortError, whose `cause` is the failure if there was one.
  * - A task that declares a parameter has a signal of its own, which is aborted only while the task
  *   runs: what it returns (a `Response`, say) stays usable. Tasks that declare none share one
  *   signal, because a signal costs more than a short task, but not in {@link race}, {@link any} and
@@ -407,11 +407,11 @@ export function mapConcurrent<S, T>(
           if (!scope.isEcho(error)) errors.push(error);
         },
         finish() {
-          if (errors.length > 0) throw errors[0];
-          return results;
+          if (errors.length === 0) return results;
+          releaseHold(results);
+          throw errors[0];
         },
         toError(cause) {
-          releaseHold(results);
           if (errors.length === 0 || (scope.isOver && !scope.hasFailed)) return cause;
           if (scope.hasFailed) errors.push(cause);
           return new AggregateError(errors, "Some items failed", { cause: errors[0] });
@@ -903,7 +903,7 @@ class Scope<R> {
   }
 
   #endIfDone(): void {
-    if (this.running + this.#entered > 0) return;
+    if (this.running + this.#entered > 0 || this.hasEnded) return;
     this.hasEnded = true;
     this.stopTimer();
     this.#stopListening();

@@ -841,7 +841,10 @@ describe("race", () => {
   });
 
   test("of nothing is a RangeError, as it would never settle", async () => {
-    await expect(race([])).rejects.toEqual(new RangeError("Cannot race: tasks must not be empty"));
+    const error = new RangeError("Cannot race: tasks must not be empty");
+
+    await expect(race([])).rejects.toEqual(error);
+    await expect(race([].values())).rejects.toEqual(error);
   });
 
   test("the winner's signal is not aborted, even if it declares no parameter", async () => {
@@ -1630,11 +1633,17 @@ describe("mapConcurrent", () => {
       expect(await rejection(mapping)).toBe(signal.reason);
     });
 
-    test("releases the results that nobody receives", async () => {
+    test.each<[string, () => MapSource<number>]>([
+      ["an item", () => [1, 2]],
+      ["the source", () => generatorOf([1, 3], "failed")],
+    ])("releases the results once when %s fails", async (_what, source) => {
       const hold = new Hold();
-      const fn = (n: number) => (n === 1 ? hold : Promise.reject("failed"));
+      const fn = (n: number) =>
+        n === 1 ? hold : n === 3 ? microtasks(20) : Promise.reject("failed");
 
-      await expect(mapConcurrent([1, 2], fn, options)).rejects.toThrow("Some items failed");
+      await expect(
+        mapConcurrent(source(), fn, { ...options, concurrency: 1 }),
+      ).rejects.toBeDefined();
 
       expect(hold.releases).toBe(1);
     });
@@ -2477,6 +2486,17 @@ describe("hedge", () => {
     await expect(hedging).rejects.toBe("stop");
     expect(attempts.startedAt).toEqual([0, 100]);
     expect([clock.elapsed, clock.pending, listeners()]).toEqual([205, 0, 0]);
+  });
+
+  it("starts no attempt after an abort that its own listener has not heard of yet", async (clock) => {
+    const { signal, abort } = lateSignal();
+    const attempts = attemptsOf(work(20));
+    const hedging = hedge(attempts.task, { after: 10, signal });
+    abort("stop");
+
+    await expect(hedging).rejects.toBe("stop");
+    expect(attempts.startedAt).toEqual([0]);
+    expect(clock.elapsed).toBe(10);
   });
 
   it("makes attempts without end that fail at once, and lets the event loop have its turns", async (clock) => {
