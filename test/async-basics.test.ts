@@ -148,8 +148,7 @@ describe("sleep", () => {
     async (ms, clock) => {
       await sleep(ms);
 
-      expect(clock.elapsed).toBe(ms);
-      expect(clock.pending).toBe(0);
+      expect([clock.elapsed, clock.pending]).toEqual([ms, 0]);
     },
   );
 
@@ -211,8 +210,7 @@ describe("sleep", () => {
 
       expect(clock.pending).toBe(0);
       expect(await sleeping).toBe(reason);
-      expect(clock.elapsed).toBe(0);
-      expect(listeners()).toBe(0);
+      expect([clock.elapsed, listeners()]).toEqual([0, 0]);
     },
   );
 
@@ -227,9 +225,7 @@ describe("sleep", () => {
 
     expect(await rejection(sleep(given.ms, { signal: controller.signal }))).toBe(reason);
 
-    expect(clock.elapsed).toBe(given.abortAt);
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.elapsed, clock.pending, listeners()]).toEqual([given.abortAt, 0, 0]);
     await aborting;
   });
 
@@ -246,9 +242,7 @@ describe("sleep", () => {
     const statuses = (await results).map(({ status }) => status);
     expect(statuses.indexOf("rejected")).toBe(500);
     expect(statuses.lastIndexOf("fulfilled")).toBe(499);
-    expect(clock.elapsed).toBe(499.5);
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.elapsed, clock.pending, listeners()]).toEqual([499.5, 0, 0]);
   });
 
   test.each([-1, -Infinity, NaN])("refuses %d ms", async (ms) => {
@@ -294,8 +288,7 @@ describe("timeout", () => {
 
     expect(await timeout(task, 100, { signal: controller.signal })).toBe("result");
 
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.pending, listeners()]).toEqual([0, 0]);
   });
 
   const error = new Error("failed");
@@ -308,8 +301,7 @@ describe("timeout", () => {
 
     expect(await rejection(timeout(task, 100, { signal: controller.signal }))).toBe(error);
 
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.pending, listeners()]).toEqual([0, 0]);
   });
 
   test("calls the task at once", async () => {
@@ -336,9 +328,7 @@ describe("timeout", () => {
       expect(error).toBeInstanceOf(DOMException);
       expect(error).toMatchObject(timedOut(ms));
       expect((await given.promise).reason).toBe(error);
-      expect(clock.elapsed).toBe(ms);
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
+      expect([clock.elapsed, clock.pending, listeners()]).toEqual([ms, 0, 0]);
     },
   );
 
@@ -396,8 +386,7 @@ describe("timeout", () => {
 
     expect(clock.elapsed).toBe(50);
     expect(given?.reason).toBe(reason);
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.pending, listeners()]).toEqual([0, 0]);
     await aborting;
   });
 
@@ -435,8 +424,7 @@ describe("timeout", () => {
 
     expect(await rejection(result)).toBe("stop");
     expect(called).toBe(false);
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.pending, listeners()]).toEqual([0, 0]);
   });
 
   it("of Infinity sets no timer, and waits for the task or the signal", async (clock) => {
@@ -813,8 +801,7 @@ describe("poll", () => {
       expect(clock.elapsed).toBe(others * 10);
       expect(await poll(async () => later.shift(), { interval: 10 })).toBe("yes");
 
-      expect(clock.elapsed).toBe(others * 20);
-      expect(clock.pending).toBe(0);
+      expect([clock.elapsed, clock.pending]).toEqual([others * 20, 0]);
     },
   );
 
@@ -853,9 +840,7 @@ describe("poll", () => {
 
     expect(await rejection(poll(fn, { interval: 10, timeout: 100 }))).toEqual(new Error("failed"));
 
-    expect(calls).toBe(2);
-    expect(clock.elapsed).toBe(10);
-    expect(clock.pending).toBe(0);
+    expect([calls, clock.elapsed, clock.pending]).toEqual([2, 10, 0]);
   });
 
   it("gives up with a TimeoutError, and stops calling", async (clock) => {
@@ -864,9 +849,7 @@ describe("poll", () => {
     const error = await rejection(poll(() => void calls++, { interval: 10, timeout: 25 }));
 
     expect(error).toMatchObject(timedOut(25));
-    expect(clock.elapsed).toBe(25);
-    expect(clock.pending).toBe(0);
-    expect(calls).toBe(3);
+    expect([clock.elapsed, clock.pending, calls]).toEqual([25, 0, 3]);
   });
 
   it("gives up a call that hangs, and aborts its signal", async (clock) => {
@@ -894,8 +877,7 @@ describe("poll", () => {
     );
     await sleep(1000);
 
-    expect(calls).toBe(1);
-    expect(clock.pending).toBe(0);
+    expect([calls, clock.pending]).toEqual([1, 0]);
   });
 
   it.each<[string, Task<boolean>]>([
@@ -908,9 +890,7 @@ describe("poll", () => {
     const polling = poll(fn, { interval: 10, timeout: 1000, signal: controller.signal });
 
     expect(await rejection(polling)).toBe("stop");
-    expect(clock.elapsed).toBe(45);
-    expect(clock.pending).toBe(0);
-    expect(listeners()).toBe(0);
+    expect([clock.elapsed, clock.pending, listeners()]).toEqual([45, 0, 0]);
     await aborting;
   });
 
@@ -1261,8 +1241,7 @@ describe("yieldNow", () => {
 
       expect(await rejection(yielding)).toBe("stop");
 
-      expect(clock.pending).toBe(0);
-      expect(listeners()).toBe(0);
+      expect([clock.pending, listeners()]).toEqual([0, 0]);
     },
   );
 

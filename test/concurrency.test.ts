@@ -49,8 +49,7 @@ describe("Start here", () => {
 
       await mapConcurrent([1, 2, 3, 4, 5], fn, { concurrency: 2 });
 
-      expect(peak).toBe(2);
-      expect(clock.elapsed).toBe(300);
+      expect([peak, clock.elapsed]).toEqual([2, 300]);
     });
   });
 
@@ -90,8 +89,7 @@ describe("Start here", () => {
 
       await expect(gather([work(1000)], { signal: controller.signal })).rejects.toBe("stop");
 
-      expect(clock.elapsed).toBe(50);
-      expect(listeners()).toBe(0);
+      expect([clock.elapsed, listeners()]).toEqual([50, 0]);
     });
   });
 
@@ -212,8 +210,7 @@ describe.each(allThatRunLists)("%s, as all that run a list of tasks,", (_name, r
         [50, reason],
         [50, reason],
       ]);
-      expect(listeners()).toBe(0);
-      expect(clock.pending).toBe(0);
+      expect([listeners(), clock.pending]).toEqual([0, 0]);
     },
   );
 
@@ -523,9 +520,7 @@ describe.each(allThatRunLists.filter(([name]) => name !== "race" && name !== "an
         given,
       );
 
-      expect(clock.elapsed).toBe(given.elapsed);
-      expect(peak).toBe(given.peak);
-      expect(running).toBe(0);
+      expect([clock.elapsed, peak, running]).toEqual([given.elapsed, given.peak, 0]);
     });
   },
 );
@@ -560,8 +555,7 @@ describe("gather", () => {
 
     await expect(gathering).rejects.toBe(error);
     expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(clock.elapsed).toBe(60);
-    expect(clock.pending).toBe(0);
+    expect([clock.elapsed, clock.pending]).toEqual([60, 0]);
   });
 
   it("aborts with an AbortError whose cause is the failure", async () => {
@@ -612,8 +606,7 @@ describe("gather", () => {
 
     await expect(gather(tasks, { concurrency: 2 })).rejects.toBe("broken");
 
-    expect(calls).toBe(0);
-    expect(clock.elapsed).toBe(50);
+    expect([calls, clock.elapsed]).toEqual([0, 50]);
   });
 
   it("rejects with the failure when it is aborted later, while the others clean up", async (clock) => {
@@ -797,8 +790,7 @@ describe("race", () => {
     expect(await race([tidy(100, log), work(50, "first")])).toBe("first");
 
     expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(clock.elapsed).toBe(60);
-    expect(clock.pending).toBe(0);
+    expect([clock.elapsed, clock.pending]).toEqual([60, 0]);
   });
 
   it("rejects with an error that comes first, and aborts the others because of it", async (clock) => {
@@ -894,8 +886,7 @@ describe("any", () => {
 
     expect(await any(tasks, { concurrency: 1 })).toBe("b");
 
-    expect(clock.elapsed).toBe(30);
-    expect(calls).toBe(0);
+    expect([clock.elapsed, calls]).toEqual([30, 0]);
   });
 
   test("of nothing rejects with an AggregateError without errors, as Promise.any", async () => {
@@ -1177,8 +1168,7 @@ describe("mapConcurrent", () => {
 
     await mapConcurrent(source, fn, { concurrency: 3 });
 
-    expect(finished).toBe(1_000);
-    expect(peak).toBe(3);
+    expect([finished, peak]).toEqual([1_000, 3]);
   });
 
   it("never asks a slow source for two items at a time, and closes none that has ended", async (clock) => {
@@ -1730,8 +1720,7 @@ describe("taskGroup", () => {
     expect(error).toMatchObject({ message: "The task group failed", errors: [failure] });
     expect(error?.cause).toBe(failure);
     expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(clock.elapsed).toBe(60);
-    expect(clock.pending).toBe(0);
+    expect([clock.elapsed, clock.pending]).toEqual([60, 0]);
   });
 
   it("keeps every real failure, of body, tasks and cleanups, in order of time", async () => {
@@ -1879,8 +1868,7 @@ describe("taskGroup", () => {
 
     await expect(group).rejects.toBe(reason);
     expect(log).toEqual(["aborted at 50", "cleaned up at 60"]);
-    expect(clock.elapsed).toBe(60);
-    expect(listeners()).toBe(0);
+    expect([clock.elapsed, listeners()]).toEqual([60, 0]);
   });
 
   it("aborted from outside, it keeps what fails in the cleanup, and the reason as its cause", async () => {
@@ -1894,6 +1882,15 @@ describe("taskGroup", () => {
 
     expect(error).toMatchObject({ errors: ["cleanup failed"] });
     expect(error?.cause).toBe(reason);
+  });
+
+  test("is not called when it is aborted before", async () => {
+    let calls = 0;
+    const options = { signal: AbortSignal.abort("stop") };
+
+    await expect(taskGroup(() => calls++, options)).rejects.toBe("stop");
+
+    expect(calls).toBe(0);
   });
 
   test("aborted from inside the body, which then fails, it keeps that failure", async () => {
