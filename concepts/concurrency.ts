@@ -860,7 +860,7 @@ class Scope<R> {
     this.#resolve = resolve;
     this.#reject = reject;
     this.#stopListening = onAbort(signal ?? undefined, () => void this.isOver);
-    if (!onTimeout || ms === Infinity) return;
+    if (!onTimeout) return;
     this.stopTimer = startTimer(ms, () =>
       onTimeout(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),
     );
