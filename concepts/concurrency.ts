@@ -809,7 +809,7 @@ interface Plan<R> {
 
 /** Where a {@link Scope} gets its tasks. */
 interface Input {
-  /** There is room: starts more tasks, if there are any. */
+  /** A task has ended: starts another, if there is one. */
   pull: () => void;
   /** No more are needed. */
   stop: () => void;
@@ -825,7 +825,7 @@ class Scope<R> {
   /** What it rejects with: a failure, or the reason of the abort from outside. */
   failure: { error: unknown } | undefined;
   hasFailed = false;
-  input: Input | undefined;
+  input!: Input;
   /** Stops the one timer it may have. */
   stopTimer: () => void = doNothing;
   readonly #concurrency: number;
@@ -946,7 +946,7 @@ class Scope<R> {
   /** A task has ended. */
   #end(): void {
     this.running--;
-    if (this.input && this.hasRoom) this.input.pull();
+    this.input.pull();
     this.#endIfDone();
   }
 
@@ -968,7 +968,7 @@ class Scope<R> {
     this.failure = failure;
     this.stopTimer();
     for (const controller of this.#controllers) controller.abort(reason);
-    this.input?.stop();
+    this.input.stop();
     if (failure) this.#plan.onFailure?.();
   }
 

@@ -681,10 +681,11 @@ describe("a time limit keeps what has finished:", () => {
       sleep(100, signal)
         .catch(() => sleep(20))
         .then(() => "late");
-    const tasks = [work(10, 1), fail(2, 20), tidy(100, log), tidy(100, log, 3), late, work(10)];
+    const hold = new Hold();
+    const tasks = [work(10, hold), fail(2, 20), tidy(100, log), tidy(100, log, 3), late, work(10)];
 
     expect(await allSettled(tasks, { concurrency: 3, timeout: 50 })).toMatchObject([
-      { status: "fulfilled", value: 1 },
+      { status: "fulfilled", value: { releases: 0 } },
       { status: "rejected", reason: 2 },
       { status: "rejected", reason: limit },
       { status: "rejected", reason: 3 },
@@ -727,7 +728,10 @@ describe("a time limit keeps what has finished:", () => {
     const hold = new Hold();
     const deaf = () => sleep(60).then(() => hold);
 
-    expect(await rejection(allSettled([deaf], { timeout: 50, signal }))).toBe(signal.reason);
+    const settling = rejection(allSettled([deaf], { timeout: 50, signal }));
+    await sleep(45);
+    expect(clock.pending).toBe(1); // the task's own
+    expect(await settling).toBe(signal.reason);
 
     expect([clock.elapsed, hold.releases]).toEqual([60, 1]);
   });
@@ -1991,6 +1995,33 @@ describe("taskGroup", () => {
     expect(results).toEqual(["a", "b", "c", "d", "e"]);
     expect(log).toEqual(["a at 0", "b at 0", "c at 100", "d at 100", "e at 200"]);
     expect(clock.elapsed).toBe(300);
+  });
+
+  test("starts none in line after an abort of which it has not heard yet", async () => {
+    const { signal, abort } = lateSignal();
+    let calls = 0;
+    const group = taskGroup(
+      ({ spawn }) => {
+        spawn(() => abort("stop"));
+        spawn(() => calls++);
+      },
+      { concurrency: 1, signal },
+    );
+
+    await expect(group).rejects.toBe("stop");
+    expect(calls).toBe(0);
+  });
+
+  test("its signal is aborted also if it is asked for only after a failure", async () => {
+    let reason: unknown;
+    const group = taskGroup(async (group) => {
+      group.spawn((_signal) => Promise.reject("broken"));
+      await microtasks(10);
+      reason = group.signal.reason;
+    });
+
+    expect(await rejection(group)).toMatchObject({ errors: ["broken"] });
+    expect(reason).toMatchObject({ name: "AbortError", cause: "broken" });
   });
 
   test("runs the tasks in line that nobody awaits, and keeps their failures", async () => {
