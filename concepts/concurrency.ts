@@ -847,19 +847,18 @@ class Scope<R> {
     plan: (scope: Scope<R>) => Plan<R>,
   ) {
     requireOptions(action, options);
-    const { concurrency = Infinity, signal } = options;
+    const { concurrency = Infinity, signal, timeout: ms = Infinity } = options as TimedOptions;
     requireCount(action, "concurrency", concurrency);
+    requireDuration(action, "timeout", ms);
     requireSignal(action, signal);
-    this.#plan = plan(this);
-    const { timeout: ms = Infinity } = options as TimedOptions;
-    const { onTimeout } = this.#plan;
-    if (onTimeout) requireDuration(action, "timeout", ms);
     signal?.throwIfAborted();
     this.#concurrency = concurrency;
     this.#outer = signal;
     this.#resolve = resolve;
     this.#reject = reject;
+    this.#plan = plan(this);
     this.#stopListening = onAbort(signal ?? undefined, () => void this.isOver);
+    const { onTimeout } = this.#plan;
     if (!onTimeout) return;
     this.stopTimer = startTimer(ms, () =>
       onTimeout(new DOMException(`Timed out after ${ms} ms`, "TimeoutError")),

@@ -1025,6 +1025,14 @@ describe("asCompleted", () => {
     expect(clock.elapsed).toBe(60);
   });
 
+  test("aborted before, it rejects with the reason once, and may be left then", async () => {
+    const results = asCompleted([() => 1], { signal: AbortSignal.abort("stop") });
+
+    await expect(results.next()).rejects.toBe("stop");
+    expect(await results.return()).toEqual(done);
+    expect(await results.next()).toEqual(done);
+  });
+
   test("tells an error once: the other pending next() is done", async () => {
     const results = asCompleted([fail("broken", 0), work(1000)]);
 
