@@ -1157,6 +1157,7 @@ describe("mapConcurrent", () => {
   const item = Promise.resolve(1);
   test.each<[string, MapSource<unknown>, unknown[]]>([
     ["null and undefined", [null, undefined, 0], [null, undefined, 0]],
+    ["those of a set", new Set([null, undefined, 0]), [null, undefined, 0]],
     ["the characters of a string, as for await does", "añ💡", ["a", "ñ", "💡"]],
     ["what an asynchronous source yields, be it a promise", asyncIterable([item].values()), [item]],
     ["what a next() returns that gives no promise", asyncIterable([1, 2].values()), [1, 2]],
