@@ -1,6 +1,7 @@
 /**
  * How to test code that waits: assert to the millisecond when it ends, that an abort ends it at once
- * with the given reason, and that no timer, listener or unhandled rejection is left. Time is virtual.
+ * with the given reason, and that no timer, listener or unhandled rejection is left. Time is virtual:
+ * from the second part on, `it` is a `test` in virtual time.
  * A program's entry is tested with a substitute for `process`, and with a few real processes.
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";

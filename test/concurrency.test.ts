@@ -2,7 +2,8 @@
  * How to test code that does several things at once: exact virtual time proves that tasks overlap,
  * that a limit holds, and that everything that ends early (a failure, an abort, a winner, a loop
  * that is left) aborts the other tasks and waits for them. The tasks here sleep, and need some time
- * to clean up when they are aborted: so the clock shows a result that comes too early.
+ * to clean up when they are aborted: so the clock shows a result that comes too early. From the
+ * second part on, `it` is a `test` in virtual time.
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
