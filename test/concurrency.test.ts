@@ -2130,6 +2130,8 @@ describe("taskGroup", () => {
 describe("a TaskGroup", () => {
   it("tells how many tasks run, and how many wait in line", async () => {
     const seen: string[] = [];
+    const started: number[] = [];
+    const task = (n: number) => (signal: AbortSignal) => work(10 * started.push(n))(signal);
     const look = (group: TaskGroup) => {
       const key = Symbol.for("nodejs.util.inspect.custom") as never;
       const show = group[key] as (...args: unknown[]) => string;
@@ -2139,9 +2141,10 @@ describe("a TaskGroup", () => {
     const group = await taskGroup(
       async (group) => {
         look(group);
-        for (const ms of [10, 20, 30]) group.spawn(work(ms));
+        for (const n of [1, 2, 3, 4]) group.spawn(task(n));
         look(group);
         await sleep(15);
+        group.spawn(task(5));
         look(group);
         return group;
       },
@@ -2151,10 +2154,11 @@ describe("a TaskGroup", () => {
 
     expect(seen).toEqual([
       'TaskGroup {"running":0,"waiting":0}',
-      'TaskGroup {"running":2,"waiting":1}',
-      'TaskGroup {"running":2,"waiting":0}',
+      'TaskGroup {"running":2,"waiting":2}',
+      'TaskGroup {"running":2,"waiting":2}',
       'TaskGroup {"running":0,"waiting":0}',
     ]);
+    expect(started).toEqual([1, 2, 3, 4, 5]);
   });
 });
 
