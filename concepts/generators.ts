@@ -304,8 +304,15 @@ export function scan<T, A>(
   );
 }
 
+/** How {@link flatMap} reads. */
+export interface FlatMapOptions {
+  /** How many inner sources are read at once: a positive integer or `Infinity`. Default: 1. */
+  concurrency?: number | undefined;
+}
+
 /**
- * Yields all values of the sources that `fn` returns, one source after the other.
+ * Yields all values of the sources that `fn` returns, one source after the other, or several at
+ * once as their values come.
  *
  * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
  *
@@ -320,50 +327,60 @@ export function scan<T, A>(
 export function flatMap<T, R>(
   source: Source<T>,
   fn: PerValue<T, Source<R> | PromiseLike<Source<R>>>,
+  options?: FlatMapOptions,
 ): Stream<R>;
 export function flatMap<T, S extends Source<unknown> | PromiseLike<Source<unknown>>>(
   source: Source<T>,
   fn: PerValue<T, S>,
+  options?: FlatMapOptions,
 ): Stream<Item<Awaited<S>>>;
-export function flatMap(source: Source<any>, fn: PerValue<any, any>): Stream<any> {
-  requireFunction("flatMap", "fn", fn);
+export function flatMap(
+  source: Source<any>,
+  fn: PerValue<any, any>,
+  options: FlatMapOptions = {},
+): Stream<any> {
+  requireOptions("flatMap", options);
+  const { concurrency = 1 } = options;
+  requireCount("flatMap", "concurrency", concurrency);
+  return flatten("flatMap", source, fn, concurrency);
+}
+
+/** Without a `concurrency` the last inner source replaces the one before. */
+function flatten(
+  action: string,
+  source: Source<unknown>,
+  fn: PerValue<unknown, any>,
+  concurrency?: number,
+): Stream<unknown> {
+  requireFunction(action, "fn", fn);
   let index = 0;
-  let inner: Intake<unknown> | undefined;
-  let call: Promise<void> | undefined;
-  const hub: Hub<unknown> = new Hub("flatMap", [source], {
-    pull() {
-      if (!call) (inner ?? outer).read();
+  // Those whose value has come; the last of these values may still wait for the consumer.
+  const resting = new Fifo<Intake<unknown>>();
+  const pull = () => {
+    const isIn = hub.intakes.has(outer);
+    if (isIn && hub.intakes.size <= (concurrency ?? Infinity)) outer.read();
+    while (resting.size > hub.ready) resting.shift().read();
+    if (hub.intakes.size === 0) hub.finish();
+  };
+  const hub: Hub<unknown> = new Hub(action, [source], {
+    pull,
+    arrived(value, intake) {
+      if (intake !== outer) {
+        resting.push(intake);
+        return hub.put(value);
+      }
+      if (concurrency === undefined) for (const old of inner()) void hub.leave(old);
+      hub.open(Promise.try(fn, value, index++)).read();
+      if (hub.isWanted) pull();
     },
-    arrived: (value) => void (call = enter(value)),
     async shut(isUrgent) {
-      if (!isUrgent) await call;
-      // The inner source first, as if the loops were nested.
-      const errors = (await inner?.close(isUrgent)) ?? [];
+      // The inner sources first, as if the loops were nested.
+      const errors = await hub.closeSources(isUrgent, inner());
       return [...errors, ...(await outer.close(isUrgent))];
     },
   });
-  const outer = hub.intakes[0]!;
-  const owner: Owner<unknown> = {
-    get isOver() {
-      return hub.isOver;
-    },
-    arrived: (value) => hub.put(value),
-    ended() {
-      inner = undefined;
-      outer.read();
-    },
-    failed: (error) => hub.fail(error),
-  };
-  const enter = async (value: unknown) => {
-    try {
-      inner = new Intake("flatMap", await fn(value, index++), owner);
-      if (!hub.isOver) inner.read();
-      else for (const error of await inner.close(false)) hub.fail(error);
-    } catch (error) {
-      hub.fail(error);
-    }
-    call = undefined;
-  };
+  const outer = [...hub.intakes][0]!;
+  const inner = () => [...hub.intakes].filter((intake) => intake !== outer);
   return hub;
 }
 
@@ -448,20 +465,16 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
 export function merge<T>(...sources: Source<T>[]): Stream<T>;
 export function merge<S extends Source<unknown>[]>(...sources: S): Stream<Item<S[number]>>;
 export function merge<T>(...sources: Source<T>[]): Stream<T> {
-  let open = sources.length;
-  // Those whose value has come; the last of these values may still wait for the consumer.
   const resting = new Fifo<Intake<T>>();
   const hub: Hub<T> = new Hub("merge", sources, {
     pull() {
+      // The last of the values that have come may still wait for the consumer.
       while (resting.size > hub.ready && !hub.isOver) resting.shift().read();
-      if (open === 0) hub.finish();
+      if (hub.intakes.size === 0) hub.finish();
     },
     arrived(value, intake) {
       resting.push(intake);
       hub.put(value);
-    },
-    ended() {
-      if (--open === 0) hub.finish();
     },
   });
   for (const intake of hub.intakes) resting.push(intake);
@@ -494,21 +507,23 @@ export function zip<T extends unknown[]>(
       if (sources.length === 0) hub.finish();
       if (missing > 0) return;
       missing = sources.length;
-      for (const intake of hub.intakes) if (!hub.isOver) intake.read();
+      for (const intake of intakes) if (!hub.isOver) intake.read();
     },
     arrived(value, intake) {
-      values[hub.intakes.indexOf(intake)] = value;
+      values[intakes.indexOf(intake)] = value;
       if (--missing > 0) return;
       const all = values;
       values = [];
       hub.put(all as never);
     },
+    ended: () => hub.finish(),
     shut(isUrgent) {
       releaseHold(values);
       values = [];
       return hub.closeSources(isUrgent);
     },
   });
+  const intakes = [...hub.intakes];
   return hub;
 }
 
@@ -530,7 +545,18 @@ export function zip<T extends unknown[]>(
  */
 export function buffer<T>(source: Source<T>, size: number): Stream<T> {
   requirePositiveInteger("buffer", "size", size);
-  return mapAhead<T, T>("buffer", source, (value) => value, size, false);
+  const fill = () => {
+    if (hub.ready < size && !hub.isOver) hub.read();
+  };
+  const hub: Hub<T> = new Hub("buffer", [source], {
+    pull: fill,
+    arrived(value) {
+      hub.put(value);
+      fill();
+    },
+    taken: fill,
+  });
+  return hub;
 }
 
 /** How {@link parallelMap} works off its source. */
@@ -584,35 +610,18 @@ export function parallelMap(
   requireOptions("run parallelMap", options);
   const { concurrency, ordered = true } = options ?? {};
   requirePositiveInteger("run parallelMap", "concurrency", concurrency);
-  return mapAhead("run parallelMap", source, fn, concurrency, ordered);
-}
-
-/** The place of a result. */
-interface Slot<T> {
-  isReady: boolean;
-  value: T | undefined;
-}
-
-function mapAhead<T, R>(
-  action: string,
-  source: Source<T>,
-  fn: (value: T, index: number, signal: AbortSignal) => R | PromiseLike<R>,
-  places: number,
-  ordered: boolean,
-): Stream<R> {
-  let free = places;
+  let free = concurrency;
   let index = 0;
   let running = 0;
-  let isSourceDone = false;
   let hasFailed = false;
   let idle: PromiseWithResolvers<void> | undefined;
   let shared: AbortController | undefined;
   const controllers = new Set<AbortController>();
-  /** Results in the order of the source; the first of them isn't there yet. */
-  const slots = new Fifo<Slot<R>>();
+  /** Places for results in the order of the source; the result of the first isn't there yet. */
+  const slots = new Fifo<{ result?: unknown }>();
 
-  const work = async (value: T) => {
-    const slot: Slot<R> = { isReady: false, value: undefined };
+  const work = async (value: unknown) => {
+    const slot = {};
     if (ordered) slots.push(slot);
     // A controller costs much, so that calls which seem not to use it share one.
     const isOwn = fn.length > 2;
@@ -628,18 +637,17 @@ function mapAhead<T, R>(
     controllers.delete(controller);
     if (--running > 0) return;
     idle?.resolve();
-    if (isSourceDone) hub.finish();
+    if (hub.intakes.size === 0) hub.finish();
   };
-  const deliver = (slot: Slot<R>, value: R) => {
-    slot.value = value;
-    slot.isReady = true;
-    if (!ordered) return hasFailed ? releaseHold(value) : hub.put(value);
-    while (slots.first?.isReady) hub.put(slots.shift().value as R);
+  const deliver = (slot: { result?: unknown }, result: unknown) => {
+    slot.result = result;
+    if (!ordered) return hasFailed ? releaseHold(result) : hub.put(result);
+    for (let first; (first = slots.first) && "result" in first;) hub.put(slots.shift().result);
   };
   const pull = () => {
-    if (free > 0 && !isSourceDone && !hub.isOver) hub.read();
+    if (free > 0 && hub.intakes.size > 0 && !hub.isOver) hub.read();
   };
-  const hub: Hub<R, T> = new Hub(action, [source], {
+  const hub: Hub<unknown> = new Hub("run parallelMap", [source], {
     pull,
     arrived(value) {
       free--;
@@ -648,7 +656,6 @@ function mapAhead<T, R>(
       pull();
     },
     ended() {
-      isSourceDone = true;
       if (running === 0) hub.finish();
     },
     taken() {
@@ -664,7 +671,7 @@ function mapAhead<T, R>(
       return Promise.all([hub.closeSources(isUrgent), idle?.promise]).then(([errors]) => errors);
     },
     closed() {
-      while (slots.size > 0) releaseHold(slots.shift().value);
+      while (slots.size > 0) releaseHold(slots.shift().result);
     },
   });
   return hub;
@@ -697,10 +704,7 @@ export function tee<T, const N extends number = number>(
   /** For how many readers an object waits that none of them has received. */
   const unclaimed = new Map<unknown, number>();
   const readers = new Set<Hub<T>>();
-  const intake = new Intake<T>("tee", source, {
-    get isOver() {
-      return readers.size === 0;
-    },
+  const hub = new Hub<T>("tee", [source], {
     arrived(value) {
       if (isObject(value)) unclaimed.set(value, readers.size);
       for (const reader of readers) reader.put(value);
@@ -717,13 +721,13 @@ export function tee<T, const N extends number = number>(
   for (let n = 0; n < count; n++) {
     const reader: Hub<T> = new Hub("tee", [], {
       pull() {
-        if (reader.ready === 0) intake.read();
+        if (reader.ready === 0) hub.read();
       },
       taken: (value) => void unclaimed.delete(value),
       drop,
       shut(isUrgent) {
         readers.delete(reader);
-        return readers.size === 0 ? intake.close(isUrgent) : undefined;
+        return readers.size === 0 ? errorsOf(hub[CLOSE](isUrgent)) : undefined;
       },
     });
     readers.add(reader);
@@ -888,11 +892,6 @@ abstract class Upstream<T> implements Stream<T> {
   /** May be called again, for example because it has become urgent. */
   abstract [CLOSE](isUrgent: boolean): Promise<void>;
 
-  /** Opens it for a `for await` loop, which need not call its next(). */
-  values(): AsyncIterable<T> {
-    return this;
-  }
-
   [Symbol.asyncIterator](): this {
     return this;
   }
@@ -933,6 +932,7 @@ class Transform<T, A, R> extends Upstream<R> {
     limit = Infinity,
   ) {
     super();
+    requireSource(action, source);
     this.#input = source instanceof Upstream ? source : new SourceReader(action, source, this);
     this.#fn = fn;
     this.#select = select;
@@ -955,8 +955,6 @@ class Transform<T, A, R> extends Upstream<R> {
         }
         this.isReading = true;
         const step = await this.#input.next();
-        // Like `for await`, it takes no primitive for a result.
-        if (!isObject(step)) throw new TypeError(`${describe(step)} is not an iterator's result`);
         if (step.done) {
           this.#isInputOpen = false;
           break;
@@ -1003,67 +1001,52 @@ class Transform<T, A, R> extends Upstream<R> {
   }
 }
 
-/** For whom an {@link Intake} reads. */
-interface Owner<T> {
-  readonly isOver: boolean;
-  arrived(value: T, intake: Intake<T>): void;
-  ended(): void;
-  failed(error: unknown): void;
-}
-
-/** Reads one upstream, a value at a time. */
+/** Reads one upstream for a {@link Hub}, a value at a time. */
 class Intake<T> {
   readonly #upstream: Upstream<T>;
-  readonly #owner: Owner<T>;
-  #isLooping = false;
-  #isAsked = false;
+  readonly #hub: Hub<any, T>;
   #isOpen = true;
   #isClosed = false;
-  #goOn: (() => void) | undefined;
   isReading = false;
 
-  constructor(action: string, source: Source<T>, owner: Owner<T>) {
+  constructor(action: string, source: Source<T> | Promise<Source<T>>, hub: Hub<any, T>) {
     this.#upstream = source instanceof Upstream ? source : new SourceReader(action, source, this);
-    this.#owner = owner;
+    this.#hub = hub;
   }
 
   /** Does nothing if it is reading already. */
   read(): void {
-    this.#isAsked = true;
-    if (!this.#isLooping) this.#loop();
-    else this.#goOn?.();
-    this.#goOn = undefined;
+    if (this.isReading) return;
+    this.isReading = true;
+    try {
+      this.#upstream.next().then(this.#answered, this.#failed);
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
-  async #loop(): Promise<void> {
-    this.#isLooping = this.isReading = true;
-    const owner = this.#owner;
-    try {
-      for await (const value of this.#upstream.values()) {
-        this.isReading = this.#isAsked = false;
-        if (owner.isOver) releaseHold(value);
-        else this.#hand(value);
-        // Leaving the loop would close the source. A loop that never goes on is garbage.
-        while (!this.#isAsked || this.#isClosed) {
-          await new Promise<void>((resolve) => (this.#goOn = resolve));
-        }
-        this.isReading = true;
+  readonly #answered = (step: Step<T>) => {
+    this.isReading = false;
+    const hub = this.#hub;
+    if (step.done) {
+      if (this.#isClosed) return;
+      this.#isOpen = false;
+      hub.ended(this);
+    } else if (hub.isOver || this.#isClosed) releaseHold(step.value);
+    else
+      try {
+        hub.on.arrived(step.value, this);
+      } catch (error) {
+        hub.on.failed(error);
       }
-      this.#isOpen = this.isReading = false;
-      if (!owner.isOver) owner.ended();
-    } catch (error) {
-      this.#isOpen = this.isReading = false;
-      owner.failed(error);
-    }
-  }
+  };
 
-  #hand(value: T): void {
-    try {
-      this.#owner.arrived(value, this);
-    } catch (error) {
-      this.#owner.failed(error);
-    }
-  }
+  readonly #failed = (error: unknown) => {
+    this.isReading = false;
+    if (!this.#isClosed) this.#isOpen = false;
+    else if (isAbort(error)) return;
+    this.#hub.on.failed(error);
+  };
 
   /** Resolves to what has gone wrong. */
   close(isUrgent: boolean): Promise<unknown[]> {
@@ -1072,46 +1055,83 @@ class Intake<T> {
   }
 }
 
-/** What is particular to an operator. Left out, values, the end and errors are passed on. */
+/** What is particular to an operator; see {@link Hub} for the defaults. */
 interface Operator<T, S> {
-  /** The consumer asks for a value. Default: reads the source, unless a value is there. */
-  pull?(): void;
-  arrived?(value: S, intake: Intake<S>): void;
-  ended?(): void;
-  failed?(error: unknown): void;
+  /** The consumer asks for a value. */
+  pull(): void;
+  arrived(value: S, intake: Intake<S>): void;
+  /** A source has ended. */
+  ended(): void;
+  failed(error: unknown): void;
   /** The consumer has received a value. */
-  taken?(value: T): void;
-  /** Nobody will receive the value. Default: releases it. */
-  drop?(value: T): void;
+  taken(value: T): void;
+  /** Nobody will receive the value. */
+  drop(value: T): void;
   /**
    * Stops all that feeds the stream, and resolves to what has gone wrong. Called again when it
-   * becomes urgent. Default: closes the sources.
+   * becomes urgent.
    */
-  shut?(isUrgent: boolean): Promise<unknown[]> | void;
+  shut(isUrgent: boolean): Promise<unknown[]> | void;
   /** Nothing runs any more. */
-  closed?(): void;
+  closed(): void;
 }
 
 /** Stands between sources, or what else an operator has, and a consumer who may leave any time. */
-class Hub<T, S = T> extends Upstream<T> implements Owner<S> {
-  readonly intakes: readonly Intake<S>[];
-  readonly #operator: Operator<T, S>;
+class Hub<T, S = T> extends Upstream<T> {
+  /** Those that have not ended, in order. */
+  readonly intakes = new Set<Intake<S>>();
+  readonly on: Operator<T, S>;
+  readonly #action: string;
   readonly #values = new Fifo<T>();
   readonly #waiters = new Fifo<PromiseWithResolvers<Step<T>>>();
   readonly #errors = new Set<unknown>();
   readonly #closed = Promise.withResolvers<void>();
-  #closing: "patiently" | "urgently" | undefined;
+  readonly #next = this.intakes.values();
+  #current: Intake<S> | undefined;
+  /** 1: it waits for all it closes. 2: it is urgent. */
+  #closing = 0;
   #isLeft = false;
   #isClosed = false;
 
-  constructor(action: string, sources: readonly Source<S>[], operator: Operator<T, S>) {
+  constructor(action: string, sources: readonly Source<S>[], operator: Partial<Operator<T, S>>) {
     super();
-    this.#operator = operator;
-    this.intakes = sources.map((source) => new Intake(action, source, this));
+    this.#action = action;
+    this.on = {
+      pull: () => {
+        if (this.ready === 0) this.read();
+      },
+      arrived: (value) => this.put(value as never),
+      ended: () => {
+        if (this.intakes.size === 0) this.finish();
+        else if (this.isWanted) this.#pull();
+      },
+      failed: (error) => this.fail(error),
+      taken: doNothing,
+      drop: releaseHold,
+      shut: (isUrgent) => this.closeSources(isUrgent),
+      closed: doNothing,
+      ...operator,
+    };
+    for (const source of sources) {
+      requireSource(action, source);
+      this.open(source);
+    }
+  }
+
+  open(source: Source<S> | Promise<Source<S>>): Intake<S> {
+    const intake = new Intake(this.#action, source, this);
+    this.intakes.add(intake);
+    return intake;
+  }
+
+  /** Closes one source for good; its errors are told. */
+  async leave(intake: Intake<any>): Promise<void> {
+    for (const error of await intake.close(true)) this.on.failed(error);
+    this.ended(intake);
   }
 
   get isOver(): boolean {
-    return this.#closing !== undefined;
+    return this.#closing > 0;
   }
 
   /** How many values wait for the consumer. */
@@ -1128,7 +1148,7 @@ class Hub<T, S = T> extends Upstream<T> implements Owner<S> {
     if (!this.isOver) this.#pull();
     if (this.ready > 0) {
       const value = this.#values.shift();
-      this.#operator.taken?.(value);
+      this.on.taken(value);
       return Promise.resolve({ done: false, value });
     }
     if (this.#isClosed) return this.#tell();
@@ -1139,50 +1159,37 @@ class Hub<T, S = T> extends Upstream<T> implements Owner<S> {
 
   #pull(): void {
     try {
-      if (this.#operator.pull) this.#operator.pull();
-      else if (this.ready === 0) this.read();
+      this.on.pull();
     } catch (error) {
       this.fail(error);
     }
   }
 
-  /** Reads the first source. */
+  /** Reads the first source that has not ended. */
   read(): void {
-    this.intakes[0]!.read();
-  }
-
-  arrived(value: S, intake: Intake<S>): void {
-    if (this.#operator.arrived) this.#operator.arrived(value, intake);
-    else this.put(value as never);
-  }
-
-  ended(): void {
-    if (this.#operator.ended) this.#operator.ended();
+    this.#current ??= this.#next.next().value;
+    if (this.#current) this.#current.read();
     else this.finish();
   }
 
-  failed(error: unknown): void {
-    if (this.#operator.failed) this.#operator.failed(error);
-    else this.fail(error);
+  ended(intake: Intake<S>): void {
+    this.intakes.delete(intake);
+    if (intake === this.#current) this.#current = undefined;
+    if (!this.isOver) this.on.ended();
   }
 
   /** Hands a value to the consumer, now or when it asks. */
   put(value: T): void {
-    if (this.#isLeft) return this.#drop(value);
+    if (this.#isLeft) return this.on.drop(value);
     if (!this.isWanted) return this.#values.push(value);
     this.#waiters.shift().resolve({ done: false, value });
-    this.#operator.taken?.(value);
+    this.on.taken(value);
     if (this.isWanted && !this.isOver) this.#pull();
   }
 
   replaceOldest(value: T): void {
-    this.#drop(this.#values.shift());
+    this.on.drop(this.#values.shift());
     this.#values.push(value);
-  }
-
-  #drop(value: T): void {
-    if (this.#operator.drop) this.#operator.drop(value);
-    else releaseHold(value);
   }
 
   fail(error: unknown): void {
@@ -1198,29 +1205,31 @@ class Hub<T, S = T> extends Upstream<T> implements Owner<S> {
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
     this.#isLeft = true;
-    while (this.ready > 0) this.#drop(this.#values.shift());
+    while (this.ready > 0) this.on.drop(this.#values.shift());
     this.#close(isUrgent);
     await this.#closed.promise;
     await this.#tell();
   }
 
   async #close(isUrgent: boolean): Promise<void> {
-    if (this.#closing === "urgently" || (this.#closing && !isUrgent)) return;
-    this.#closing = isUrgent ? "urgently" : "patiently";
-    const { shut } = this.#operator;
-    const shutting = Promise.try(async () => (shut ? shut(isUrgent) : this.closeSources(isUrgent)));
+    const urgency = isUrgent ? 2 : 1;
+    if (this.#closing >= urgency) return;
+    this.#closing = urgency;
+    const shutting = Promise.try(async () => this.on.shut(isUrgent));
     const errors = await shutting.catch((error: unknown) => [error]);
     if (this.#isClosed) return;
     for (const error of errors ?? []) this.#errors.add(error);
     this.#isClosed = true;
-    this.#operator.closed?.();
-    while (this.#waiters.size > 0)
-      this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
+    this.on.closed();
+    while (this.isWanted) this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
     this.#closed.resolve();
   }
 
-  async closeSources(isUrgent: boolean): Promise<unknown[]> {
-    return (await Promise.all(this.intakes.map((intake) => intake.close(isUrgent)))).flat();
+  async closeSources(
+    isUrgent: boolean,
+    intakes: Iterable<Intake<any>> = this.intakes,
+  ): Promise<unknown[]> {
+    return (await Promise.all(Array.from(intakes, (intake) => intake.close(isUrgent)))).flat();
   }
 
   /** The end, or what has gone wrong, once. */
@@ -1243,7 +1252,7 @@ const PATIENCE = 50;
 /** A source, opened at the first `next()` and closed once. */
 class SourceReader<T> extends Upstream<T> {
   readonly #action: string;
-  readonly #source: Source<T>;
+  readonly #source: Source<T> | Promise<Source<T>>;
   readonly #reader: { readonly isReading: boolean };
   #iterator: AsyncIterator<T> | undefined;
   #controller: AbortController | undefined;
@@ -1253,37 +1262,40 @@ class SourceReader<T> extends Upstream<T> {
   #closing = Promise.resolve();
 
   /** `reader.isReading` tells whether it is in the middle of a `next()`. */
-  constructor(action: string, source: Source<T>, reader: { readonly isReading: boolean }) {
+  constructor(
+    action: string,
+    source: Source<T> | Promise<Source<T>>,
+    reader: { readonly isReading: boolean },
+  ) {
     super();
-    requireSource(action, source);
     this.#action = action;
     this.#source = source;
     this.#reader = reader;
   }
 
-  /** A generator itself, if it is one, because `for await` is faster with that. */
-  override values(): AsyncIterable<T> {
-    this.#open();
-    return isGenerator(this.#iterator) && !this.#isClosed ? this.#iterator : this;
-  }
-
   next(): Promise<Step<T>> {
     if (!this.#isOpen) this.#open();
-    const read = () => (this.#isClosed ? DONE : this.#iterator!.next()) as Promise<Step<T>>;
-    return this.#iterator ? read() : Promise.resolve(this.#opening).then(read);
+    if (this.#isClosed) return Promise.resolve(DONE);
+    if (this.#iterator) return this.#iterator.next() as Promise<Step<T>>;
+    return this.#opening!.then(() => this.next());
   }
 
   #open(): void {
     this.#isOpen = true;
-    const source = this.#source;
-    if (isSequence(source)) this.#iterator = iterate(source);
-    else {
-      this.#controller = new AbortController();
-      this.#opening = Promise.try(source, this.#controller.signal).then((sequence) => {
-        requireSource(this.#action, sequence);
-        this.#iterator = iterate(sequence);
-      });
+    if (isSequence(this.#source)) this.#iterator = iterate(this.#source);
+    else this.#opening = this.#openLate(this.#source);
+  }
+
+  async #openLate(later: Exclude<Source<T>, Sequence<T>> | Promise<Source<T>>): Promise<void> {
+    let source = later instanceof Promise ? await later : (later as Source<T>);
+    for (;;) {
+      requireSource(this.#action, source);
+      if (isSequence(source)) break;
+      if (this.#isClosed) return;
+      this.#controller ??= new AbortController();
+      source = await source(this.#controller.signal);
     }
+    this.#iterator = iterate(source);
   }
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
@@ -1383,12 +1395,15 @@ class Guard<T> implements AsyncIterator<T, void> {
 
   next(): Promise<Step<T>> {
     const answer = this.#iterator.next() as Step<T>;
-    if (this.#isSync && !isThenable(answer.value)) return Promise.resolve(answer);
+    const isSync = this.#isSync && isObject(answer);
+    if (isSync && !isThenable(answer.value)) return Promise.resolve(answer);
     return new Promise((resolve, reject) => {
       this.#settle = resolve;
-      const step = this.#isSync ? this.#unwrap(answer) : Promise.resolve(answer);
-      step.then((step) => {
-        if (this.#isClosed) releaseHold(step?.value);
+      const answered = isSync ? this.#unwrap(answer) : Promise.resolve(answer);
+      answered.then((step) => {
+        // Like `for await`, it takes no primitive for a result.
+        if (!isObject(step)) return reject(new TypeError(`${describe(step)} is not a result`));
+        if (this.#isClosed) releaseHold(step.value);
         resolve(this.#isClosed ? DONE : step);
       }, reject);
     });
@@ -1628,6 +1643,11 @@ function requireSignal(action: string, signal: AbortSignal | null | undefined): 
 function requirePositiveInteger(action: string, name: string, value: number): void {
   if (Number.isSafeInteger(value) && value > 0) return;
   throw invalid(action, name, "a positive integer", value);
+}
+
+function requireCount(action: string, name: string, value: number): void {
+  if (value === Infinity || (Number.isSafeInteger(value) && value > 0)) return;
+  throw invalid(action, name, "a positive integer or Infinity", value);
 }
 
 function invalid(

@@ -1515,7 +1515,7 @@ describe("takeUntil", () => {
 
       expect(await waiting).toEqual({ done: true, value: undefined });
       expect(clock.elapsed).toBe(10);
-      expect(seen).toMatchObject({ pulled: 1, closed: 1, cleanedUp: 1 });
+      expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
     });
   });
 
