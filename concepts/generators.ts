@@ -48,6 +48,8 @@ export type Source<T> =
 /** Called with a value and its index. */
 type PerValue<T, R> = (value: T, index: number) => R;
 
+type Inner<R> = Source<R> | PromiseLike<Source<R>>;
+
 /** What all functions here return: to be looped over, once. */
 export interface Stream<T> extends AsyncIterableIterator<T, void, undefined>, AsyncDisposable {
   /** The next value, or the end. */
@@ -66,8 +68,6 @@ export interface Stream<T> extends AsyncIterableIterator<T, void, undefined>, As
  * ticks come while the consumer is busy, it gets the last of them at once; a gap in the numbers
  * tells how many were missed. A timer runs only while the consumer waits.
  *
- * Source of the idea: `time.Ticker` in Go.
- *
  * @param ms milliseconds: a positive number
  * @throws {TypeError | RangeError} `ms` is not a positive number, or `signal` not an AbortSignal
  * @throws the signal's reason, once it is aborted
@@ -75,7 +75,6 @@ export interface Stream<T> extends AsyncIterableIterator<T, void, undefined>, As
  * @example
  * ```ts
  * import { interval } from "./generators.ts";
- *
  * const ticks: number[] = [];
  * for await (const tick of interval(5)) if (ticks.push(tick) === 3) break;
  * console.assert(ticks[2]! >= 2);
@@ -87,23 +86,29 @@ export function interval(ms: number, options: WaitOptions = {}): Stream<number> 
   requireSignal("create interval", options.signal);
   let start: number | undefined;
   let tick = -1;
-  let stopTimer: (() => void) | undefined;
+  let isWaiting = false;
   const hub: Hub<number> = new Hub("create interval", [], {
     pull() {
-      if (stopTimer) return;
+      if (isWaiting) return;
       const now = performance.now();
       start ??= now;
       tick = Math.max(tick + 1, Math.floor((now - start) / ms) - 1);
       const left = start + (tick + 1) * ms - now;
       if (left <= 0) return hub.put(tick);
-      stopTimer = startTimer(left, () => {
-        stopTimer = undefined;
+      isWaiting = true;
+      hub.startTimer(left, () => {
+        isWaiting = false;
         hub.put(tick);
       });
     },
-    shut: () => stopTimer?.(),
   });
   return withSignal(hub, options.signal);
+}
+
+/** What {@link fromEvent} listens to, if not to an EventTarget: Node's `EventEmitter` is one. */
+export interface Emitter {
+  on(type: any, listener: (...values: any[]) => void): unknown;
+  off(type: any, listener: (...values: any[]) => void): unknown;
 }
 
 /** How {@link fromEvent} listens. */
@@ -115,23 +120,28 @@ export interface EventOptions extends WaitOptions {
    * after the events that wait. Default: false.
    */
   dropOldest?: boolean | undefined;
+  /** The event that ends the stream, after those that wait. */
+  end?: string | undefined;
+  /**
+   * The event that fails the stream, after those that wait: with its value, or with the `error` of
+   * an ErrorEvent. Default: "error" of an emitter, nothing of an EventTarget.
+   */
+  error?: string | undefined;
 }
 
 /**
- * Yields the events of a target. It listens from the first `next()` until it is left, so that a
- * stream nobody reads holds nothing.
+ * Yields the events of a target, or an array of what each event of an emitter has passed to its
+ * listeners. It listens from the first `next()` until it is left, so that a stream nobody reads
+ * holds nothing. As `events.on` of Node, with a bound.
  *
- * Source of the idea: `events.on` of Node, with a bound.
- *
- * @throws {TypeError | RangeError} `target` is not an EventTarget, `type` not a string, `capacity`
- * not a positive integer, or `signal` not an AbortSignal
+ * @throws {TypeError | RangeError} `target` is neither an EventTarget nor an emitter, a type not a
+ * string, `capacity` not a positive integer, or `signal` not an AbortSignal
  * @throws {Error} more than `capacity` events wait
  * @throws the signal's reason, once it is aborted
  *
  * @example
  * ```ts
  * import { fromEvent } from "./generators.ts";
- *
  * const button = new EventTarget();
  * setTimeout(() => button.dispatchEvent(new Event("click")), 1);
  * for await (const event of fromEvent(button, "click")) {
@@ -143,26 +153,50 @@ export interface EventOptions extends WaitOptions {
 export function fromEvent<E extends Event = Event>(
   target: EventTarget,
   type: string,
+  options?: EventOptions,
+): Stream<E>;
+export function fromEvent<V extends unknown[] = any[]>(
+  target: Emitter,
+  type: string,
+  options?: EventOptions,
+): Stream<V>;
+export function fromEvent(
+  target: EventTarget | Emitter,
+  type: string,
   options: EventOptions = {},
-): Stream<E> {
-  requireFunction("listen", "target.addEventListener", Object(target).addEventListener);
-  if (typeof type !== "string") throw invalid("listen", "type", "a string", type, TypeError);
+): Stream<unknown> {
+  const isTarget = typeof Object(target).addEventListener === "function";
+  if (!isTarget && typeof Object(target).on !== "function") {
+    throw invalid("listen", "target", "an EventTarget or an emitter", target, TypeError);
+  }
   requireOptions("listen", options);
-  const { capacity = 1024, dropOldest = false, signal } = options;
+  const { capacity = 1024, dropOldest = false, end = "", signal } = options;
+  const { error = isTarget || type === "error" ? "" : "error" } = options;
+  for (const [name, value] of Object.entries({ type, end, error })) {
+    if (typeof value !== "string") throw invalid("listen", name, "a string", value, TypeError);
+  }
   requirePositiveInteger("listen", "capacity", capacity);
   requireSignal("listen", signal);
-  let isListening = false;
-  const listener = (event: Event) => {
-    if (hub.ready < capacity) hub.put(event as E);
-    else if (dropOldest) hub.replaceOldest(event as E);
-    else hub.fail(new Error(`Cannot keep up with "${type}": ${capacity} events wait already`));
+  const listeners: Record<string, (...values: any[]) => void> = {
+    [end]: () => hub.finish(),
+    [error]: (value) => hub.fail((isTarget && value.error) || value),
+    [type](...values) {
+      const value = isTarget ? values[0] : values;
+      if (hub.ready < capacity) hub.put(value);
+      else if (dropOldest) hub.replaceOldest(value);
+      else hub.fail(new Error(`Cannot keep up with "${type}": ${capacity} events wait already`));
+    },
   };
-  const hub: Hub<E> = new Hub("listen", [], {
+  const each = (method: string) => {
+    for (const name in listeners) if (name) (target as any)[method](name, listeners[name]);
+  };
+  let isListening = false;
+  const hub: Hub<unknown> = new Hub("listen", [], {
     pull() {
-      if (!isListening) target.addEventListener(type, listener);
+      if (!isListening) each(isTarget ? "addEventListener" : "on");
       isListening = true;
     },
-    shut: () => target.removeEventListener(type, listener),
+    shut: () => each(isTarget ? "removeEventListener" : "off"),
   });
   return withSignal(hub, signal);
 }
@@ -177,7 +211,6 @@ export function fromEvent<E extends Event = Event>(
  * @example
  * ```ts
  * import { map } from "./generators.ts";
- *
  * const squares = await Array.fromAsync(map([1, 2, 3], async (n) => n * n));
  * console.assert(squares.join() === "1,4,9");
  * ```
@@ -197,7 +230,6 @@ export function map(source: Source<any>, fn: PerValue<any, any>): Stream<any> {
  * @example
  * ```ts
  * import { filter } from "./generators.ts";
- *
  * const even = await Array.fromAsync(filter([1, 2, 3, 4], (n) => n % 2 === 0));
  * console.assert(even.join() === "2,4");
  * ```
@@ -221,7 +253,6 @@ export function filter<T>(source: Source<T>, fn: PerValue<T, unknown>): Stream<T
  * @example
  * ```ts
  * import { interval, take } from "./generators.ts";
- *
  * const ticks = await Array.fromAsync(take(interval(1), 3));
  * console.assert(ticks.length === 3);
  * ```
@@ -240,7 +271,6 @@ export function take<T>(source: Source<T>, count: number): Stream<T> {
  * @example
  * ```ts
  * import { drop } from "./generators.ts";
- *
  * const rows = await Array.fromAsync(drop(["header", "first", "second"], 1));
  * console.assert(rows.join() === "first,second");
  * ```
@@ -258,7 +288,6 @@ export function drop<T>(source: Source<T>, count: number): Stream<T> {
  * @example
  * ```ts
  * import { takeWhile } from "./generators.ts";
- *
  * const small = await Array.fromAsync(takeWhile([1, 2, 9, 1], (n) => n < 5));
  * console.assert(small.join() === "1,2");
  * ```
@@ -277,14 +306,11 @@ export function takeWhile<T>(source: Source<T>, fn: PerValue<T, unknown>): Strea
  * Yields what has been accumulated after each value: `fn` is called with the result before, or
  * `initial`, and the value.
  *
- * Source of the idea: `itertools.accumulate`.
- *
  * @throws {TypeError} `source` is not an iterable, or `fn` not a function
  *
  * @example
  * ```ts
  * import { scan } from "./generators.ts";
- *
  * const sums = await Array.fromAsync(scan([1, 2, 3], (sum, n) => sum + n, 0));
  * console.assert(sums.join() === "1,3,6");
  * ```
@@ -319,17 +345,16 @@ export interface FlatMapOptions {
  * @example
  * ```ts
  * import { flatMap } from "./generators.ts";
- *
  * const words = await Array.fromAsync(flatMap(["to be", "or not"], (line) => line.split(" ")));
  * console.assert(words.join() === "to,be,or,not");
  * ```
  */
 export function flatMap<T, R>(
   source: Source<T>,
-  fn: PerValue<T, Source<R> | PromiseLike<Source<R>>>,
+  fn: PerValue<T, Inner<R>>,
   options?: FlatMapOptions,
 ): Stream<R>;
-export function flatMap<T, S extends Source<unknown> | PromiseLike<Source<unknown>>>(
+export function flatMap<T, S extends Inner<unknown>>(
   source: Source<T>,
   fn: PerValue<T, S>,
   options?: FlatMapOptions,
@@ -345,6 +370,30 @@ export function flatMap(
   return flatten("flatMap", source, fn, concurrency);
 }
 
+/**
+ * Yields the values of the source that `fn` has returned last. The next value of `source` closes
+ * it, without waiting for that, and what still comes of it is dropped. A request that the next one
+ * makes pointless is stopped if `fn` returns a function, `(signal) => source`.
+ *
+ * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
+ *
+ * @example
+ * ```ts
+ * import { interval, map, switchMap, take } from "./generators.ts";
+ * const search = (text: string) => map(take(interval(1), 1), () => `found ${text}`);
+ * const found = await Array.fromAsync(switchMap(["a", "ab", "abc"], search));
+ * console.assert(found.join() === "found abc");
+ * ```
+ */
+export function switchMap<T, R>(source: Source<T>, fn: PerValue<T, Inner<R>>): Stream<R>;
+export function switchMap<T, S extends Inner<unknown>>(
+  source: Source<T>,
+  fn: PerValue<T, S>,
+): Stream<Item<Awaited<S>>>;
+export function switchMap(source: Source<any>, fn: PerValue<any, any>): Stream<any> {
+  return flatten("switchMap", source, fn);
+}
+
 /** Without a `concurrency` the last inner source replaces the one before. */
 function flatten(
   action: string,
@@ -356,14 +405,12 @@ function flatten(
   let index = 0;
   // Those whose value has come; the last of these values may still wait for the consumer.
   const resting = new Fifo<Intake<unknown>>();
-  const pull = () => {
-    const isIn = hub.intakes.has(outer);
-    if (isIn && hub.intakes.size <= (concurrency ?? Infinity)) outer.read();
-    while (resting.size > hub.ready) resting.shift().read();
-    if (hub.intakes.size === 0) hub.finish();
-  };
   const hub: Hub<unknown> = new Hub(action, [source], {
-    pull,
+    pull() {
+      const isFull = hub.intakes.size > (concurrency ?? Infinity);
+      if (hub.intakes.has(outer) && !isFull) outer.read();
+      while (resting.size > hub.ready) resting.shift().read();
+    },
     arrived(value, intake) {
       if (intake !== outer) {
         resting.push(intake);
@@ -371,7 +418,7 @@ function flatten(
       }
       if (concurrency === undefined) for (const old of inner()) void hub.leave(old);
       hub.open(Promise.try(fn, value, index++)).read();
-      if (hub.isWanted) pull();
+      if (hub.isWanted) hub.pull();
     },
     async shut(isUrgent) {
       // The inner sources first, as if the loops were nested.
@@ -394,15 +441,12 @@ export interface BatchOptions {
  * Yields the values in arrays of `size`. A chunk that isn't full is yielded when its time is up,
  * when the source has ended, and before the source's error.
  *
- * Source of the idea: `itertools.batched`.
- *
  * @throws {TypeError | RangeError} `source` is not an iterable, `size` not a positive integer, or
  * `maxWait` not a positive number
  *
  * @example
  * ```ts
  * import { batch } from "./generators.ts";
- *
  * const chunks = await Array.fromAsync(batch(["a", "b", "c"], 2, { maxWait: 100 }));
  * console.assert(JSON.stringify(chunks) === '[["a","b"],["c"]]');
  * ```
@@ -412,34 +456,121 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
   requireOptions("batch", options);
   const { maxWait = Infinity } = options;
   requirePositive("batch", "maxWait", maxWait);
-  let chunk: T[] = [];
-  let stopTimer = doNothing;
-  const flush = () => {
-    stopTimer();
-    if (chunk.length > 0) hub.put(chunk);
-    chunk = [];
-  };
   const hub: Hub<T[], T> = new Hub("batch", [source], {
     arrived(value, intake) {
-      const length = chunk.push(value);
-      if (length === 1 && maxWait < Infinity) stopTimer = startTimer(maxWait, flush);
+      const length = hub.kept.push(value);
+      if (length === 1 && maxWait < Infinity) hub.startTimer(maxWait, flush);
       if (length === size) flush();
       else if (hub.isWanted) intake.read();
     },
-    ended() {
-      flush();
-      hub.finish();
+    flush() {
+      hub.stopTimer();
+      const chunk = hub.kept;
+      hub.kept = [];
+      if (chunk.length > 0) hub.put(chunk);
     },
-    failed(error) {
-      flush();
-      hub.fail(error);
+  });
+  const { flush } = hub;
+  return hub;
+}
+
+/**
+ * Yields all values of the first source, then those of the second, and so on.
+ *
+ * @throws {TypeError} a source is not an iterable
+ *
+ * @example
+ * ```ts
+ * import { concat } from "./generators.ts";
+ * const rows = await Array.fromAsync(concat(["header"], ["first", "second"]));
+ * console.assert(rows.join() === "header,first,second");
+ * ```
+ */
+export function concat<T>(...sources: Source<T>[]): Stream<T>;
+export function concat<S extends Source<unknown>[]>(...sources: S): Stream<Item<S[number]>>;
+export function concat<T>(...sources: Source<T>[]): Stream<T> {
+  return new Hub("concat", sources, {});
+}
+
+/**
+ * Yields a value when `ms` milliseconds have passed without another one, and drops those before.
+ * The last one comes when the source ends, or before its error. It also asks the source while the
+ * consumer is busy, until a value waits.
+ *
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `ms` not a positive number
+ *
+ * @example
+ * ```ts
+ * import { debounce } from "./generators.ts";
+ * const typed = await Array.fromAsync(debounce(["a", "ab", "abc"], 100));
+ * console.assert(typed.join() === "abc");
+ * ```
+ */
+export function debounce<T>(source: Source<T>, ms: number): Stream<T> {
+  return pace("debounce", source, ms, { leading: false, trailing: true }, true);
+}
+
+/** Which values {@link throttle} yields. */
+export interface ThrottleOptions {
+  /** Whether it yields the value with which a pause begins, at once. Default: true. */
+  leading?: boolean | undefined;
+  /** Whether it yields the last value that came in a pause, at its end. Default: false. */
+  trailing?: boolean | undefined;
+}
+
+/**
+ * Yields a value, and drops those that come in the pause of `ms` milliseconds after it. With
+ * `trailing` the last of these ends the pause, and the next one begins; it comes early if the
+ * source ends or fails. `{ leading: false, trailing: true }` samples the source. It also asks the
+ * source while the consumer is busy, until a value waits.
+ *
+ * @throws {TypeError | RangeError} `source` is not an iterable, or `ms` not a positive number
+ *
+ * @example
+ * ```ts
+ * import { throttle } from "./generators.ts";
+ * const shown = await Array.fromAsync(throttle([1, 2, 3], 100, { trailing: true }));
+ * console.assert(shown.join() === "1,3");
+ * ```
+ */
+export function throttle<T>(
+  source: Source<T>,
+  ms: number,
+  options: ThrottleOptions = {},
+): Stream<T> {
+  requireOptions("throttle", options);
+  return pace("throttle", source, ms, options, false);
+}
+
+function pace<T>(
+  action: string,
+  source: Source<T>,
+  ms: number,
+  { leading = true, trailing = false }: ThrottleOptions,
+  isDebounce: boolean,
+): Stream<T> {
+  requirePositive(action, "ms", ms);
+  let isPausing = false;
+  const pause = () => {
+    isPausing = true;
+    hub.startTimer(ms, () => {
+      isPausing = false;
+      if (!isDebounce && hub.kept.length > 0) pause();
+      hub.flush();
+    });
+  };
+  const hub: Hub<T> = new Hub(action, [source], {
+    arrived(value) {
+      const isFirst = !isPausing;
+      if (isFirst || isDebounce) pause();
+      if (isFirst && leading) hub.put(value);
+      else releaseHold(trailing ? hub.kept.splice(0, 1, value) : value);
+      hub.readOn();
     },
-    shut(isUrgent) {
-      stopTimer();
-      releaseHold(chunk);
-      chunk = [];
-      return hub.closeSources(isUrgent);
+    flush() {
+      for (const value of hub.kept.splice(0)) hub.put(value);
     },
+    taken: () => hub.readOn(),
   });
   return hub;
 }
@@ -448,14 +579,11 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
  * Yields the values of all sources as they come, until all have ended. It asks a source for its
  * next value when the consumer comes back from the one before.
  *
- * Source of the idea: a loop around Go's `select`.
- *
  * @throws {TypeError} a source is not an iterable
  *
  * @example
  * ```ts
  * import { interval, map, merge, take } from "./generators.ts";
- *
  * const fast = map(interval(2), () => "fast");
  * const slow = map(interval(1000), () => "slow");
  * const values = await Array.fromAsync(take(merge(slow, fast), 3));
@@ -485,14 +613,11 @@ export function merge<T>(...sources: Source<T>[]): Stream<T> {
  * Yields arrays with one value of each source, all of which it asks at once. It ends with the
  * shortest, and doesn't wait for those that are in the middle of a `next()` then.
  *
- * Source of the idea: `zip` in Python.
- *
  * @throws {TypeError} a source is not an iterable
  *
  * @example
  * ```ts
  * import { zip } from "./generators.ts";
- *
  * const pairs = await Array.fromAsync(zip(["a", "b", "c"], [1, 2]));
  * console.assert(pairs.join(" ") === "a,1 b,2");
  * ```
@@ -500,7 +625,6 @@ export function merge<T>(...sources: Source<T>[]): Stream<T> {
 export function zip<T extends unknown[]>(
   ...sources: { [K in keyof T]: Source<T[K]> }
 ): Stream<{ [K in keyof T]: Awaited<T[K]> }> {
-  let values: unknown[] = [];
   let missing = 0;
   const hub: Hub<{ [K in keyof T]: Awaited<T[K]> }, unknown> = new Hub("zip", sources, {
     pull() {
@@ -510,18 +634,13 @@ export function zip<T extends unknown[]>(
       for (const intake of intakes) if (!hub.isOver) intake.read();
     },
     arrived(value, intake) {
-      values[intakes.indexOf(intake)] = value;
+      hub.kept[intakes.indexOf(intake)] = value;
       if (--missing > 0) return;
-      const all = values;
-      values = [];
-      hub.put(all as never);
+      const row = hub.kept;
+      hub.kept = [];
+      hub.put(row as never);
     },
     ended: () => hub.finish(),
-    shut(isUrgent) {
-      releaseHold(values);
-      values = [];
-      return hub.closeSources(isUrgent);
-    },
   });
   const intakes = [...hub.intakes];
   return hub;
@@ -531,23 +650,18 @@ export function zip<T extends unknown[]>(
  * Reads ahead: from the first `next()` on it also asks the source while the consumer is busy, until
  * `size` values wait. An error of the source comes after them.
  *
- * Source of the idea: Go's buffered channels.
- *
  * @throws {TypeError | RangeError} `source` is not an iterable, or `size` not a positive integer
  *
  * @example
  * ```ts
  * import { buffer } from "./generators.ts";
- *
  * const pages = await Array.fromAsync(buffer(["page 1", "page 2"], 10));
  * console.assert(pages.length === 2);
  * ```
  */
 export function buffer<T>(source: Source<T>, size: number): Stream<T> {
   requirePositiveInteger("buffer", "size", size);
-  const fill = () => {
-    if (hub.ready < size && !hub.isOver) hub.read();
-  };
+  const fill = () => hub.readOn(size);
   const hub: Hub<T> = new Hub("buffer", [source], {
     pull: fill,
     arrived(value) {
@@ -575,8 +689,6 @@ export interface ParallelOptions {
  * when every call of `fn` has; an AbortError that comes of the abort is not a failure. Results that
  * come before the failure are still yielded.
  *
- * Source of the idea: `buffer_unordered` and `buffered` of Rust's futures.
- *
  * @param fn called with the value, its index, and a signal. A function that declares these three
  * parameters gets a signal of its own, which is aborted only while it runs; others share one.
  * @throws {TypeError | RangeError} `source` is not an iterable, `fn` not a function, or
@@ -585,7 +697,6 @@ export interface ParallelOptions {
  * @example
  * ```ts
  * import { parallelMap } from "./generators.ts";
- *
  * const load = async (id: number, _: number, signal: AbortSignal) => `${id} ${signal.aborted}`;
  * const users = await Array.fromAsync(parallelMap([7, 8, 9], load, { concurrency: 2 }));
  * console.assert(users.join() === "7 false,8 false,9 false");
@@ -618,10 +729,10 @@ export function parallelMap(
   let shared: AbortController | undefined;
   const controllers = new Set<AbortController>();
   /** Places for results in the order of the source; the result of the first isn't there yet. */
-  const slots = new Fifo<{ result?: unknown }>();
+  const slots = new Fifo<{ isReady: boolean; result: unknown }>();
 
   const work = async (value: unknown) => {
-    const slot = {};
+    const slot = { isReady: false, result: undefined as unknown };
     if (ordered) slots.push(slot);
     // A controller costs much, so that calls which seem not to use it share one.
     const isOwn = fn.length > 2;
@@ -629,7 +740,8 @@ export function parallelMap(
     if (isOwn) controllers.add(controller);
     try {
       const result = fn(value, index++, controller.signal);
-      deliver(slot, isThenable(result) ? await result : result);
+      slot.result = isThenable(result) ? await result : result;
+      deliver(slot);
     } catch (error) {
       hasFailed = true;
       hub.fail(error);
@@ -639,13 +751,13 @@ export function parallelMap(
     idle?.resolve();
     if (hub.intakes.size === 0) hub.finish();
   };
-  const deliver = (slot: { result?: unknown }, result: unknown) => {
-    slot.result = result;
-    if (!ordered) return hasFailed ? releaseHold(result) : hub.put(result);
-    for (let first; (first = slots.first) && "result" in first;) hub.put(slots.shift().result);
+  const deliver = (slot: { isReady: boolean; result: unknown }) => {
+    slot.isReady = true;
+    if (!ordered) return hasFailed ? releaseHold(slot.result) : hub.put(slot.result);
+    while (slots.first?.isReady) hub.put(slots.shift().result);
   };
   const pull = () => {
-    if (free > 0 && hub.intakes.size > 0 && !hub.isOver) hub.read();
+    if (free > 0 && hub.intakes.size > 0) hub.readOn(Infinity);
   };
   const hub: Hub<unknown> = new Hub("run parallelMap", [source], {
     pull,
@@ -682,14 +794,11 @@ export function parallelMap(
  * kept until the slowest has, so that memory is bounded by its lag alone: leave (`return()`) those
  * that you don't read. The source is closed when all have left, and its error comes to each.
  *
- * Source of the idea: `itertools.tee`.
- *
  * @throws {TypeError | RangeError} `source` is not an iterable, or `count` not a positive integer
  *
  * @example
  * ```ts
  * import { map, tee } from "./generators.ts";
- *
  * const [plain, loud] = tee(["a", "b"], 2);
  * const upper = map(loud, (text) => text.toUpperCase());
  * const both = await Promise.all([Array.fromAsync(plain), Array.fromAsync(upper)]);
@@ -751,15 +860,12 @@ export interface UntilOptions {
  *
  * Put it next to the source: all that is made of the stream ends with it.
  *
- * Source of the idea: `takeUntil` of RxJS.
- *
  * @param signal may be undefined, to pass on what is optional
  * @throws {TypeError} `source` is not an iterable, or `signal` not an AbortSignal
  *
  * @example
  * ```ts
  * import { map, takeUntil } from "./generators.ts";
- *
  * async function* silent() {
  *   yield 1;
  *   await new Promise(() => {});
@@ -776,53 +882,62 @@ export function takeUntil<T>(
 ): Stream<T> {
   requireSignal("takeUntil", signal);
   requireOptions("takeUntil", options);
-  let isAborted = false;
-  let stopListening: (() => void) | undefined;
+  let stopListening = doNothing;
   const abort = () => {
-    isAborted = true;
     if (options.reject && !hub.isOver) hub.fail(signal!.reason);
-    else hub.finish(true);
+    hub.echo = signal!.reason;
+    hub.finish(true);
   };
   const hub: Hub<T> = new Hub("takeUntil", [source], {
     pull() {
       if (signal?.aborted) return abort();
-      stopListening ??= onAbort(signal ?? undefined, abort);
+      if (stopListening === doNothing) stopListening = onAbort(signal ?? undefined, abort);
       hub.read();
     },
-    failed(error) {
-      if (!isAborted) hub.fail(error);
-    },
-    async shut(isUrgent) {
-      const errors = await hub.closeSources(isUrgent);
-      return errors.filter((error) => !isAborted || error !== signal!.reason);
-    },
-    closed: () => stopListening?.(),
+    closed: () => stopListening(),
   });
   return hub;
+}
+
+/** What {@link lines} accepts. */
+export interface LinesOptions {
+  /** How long a line may be, in UTF-16 code units: a positive integer. Default: `Infinity`. */
+  maxLength?: number | undefined;
 }
 
 /**
  * Yields the lines of a stream of bytes in UTF-8, without their ends: `\n` or `\r\n`. A `\r` alone
  * ends nothing, empty lines count, and the last line needs no end. A byte order mark is left out,
- * and what is not UTF-8 becomes U+FFFD.
+ * and what is not UTF-8 becomes U+FFFD. Memory is needed for a chunk and a line: give a `maxLength`
+ * if you don't trust the sender.
  *
- * Source of the idea: `bufio.ScanLines` in Go.
- *
- * @throws {TypeError} `source` is not an iterable, or yields something other than bytes
+ * @throws {TypeError | RangeError} `source` is not an iterable, or yields something other than
+ * bytes; `maxLength` is not a positive integer or `Infinity`, or a line is longer
  *
  * @example
  * ```ts
  * import { lines } from "./generators.ts";
- *
  * const body = new Response("first\r\nsecond\n").body!;
  * const texts = await Array.fromAsync(lines(body));
  * console.assert(texts.join() === "first,second");
  * ```
  */
-export function lines(source: Source<Uint8Array>): Stream<string> {
+export function lines(source: Source<Uint8Array>, options: LinesOptions = {}): Stream<string> {
+  requireOptions("read lines", options);
+  const { maxLength = Infinity } = options;
+  requireCount("read lines", "maxLength", maxLength);
   const decoder = new TextDecoder();
   // A long line is put together once, not with every chunk.
   let pieces: string[] = [];
+  let length = 0;
+  const check = (length: number) => {
+    if (length <= maxLength) return;
+    throw new RangeError(`Cannot read lines: a line is longer than ${maxLength}`);
+  };
+  const put = (line: string) => {
+    check(line.length);
+    hub.put(line);
+  };
   const hub: Hub<string, Uint8Array> = new Hub("read lines", [source], {
     arrived(chunk, intake) {
       if (!ArrayBuffer.isView(chunk)) {
@@ -833,14 +948,17 @@ export function lines(source: Source<Uint8Array>): Stream<string> {
       for (const text of texts) {
         const line = pieces.length > 0 ? pieces.join("") + text : text;
         pieces = [];
-        hub.put(line.endsWith("\r") ? line.slice(0, -1) : line);
+        put(line.endsWith("\r") ? line.slice(0, -1) : line);
       }
+      length = texts.length > 0 ? rest.length : length + rest.length;
+      // One more, because a "\r" may belong to the end.
+      check(length - 1);
       if (rest) pieces.push(rest);
       if (hub.isWanted) intake.read();
     },
     ended() {
       const last = pieces.join("") + decoder.decode();
-      if (last) hub.put(last);
+      if (last) put(last);
       hub.finish();
     },
   });
@@ -908,12 +1026,13 @@ abstract class Upstream<T> implements Stream<T> {
 
 const SKIP = Symbol("skip");
 const END = Symbol("end");
+type Choice<R> = R | typeof SKIP | typeof END;
 
 /** Yields at most one value for each of its source's, and reads only while the consumer waits. */
 class Transform<T, A, R> extends Upstream<R> {
   readonly #input: Upstream<T>;
   readonly #fn: PerValue<T, A | PromiseLike<A>>;
-  readonly #select: (value: T, answer: A) => R | typeof SKIP | typeof END;
+  readonly #select: (value: T, answer: A) => Choice<R>;
   readonly #errors = new Set<unknown>();
   #limit: number;
   #index = 0;
@@ -928,7 +1047,7 @@ class Transform<T, A, R> extends Upstream<R> {
     action: string,
     source: Source<T>,
     fn: PerValue<T, A | PromiseLike<A>>,
-    select: (value: T, answer: A) => R | typeof SKIP | typeof END,
+    select: (value: T, answer: A) => Choice<R>,
     limit = Infinity,
   ) {
     super();
@@ -1009,14 +1128,14 @@ class Intake<T> {
   #isClosed = false;
   isReading = false;
 
-  constructor(action: string, source: Source<T> | Promise<Source<T>>, hub: Hub<any, T>) {
+  constructor(action: string, source: Unopened<T>, hub: Hub<any, T>) {
     this.#upstream = source instanceof Upstream ? source : new SourceReader(action, source, this);
     this.#hub = hub;
   }
 
-  /** Does nothing if it is reading already. */
+  /** Does nothing if it is reading already, or at its end. */
   read(): void {
-    if (this.isReading) return;
+    if (this.isReading || !this.#isOpen || this.#isClosed) return;
     this.isReading = true;
     try {
       this.#upstream.next().then(this.#answered, this.#failed);
@@ -1031,13 +1150,13 @@ class Intake<T> {
     if (step.done) {
       if (this.#isClosed) return;
       this.#isOpen = false;
-      hub.ended(this);
+      hub.remove(this);
     } else if (hub.isOver || this.#isClosed) releaseHold(step.value);
     else
       try {
-        hub.on.arrived(step.value, this);
+        hub.arrived(step.value, this);
       } catch (error) {
-        hub.on.failed(error);
+        hub.failed(error);
       }
   };
 
@@ -1045,7 +1164,7 @@ class Intake<T> {
     this.isReading = false;
     if (!this.#isClosed) this.#isOpen = false;
     else if (isAbort(error)) return;
-    this.#hub.on.failed(error);
+    this.#hub.failed(error);
   };
 
   /** Resolves to what has gone wrong. */
@@ -1055,32 +1174,21 @@ class Intake<T> {
   }
 }
 
-/** What is particular to an operator; see {@link Hub} for the defaults. */
-interface Operator<T, S> {
-  /** The consumer asks for a value. */
-  pull(): void;
-  arrived(value: S, intake: Intake<S>): void;
-  /** A source has ended. */
-  ended(): void;
-  failed(error: unknown): void;
-  /** The consumer has received a value. */
-  taken(value: T): void;
-  /** Nobody will receive the value. */
-  drop(value: T): void;
-  /**
-   * Stops all that feeds the stream, and resolves to what has gone wrong. Called again when it
-   * becomes urgent.
-   */
-  shut(isUrgent: boolean): Promise<unknown[]> | void;
-  /** Nothing runs any more. */
-  closed(): void;
-}
+/** What an operator may replace in its {@link Hub}. */
+type Operator<T, S> = Pick<
+  Hub<T, S>,
+  "pull" | "arrived" | "ended" | "failed" | "flush" | "taken" | "drop" | "shut" | "closed"
+>;
 
 /** Stands between sources, or what else an operator has, and a consumer who may leave any time. */
 class Hub<T, S = T> extends Upstream<T> {
   /** Those that have not ended, in order. */
   readonly intakes = new Set<Intake<S>>();
-  readonly on: Operator<T, S>;
+  /** Values that wait for others. */
+  kept: S[] = [];
+  stopTimer: () => void = doNothing;
+  /** No failure once the stream is over. */
+  echo: unknown = DONE;
   readonly #action: string;
   readonly #values = new Fifo<T>();
   readonly #waiters = new Fifo<PromiseWithResolvers<Step<T>>>();
@@ -1093,41 +1201,57 @@ class Hub<T, S = T> extends Upstream<T> {
   #isLeft = false;
   #isClosed = false;
 
+  /** The consumer asks for a value. */
+  pull = (): void => this.readOn();
+  arrived = (value: S, _intake: Intake<S>): void => this.put(value as never);
+  /** A source has ended. */
+  ended = (): void => {
+    this.flush();
+    if (this.intakes.size === 0) this.finish();
+    else if (this.isWanted) this.#pull();
+  };
+  failed = (error: unknown): void => {
+    this.flush();
+    this.fail(error);
+  };
+  /** Puts what can still be yielded before the end, or before an error. */
+  flush: () => void = doNothing;
+  /** The consumer has received a value. */
+  taken: (value: T) => void = doNothing;
+  /** Nobody will receive the value. */
+  drop: (value: T) => void = releaseHold;
+  /** Stops all that feeds the stream. Called again when it becomes urgent. */
+  shut = (isUrgent: boolean): Promise<unknown[]> | void => this.closeSources(isUrgent);
+  /** Nothing runs any more. */
+  closed: () => void = doNothing;
+
   constructor(action: string, sources: readonly Source<S>[], operator: Partial<Operator<T, S>>) {
     super();
     this.#action = action;
-    this.on = {
-      pull: () => {
-        if (this.ready === 0) this.read();
-      },
-      arrived: (value) => this.put(value as never),
-      ended: () => {
-        if (this.intakes.size === 0) this.finish();
-        else if (this.isWanted) this.#pull();
-      },
-      failed: (error) => this.fail(error),
-      taken: doNothing,
-      drop: releaseHold,
-      shut: (isUrgent) => this.closeSources(isUrgent),
-      closed: doNothing,
-      ...operator,
-    };
+    Object.assign(this, operator);
     for (const source of sources) {
       requireSource(action, source);
       this.open(source);
     }
   }
 
-  open(source: Source<S> | Promise<Source<S>>): Intake<S> {
+  open(source: Unopened<S>): Intake<S> {
     const intake = new Intake(this.#action, source, this);
     this.intakes.add(intake);
     return intake;
   }
 
-  /** Closes one source for good; its errors are told. */
+  /** Replaces the timer. */
+  startTimer(ms: number, callback: () => void): void {
+    this.stopTimer();
+    this.stopTimer = startTimer(ms, callback);
+  }
+
+  /** Closes one source; the stream goes on, and ends without it if it is silent. */
   async leave(intake: Intake<any>): Promise<void> {
-    for (const error of await intake.close(true)) this.on.failed(error);
-    this.ended(intake);
+    intake.close(false).then((errors) => errors.forEach(this.failed));
+    await intake.close(true);
+    this.remove(intake);
   }
 
   get isOver(): boolean {
@@ -1148,7 +1272,7 @@ class Hub<T, S = T> extends Upstream<T> {
     if (!this.isOver) this.#pull();
     if (this.ready > 0) {
       const value = this.#values.shift();
-      this.on.taken(value);
+      this.taken(value);
       return Promise.resolve({ done: false, value });
     }
     if (this.#isClosed) return this.#tell();
@@ -1159,7 +1283,7 @@ class Hub<T, S = T> extends Upstream<T> {
 
   #pull(): void {
     try {
-      this.on.pull();
+      this.pull();
     } catch (error) {
       this.fail(error);
     }
@@ -1172,28 +1296,33 @@ class Hub<T, S = T> extends Upstream<T> {
     else this.finish();
   }
 
-  ended(intake: Intake<S>): void {
+  /** Reads if there is room for a value. */
+  readOn(places = 1): void {
+    if (this.ready < places && !this.isOver) this.read();
+  }
+
+  remove(intake: Intake<S>): void {
     this.intakes.delete(intake);
     if (intake === this.#current) this.#current = undefined;
-    if (!this.isOver) this.on.ended();
+    if (!this.isOver) this.ended();
   }
 
   /** Hands a value to the consumer, now or when it asks. */
   put(value: T): void {
-    if (this.#isLeft) return this.on.drop(value);
+    if (this.#isLeft) return this.drop(value);
     if (!this.isWanted) return this.#values.push(value);
     this.#waiters.shift().resolve({ done: false, value });
-    this.on.taken(value);
+    this.taken(value);
     if (this.isWanted && !this.isOver) this.#pull();
   }
 
   replaceOldest(value: T): void {
-    this.on.drop(this.#values.shift());
+    this.drop(this.#values.shift());
     this.#values.push(value);
   }
 
   fail(error: unknown): void {
-    if (this.#isClosed || (this.isOver && isAbort(error))) return;
+    if (this.#isClosed || (this.isOver && (isAbort(error) || error === this.echo))) return;
     this.#errors.add(error);
     this.finish();
   }
@@ -1205,7 +1334,7 @@ class Hub<T, S = T> extends Upstream<T> {
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
     this.#isLeft = true;
-    while (this.ready > 0) this.on.drop(this.#values.shift());
+    while (this.ready > 0) this.drop(this.#values.shift());
     this.#close(isUrgent);
     await this.#closed.promise;
     await this.#tell();
@@ -1215,12 +1344,15 @@ class Hub<T, S = T> extends Upstream<T> {
     const urgency = isUrgent ? 2 : 1;
     if (this.#closing >= urgency) return;
     this.#closing = urgency;
-    const shutting = Promise.try(async () => this.on.shut(isUrgent));
+    this.stopTimer();
+    releaseHold(this.kept);
+    this.kept = [];
+    const shutting = Promise.try(async () => this.shut(isUrgent));
     const errors = await shutting.catch((error: unknown) => [error]);
     if (this.#isClosed) return;
-    for (const error of errors ?? []) this.#errors.add(error);
+    for (const error of errors ?? []) if (error !== this.echo) this.#errors.add(error);
     this.#isClosed = true;
-    this.on.closed();
+    this.closed();
     while (this.isWanted) this.#waiters.shift().resolve(this.#isLeft ? DONE : this.#tell());
     this.#closed.resolve();
   }
@@ -1249,10 +1381,12 @@ class Hub<T, S = T> extends Upstream<T> {
  */
 const PATIENCE = 50;
 
+type Unopened<T> = Source<T> | Promise<Source<T>>;
+
 /** A source, opened at the first `next()` and closed once. */
 class SourceReader<T> extends Upstream<T> {
   readonly #action: string;
-  readonly #source: Source<T> | Promise<Source<T>>;
+  readonly #source: Unopened<T>;
   readonly #reader: { readonly isReading: boolean };
   #iterator: AsyncIterator<T> | undefined;
   #controller: AbortController | undefined;
@@ -1262,11 +1396,7 @@ class SourceReader<T> extends Upstream<T> {
   #closing = Promise.resolve();
 
   /** `reader.isReading` tells whether it is in the middle of a `next()`. */
-  constructor(
-    action: string,
-    source: Source<T> | Promise<Source<T>>,
-    reader: { readonly isReading: boolean },
-  ) {
+  constructor(action: string, source: Unopened<T>, reader: { readonly isReading: boolean }) {
     super();
     this.#action = action;
     this.#source = source;
@@ -1344,7 +1474,7 @@ function isGenerator<T>(it: AsyncIterator<T> | undefined): it is AsyncGenerator<
 }
 
 function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
-  if ("getReader" in Object(source)) return new StreamReader(source as ReadableStream<T>);
+  if ("getReader" in Object(source)) return readStream(source as ReadableStream<T>);
   if (!(Symbol.asyncIterator in Object(source))) {
     return new Guard((source as Iterable<T>)[Symbol.iterator](), true);
   }
@@ -1355,30 +1485,26 @@ function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
 }
 
 /** Reads a `ReadableStream`, whose own iterator can't be closed in the middle of a `next()`. */
-class StreamReader<T> implements AsyncIterator<T, void> {
-  readonly #reader: ReadableStreamDefaultReader<T>;
-
-  constructor(stream: ReadableStream<T>) {
-    this.#reader = stream.getReader();
-  }
-
-  async next(): Promise<Step<T>> {
-    let isOver = true;
-    try {
-      const step = await this.#reader.read();
-      isOver = step.done;
-      return step as Step<T>;
-    } finally {
-      if (isOver) this.#reader.releaseLock();
-    }
-  }
-
-  async return(): Promise<Step<T>> {
-    const cancelling = this.#reader.cancel();
-    this.#reader.releaseLock();
-    await cancelling;
-    return DONE;
-  }
+function readStream<T>(stream: ReadableStream<T>): AsyncIterator<T> {
+  const reader = stream.getReader();
+  return {
+    async next() {
+      let isOver = true;
+      try {
+        const step = await reader.read();
+        isOver = step.done;
+        return step as Step<T>;
+      } finally {
+        if (isOver) reader.releaseLock();
+      }
+    },
+    async return() {
+      const cancelling = reader.cancel();
+      reader.releaseLock();
+      await cancelling;
+      return DONE;
+    },
+  };
 }
 
 /** An iterator whose `next()` settles when it is closed, if not before; also a synchronous one. */

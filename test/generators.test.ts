@@ -8,6 +8,8 @@ import { describe, expect, expectTypeOf, test } from "bun:test";
 import {
   batch,
   buffer,
+  concat,
+  debounce,
   drop,
   filter,
   flatMap,
@@ -20,10 +22,12 @@ import {
   scan,
   type Source,
   type Stream,
+  switchMap,
   take,
   takeUntil,
   takeWhile,
   tee,
+  throttle,
   zip,
 } from "../concepts/generators.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
@@ -113,6 +117,8 @@ describe("Start here", () => {
 /** Some tests need its garbage collector. */
 const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
 
+const several = { concurrency: Infinity };
+
 /** Every operator, set up so that it yields something for each value of its source. */
 const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
   map: (source) => map(source, (n) => n),
@@ -122,9 +128,14 @@ const operators: Record<string, (source: Source<number>) => Stream<unknown>> = {
   takeWhile: (source) => takeWhile(source, () => true),
   "flatMap, outer": (source) => flatMap(source, (n) => [n]),
   "flatMap, inner": (source) => flatMap(["once"], () => source),
+  "flatMap at once, outer": (source) => flatMap(source, (n) => [n], { concurrency: 1000 }),
+  "flatMap at once, inner": (source) => flatMap([0, 1], (n) => (n ? source : []), several),
+  "switchMap, inner": (source) => switchMap(["once"], () => source),
   scan: (source) => scan(source, (_, n) => n, 0),
   batch: (source) => batch(source, 1),
   "batch with maxWait": (source) => batch(source, 1, { maxWait: 5 }),
+  concat: (source) => concat(source),
+  "concat, second": (source) => concat([], source),
   "merge of one": (source) => merge(source),
   "merge with an empty one": (source) => merge(source, []),
   zip: (source) => zip(source, [1, 2, 3, 4]),
@@ -166,6 +177,13 @@ const failing: [string, (source: Source<number>, fn: () => never) => Stream<unkn
   ["flatMap", flatMap],
   ["scan", (source, fn) => scan(source, fn, 0)],
   ["parallelMap", (source, fn) => parallelMap(source, fn, { concurrency: 3 })],
+];
+
+/** Also those that read on while their function works. */
+const calling: typeof failing = [
+  ...failing,
+  ["flatMap at once", (source, fn) => flatMap(source, fn, several)],
+  ["switchMap", switchMap],
 ];
 
 describe.each(Object.entries(operators))("%s", (name, operate) => {
@@ -269,8 +287,8 @@ describe.each(Object.entries(operators))("%s", (name, operate) => {
 
         await stream.return();
 
-        // flatMap has not asked its function for the inner one.
-        const closed = name === "flatMap, inner" ? 0 : 1;
+        // The function has not been asked for the inner one.
+        const closed = name.endsWith("inner") ? 0 : 1;
         expect(seen).toEqual({
           opened: closed,
           pulled: 0,
@@ -915,6 +933,368 @@ describe("batch", () => {
         expect((await chunks.next()).value).toEqual([3]);
         expect(clock.elapsed).toBe(40);
         expect(await errorOf(chunks.next())).toBe(broken);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+});
+
+describe("concat", () => {
+  test("opens a source when the one before has ended", async () => {
+    await virtualTime(async (clock) => {
+      const sources = [1, 2].map(() => probe({ every: 10, count: 2, then: "end" }));
+      const opened: string[] = [];
+
+      for await (const n of concat(...sources.map(({ source }) => source), [3])) {
+        opened.push(`${n} at ${clock.elapsed}: ${sources.map(({ seen }) => seen.opened)}`);
+      }
+
+      expect(opened).toEqual([
+        "1 at 10: 1,0",
+        "2 at 20: 1,0",
+        "1 at 40: 1,1",
+        "2 at 50: 1,1",
+        "3 at 60: 1,1",
+      ]);
+      expect(await Array.fromAsync(concat())).toEqual([]);
+      expect(await Array.fromAsync(concat([], "ab", []))).toEqual(["a", "b"]);
+    });
+  });
+
+  test("closes also those that it has not come to", async () => {
+    let cancelled = 0;
+    const unread = new ReadableStream<number>({ cancel: () => void cancelled++ });
+
+    for await (const _ of concat([1, 2], unread)) break;
+
+    expect(cancelled).toBe(1);
+  });
+
+  test("opens nothing after an error", async () => {
+    const later = probe({});
+    const stream = concat(probe({ count: 1, then: "throw" }).source, later.source);
+
+    expect((await stream.next()).value).toBe(1);
+    expect(await errorOf(stream.next())).toBe(broken);
+    expect(later.seen.pulled).toBe(0);
+  });
+});
+
+describe("flatMap with concurrency", () => {
+  test.each([
+    [1, ["10 at 10", "20 at 20", "11 at 30", "21 at 40", "12 at 50", "22 at 60"]],
+    [2, ["10 at 10", "11 at 10", "20 at 20", "21 at 20", "12 at 30", "22 at 40"]],
+    [Infinity, ["10 at 10", "11 at 10", "12 at 10", "20 at 20", "21 at 20", "22 at 20"]],
+  ])("of %d reads so many inner sources at once", async (concurrency, expected) => {
+    await virtualTime(async (clock) => {
+      const seen: string[] = [];
+      const inner = (n: number) =>
+        map(probe({ every: 10, count: 2, then: "end" }).source, (m) => 10 * m + n);
+      for await (const n of flatMap([0, 1, 2], inner, { concurrency })) {
+        seen.push(`${n} at ${clock.elapsed}`);
+      }
+
+      // The end of an inner source takes 10 ms, too.
+      const times =
+        concurrency === 1
+          ? [10, 20, 40, 50, 70, 80]
+          : concurrency === 2
+            ? [10, 10, 20, 20, 40, 50]
+            : [10, 10, 10, 20, 20, 20];
+      expect(seen).toEqual(expected.map((text, n) => text.replace(/at .*/, `at ${times[n]}`)));
+    });
+  });
+
+  test("asks an inner source for its next value only when the consumer comes back", async () => {
+    await virtualTime(async () => {
+      const inner = [probe({}), probe({})];
+      const stream = flatMap(inner, ({ source }) => source, several);
+
+      await stream.next();
+      await sleep(100);
+      expect(inner.map(({ seen }) => seen.pulled)).toEqual([1, 1]);
+
+      await stream.next();
+      await sleep(100);
+      expect(inner.map(({ seen }) => seen.pulled).toSorted()).toEqual([1, 2]);
+      await stream.return();
+    });
+  });
+
+  test("of two has two calls of its function running, and closes what they deliver too late", async () => {
+    await virtualTime(async (clock) => {
+      const inner = [probe({}), probe({})];
+      let calls = 0;
+      const open = async (n: number) => {
+        calls++;
+        await sleep(100);
+        return inner[n]!.source;
+      };
+      const stream = flatMap([0, 1, 2], open, { concurrency: 2 });
+      const waiting = stream.next();
+      await sleep(50);
+      expect(calls).toBe(2);
+
+      await stream.return();
+
+      expect(await waiting).toEqual({ done: true, value: undefined });
+      expect(clock.elapsed).toBe(110);
+      for (const { seen } of inner)
+        expect(seen).toEqual({ opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
+    });
+  });
+
+  test("does not call a function that it delivers too late", async () => {
+    await virtualTime(async () => {
+      let calls = 0;
+      const stream = flatMap([1], async () => (await sleep(100), () => [calls++]));
+      const waiting = stream.next();
+      await sleep(50);
+
+      await stream.return();
+
+      await waiting;
+      expect(calls).toBe(0);
+    });
+  });
+
+  test("an error of one closes the others, and is not kept waiting", async () => {
+    await virtualTime(async (clock) => {
+      const [outer, silent] = [probe({ count: 2 }), probe({ count: 0 })];
+      const failing = probe({ every: 50, count: 0, then: "throw" });
+      const stream = flatMap(outer.source, (n) => [silent, failing][n - 1]!.source, several);
+
+      expect(await errorOf(stream.next())).toBe(broken);
+
+      expect(clock.elapsed).toBe(50);
+      await sleep(10);
+      for (const { seen } of [outer, silent])
+        expect(seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+});
+
+describe("switchMap", () => {
+  test("yields what the last inner source does, and ends when it and the outer one have", async () => {
+    await virtualTime(async (clock) => {
+      const seen: string[] = [];
+      const inner = (ms: number) => map(take(interval(10), 3), (tick) => `${ms}+${tick}`);
+      for await (const text of switchMap(comeAt(0, 25, 100), inner)) {
+        seen.push(`${text} at ${clock.elapsed}`);
+      }
+
+      expect(seen).toEqual([
+        "0+0 at 10",
+        "0+1 at 20",
+        "25+0 at 35",
+        "25+1 at 45",
+        "25+2 at 55",
+        "100+0 at 110",
+        "100+1 at 120",
+        "100+2 at 130",
+      ]);
+    });
+  });
+
+  test("closes the one before, whose cleanup it does not await until the end", async () => {
+    await virtualTime(async (clock) => {
+      const inner = [probe({ count: 0 }), probe({ every: 5, count: 1, then: "end" })];
+      const values: string[] = [];
+      for await (const n of switchMap(comeAt(0, 100), (ms) => inner[ms / 100]!.source)) {
+        values.push(`${n} at ${clock.elapsed}`);
+      }
+
+      expect(values).toEqual(["1 at 105"]);
+      expect(inner[0]!.seen).toMatchObject({ pulled: 1, closed: 1, cleanedUp: 1 });
+      expect(inner[1]!.seen).toMatchObject({ closed: 0 });
+      expect(clock.elapsed).toBe(110);
+    });
+  });
+
+  test("aborts the request that the next one makes pointless; its AbortError is dropped", async () => {
+    await virtualTime(async (clock) => {
+      const log: string[] = [];
+      const search = (ms: number) => async (signal: AbortSignal) => {
+        signal.addEventListener("abort", () => log.push(`${ms} aborted at ${clock.elapsed}`));
+        await sleep(100, signal);
+        return [`found ${ms}`];
+      };
+
+      expect(await Array.fromAsync(switchMap(comeAt(0, 50, 60), search))).toEqual(["found 60"]);
+
+      expect(log).toEqual(["0 aborted at 50", "50 aborted at 60"]);
+      expect(clock.elapsed).toBe(160);
+    });
+  });
+
+  test("drops what still comes of the one before, and releases a hold", async () => {
+    await virtualTime(async () => {
+      const hold = holdOf();
+      const late = async function* () {
+        await sleep(100);
+        yield hold;
+      };
+      const inner = (ms: number) => (ms === 0 ? late() : [ms]);
+
+      expect(await Array.fromAsync(switchMap(comeAt(0, 50), inner))).toEqual([50]);
+
+      await sleep(100);
+      expect(hold.released).toBe(1);
+    });
+  });
+
+  test("is not kept waiting by an inner source that can't be closed", async () => {
+    await virtualTime(async (clock) => {
+      const silent = async function* () {
+        yield await new Promise<number>(() => {});
+      };
+      const inner = (ms: number) => (ms === 0 ? silent() : [ms]);
+
+      expect(await Array.fromAsync(switchMap(comeAt(0, 50), inner))).toEqual([50]);
+
+      expect(clock.elapsed).toBe(50);
+    });
+  });
+
+  test("tells what fails in the cleanup of the one before", async () => {
+    await virtualTime(async () => {
+      const inner = [probe({ count: 0, cleanupFails: true }), probe({ count: 0 })];
+      const stream = switchMap(comeAt(0, 100), (ms) => inner[ms / 100]!.source);
+
+      expect(await errorOf(stream.next())).toBe(dirty);
+
+      expect(inner[1]!.seen).toMatchObject({ closed: 1 });
+    });
+  });
+
+  test("switches also while the consumer is busy", async () => {
+    await virtualTime(async (clock) => {
+      const inner = [probe({}), probe({})];
+      const stream = switchMap(comeAt(0, 50), (ms) => inner[ms / 50]!.source);
+      await stream.next();
+      await sleep(60);
+
+      expect(inner.map(({ seen }) => [seen.pulled, seen.closed])).toEqual([
+        [1, 1],
+        [1, 0],
+      ]);
+      expect(clock.elapsed).toBe(60);
+      await stream.return();
+      expect(inner[1]!.seen).toMatchObject({ closed: 1, cleanedUp: 1 });
+    });
+  });
+});
+
+describe("debounce and throttle", () => {
+  const both = { leading: true, trailing: true };
+  const last = { leading: false, trailing: true };
+  const neither = { leading: false };
+
+  // Values come at these times; the pause is 50 ms.
+  test.each([
+    [
+      "debounce",
+      (source) => debounce(source, 50),
+      [0, 10, 100, 160],
+      ["10 at 60", "100 at 150", "160 at 160"],
+    ],
+    [
+      "throttle",
+      (source) => throttle(source, 50),
+      [0, 10, 49, 50, 60, 200],
+      ["0 at 0", "50 at 50", "200 at 200"],
+    ],
+    [
+      "throttle, the last too",
+      (source) => throttle(source, 50, both),
+      [0, 10, 40, 60, 70, 120, 200],
+      ["0 at 0", "40 at 50", "70 at 100", "120 at 150", "200 at 200"],
+    ],
+    [
+      "throttle, only the last",
+      (source) => throttle(source, 50, last),
+      [0, 10, 60, 70, 300],
+      ["10 at 50", "70 at 100", "300 at 300"],
+    ],
+    ["throttle, neither", (source) => throttle(source, 50, neither), [0, 60], []],
+    ["debounce of nothing", (source) => debounce(source, 50), [], []],
+    ["throttle of nothing", (source) => throttle(source, 50, both), [], []],
+  ] as [string, (source: Source<number>) => Stream<number>, number[], string[]][])(
+    "%s",
+    async (_name, operate, times, expected) => {
+      await virtualTime(async (clock) => {
+        const seen: string[] = [];
+        for await (const time of operate(comeAt(...times)))
+          seen.push(`${time} at ${clock.elapsed}`);
+
+        expect(seen).toEqual([...expected]);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+
+  test.each([
+    ["debounce", (source: Source<number>) => debounce(source, 50), ["2"]],
+    ["throttle", (source: Source<number>) => throttle(source, 50, both), ["1", "2"]],
+  ])("%s yields the last before the source's error, at once", async (_name, operate, expected) => {
+    await virtualTime(async (clock) => {
+      const { source } = probe({ every: 10, count: 2, then: "throw" });
+      const stream = operate(source);
+
+      for (const value of expected) expect(`${(await stream.next()).value}`).toBe(value);
+      expect(await errorOf(stream.next())).toBe(broken);
+
+      expect(clock.elapsed).toBe(30);
+      expect(clock.pending).toBe(0);
+    });
+  });
+
+  test.each([
+    // 10 is the last before a pause; so is 110, while the consumer is busy until 160.
+    [
+      "debounce",
+      (source: Source<number>) => debounce(source, 50),
+      ["10 at 60", "110 at 160", "170 at 260", "300 at 360"],
+    ],
+    [
+      "throttle",
+      (source: Source<number>) => throttle(source, 50),
+      ["0 at 0", "90 at 100", "170 at 200", "300 at 300"],
+    ],
+  ])(
+    "%s reads on while the consumer is busy, until a value waits",
+    async (_name, operate, expected) => {
+      await virtualTime(async (clock) => {
+        const seen: string[] = [];
+        for await (const time of operate(comeAt(0, 10, 90, 110, 170, 300, 400))) {
+          seen.push(`${time} at ${clock.elapsed}`);
+          if (time === 300) break;
+          await sleep(100);
+        }
+
+        expect(seen).toEqual([...expected]);
+        expect(clock.pending).toBe(0);
+      });
+    },
+  );
+
+  test.each([
+    ["debounce", (source: Source<Hold>) => debounce(source, 50), [1, 1, 1]],
+    ["throttle", (source: Source<Hold>) => throttle(source, 50), [0, 1, 1]],
+    ["throttle, the last too", (source: Source<Hold>) => throttle(source, 50, both), [0, 1, 1]],
+  ])(
+    "%s releases the holds that it drops, and has no timer when it is left",
+    async (_name, operate, expected) => {
+      await virtualTime(async (clock) => {
+        const holds = [holdOf(), holdOf(), holdOf()];
+        const stream = operate(merge(holds, probe({ count: 0 }).source as never));
+        const waiting = [stream.next(), stream.next()];
+        await sleep(1);
+
+        await stream.return();
+
+        await Promise.all(waiting);
+        expect(holds.map((hold) => hold.released)).toEqual(expected);
         expect(clock.pending).toBe(0);
       });
     },
@@ -1651,7 +2031,7 @@ describe("takeUntil", () => {
   });
 
   // The function of flatMap, which delivers the inner source, is not waited for.
-  test.each(Object.entries(operators).filter(([name]) => name !== "flatMap, inner"))(
+  test.each(Object.entries(operators).filter(([name]) => !name.endsWith("inner")))(
     "awaits the cleanup of a source that answers at once, whenever the abort comes: %s",
     async (_name, operate) => {
       for (const kind of ["iterator", "generator"] as const) {
@@ -2553,7 +2933,7 @@ describe("next()", () => {
     },
   );
 
-  test.each(failing)(
+  test.each(calling)(
     "of %s calls nothing for a value that comes after return()",
     async (_name, operate) => {
       await virtualTime(async () => {
@@ -2571,7 +2951,7 @@ describe("next()", () => {
     },
   );
 
-  test.each(failing)(
+  test.each(calling)(
     "of %s calls nothing for a value that comes in the turn of an abort",
     async (_name, operate) => {
       const arrival = Promise.withResolvers<IteratorResult<number>>();
@@ -2674,7 +3054,7 @@ describe("next()", () => {
 describe("what is open is closed, once", () => {
   test.each(Object.entries(operators))(
     "a generator that nobody has started: %s",
-    async (_name, operate) => {
+    async (name, operate) => {
       for (const source of [interminable(), comeAt(1)]) {
         let closed = 0;
         const close = source.return.bind(source) as () => never;
@@ -2682,8 +3062,8 @@ describe("what is open is closed, once", () => {
 
         await operate(source).return();
 
-        // flatMap hasn't asked its function for the inner one.
-        expect(closed).toBe(_name === "flatMap, inner" ? 0 : 1);
+        // The function has not been asked for the inner one.
+        expect(closed).toBe(name.endsWith("inner") ? 0 : 1);
       }
     },
   );
@@ -3033,11 +3413,11 @@ describe("arguments", () => {
     ],
     [
       () => fromEvent(wrong({}), "x"),
-      "Cannot listen: target.addEventListener must be a function, received undefined",
+      "Cannot listen: target must be an EventTarget or an emitter, received Object",
     ],
     [
       () => fromEvent(wrong(null), "x"),
-      "Cannot listen: target.addEventListener must be a function, received undefined",
+      "Cannot listen: target must be an EventTarget or an emitter, received null",
     ],
   ])("of the wrong kind are refused at the call, %#", (call, message) => {
     expect(call).toThrow(TypeError);
@@ -3164,6 +3544,8 @@ function probe(options: ProbeOptions) {
 function kindOf(kind: "iterator" | "generator", cleanedUp: number): number {
   return kind === "generator" ? cleanedUp : 0;
 }
+
+type Hold = ReturnType<typeof holdOf>;
 
 /** A hold that counts how often it is released. */
 function holdOf() {
