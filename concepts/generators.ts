@@ -1147,17 +1147,17 @@ class Intake<T> {
   readonly #answered = (step: Step<T>) => {
     this.isReading = false;
     const hub = this.#hub;
-    if (step.done) {
-      if (this.#isClosed) return;
-      this.#isOpen = false;
-      hub.remove(this);
-    } else if (hub.isOver || this.#isClosed) releaseHold(step.value);
-    else
-      try {
-        hub.arrived(step.value, this);
-      } catch (error) {
-        hub.failed(error);
+    try {
+      if (!step.done) {
+        if (hub.isOver || this.#isClosed) releaseHold(step.value);
+        else hub.arrived(step.value, this);
+      } else if (!this.#isClosed) {
+        this.#isOpen = false;
+        hub.remove(this);
       }
+    } catch (error) {
+      hub.failed(error);
+    }
   };
 
   readonly #failed = (error: unknown) => {

@@ -393,6 +393,108 @@ describe.each(Object.entries(operators))("%s", (name, operate) => {
   });
 });
 
+/** Those that yield a value some time after it came, or not at all. */
+const paced: typeof operators = {
+  "switchMap, outer": (source) => switchMap(source, (n) => [n]),
+  debounce: (source) => debounce(source, 5),
+  throttle: (source) => throttle(source, 5, { trailing: true }),
+};
+
+/** How a consumer may leave: from outside of its loop, at any moment. */
+const ways: Record<string, (stream: Stream<unknown>, abort: () => void) => unknown> = {
+  "return()": (stream) => stream.return(),
+  "await using": (stream) => stream[Symbol.asyncDispose](),
+  "an abort": (_, abort) => abort(),
+};
+
+describe.each(Object.entries({ ...operators, ...paced }))(
+  "left at any moment: %s",
+  (name, operate) => {
+    // The function that delivers the inner source is not waited for when there is an abort.
+    const cases = Object.entries(ways).filter(
+      ([way]) => way !== "an abort" || !name.includes("inner"),
+    );
+
+    test.each(cases)("in whatever microtask of an item, by %s", async (_way, leave) => {
+      for (const kind of ["iterator", "generator"] as const) {
+        for (let microtasks = 0; microtasks < 30; microtasks++) {
+          await virtualTime(async (clock) => {
+            const { source, seen } = probe({ kind, every: name in paced ? 10 : 0 });
+            const { controller, listeners } = watchedController();
+            const stream = takeUntil(operate(source), controller.signal, { reject: true });
+            let received = 0;
+            const read = async () => {
+              for await (const _ of stream) received++;
+            };
+            const reading = Promise.allSettled([read()]);
+            if (name in paced) await sleep(20);
+            for (let n = 0; n < microtasks; n++) await undefined;
+
+            const leaving = leave(stream, () => controller.abort("stop"));
+            const before = received;
+
+            await leaving;
+            const [outcome] = await reading;
+            // An abort doesn't wait for a source in the middle of its next().
+            if (name in paced) await sleep(20);
+            expect(outcome).toEqual(
+              controller.signal.aborted
+                ? { status: "rejected", reason: "stop" }
+                : { status: "fulfilled", value: undefined },
+            );
+            // What has been handed over in this turn may still arrive.
+            expect(received - before).toBeLessThanOrEqual(1);
+            const { opened, pulled, closed, cleanedUp } = seen;
+            const isStarted = kind === "iterator" || pulled > 0;
+            const expected = { closed: opened, cleanedUp: isStarted ? opened : 0 };
+            expect({ microtasks, kind, closed, cleanedUp }).toEqual({
+              microtasks,
+              kind,
+              ...expected,
+            });
+            expect([clock.pending, listeners()]).toEqual([0, 0]);
+          });
+        }
+      }
+    });
+
+    timed.each(["break", "throw"])("at its first values, by a %s", async (clock, how) => {
+      for (const count of [1, 2, 3]) {
+        const { source, seen } = probe({ every: 10 });
+        const consume = async () => {
+          let received = 0;
+          for await (const _ of operate(source)) {
+            if (++received < count) continue;
+            if (how === "break") break;
+            throw new Error("consumer");
+          }
+        };
+
+        const [outcome] = await Promise.allSettled([consume()]);
+
+        expect(outcome.status).toBe(how === "break" ? "fulfilled" : "rejected");
+        expect(seen).toMatchObject({ opened: 1, closed: 1, cleanedUp: 1 });
+        expect(clock.pending).toBe(0);
+      }
+    });
+
+    timed("after its end nothing happens any more", async () => {
+      const { source, seen } = probe({ every: 10, count: 2, then: "end" });
+      const { controller, listeners } = watchedController();
+      const stream = takeUntil(operate(source), controller.signal, { reject: true });
+      await Array.fromAsync(stream);
+      const pulled = seen.pulled;
+
+      controller.abort("late");
+
+      for (const leave of Object.values(ways)) await leave(stream, () => {});
+      expect(await stream.next()).toEqual({ done: true, value: undefined });
+      expect(seen).toMatchObject({ pulled, closed: 0 });
+      expect(listeners()).toBe(0);
+    });
+  },
+);
+
 describe("interval", () => {
   timed("counts from 0, on time, however long the consumer takes in between", async (clock) => {
     const ticks: string[] = [];
@@ -610,6 +712,93 @@ describe("fromEvent", () => {
     expect(clock.elapsed).toBe(100);
     expect(listeners()).toBe(0);
     expect(onAbort()).toBe(0);
+  });
+});
+
+describe("fromEvent of an emitter", () => {
+  test("yields an array of what each event passes, until it is left", async () => {
+    const emitter = emitterOf();
+    const events = fromEvent<[number, string]>(emitter, "tick");
+    expect(emitter.eventNames()).toEqual([]);
+    const first = events.next();
+    expect(emitter.eventNames().toSorted()).toEqual(["error", "tick"]);
+    emitter.emit("tick", 1, "a");
+    emitter.emit("tick");
+    expect((await first).value).toEqual([1, "a"]);
+    expect((await events.next()).value).toEqual([] as never);
+
+    await events.return();
+
+    expect(emitter.eventNames()).toEqual([]);
+  });
+
+  test.each([
+    ["ends with its end", "close", undefined],
+    ["fails with its error", "error", broken],
+    ["fails with nothing", "error", undefined],
+  ])("%s, after what waits, and listens no more", async (what, type, value) => {
+    const emitter = emitterOf();
+    const events = fromEvent<[number]>(emitter, "tick", { end: "close" });
+    const first = events.next();
+    for (const n of [1, 2]) emitter.emit("tick", n);
+    emitter.emit(type, value);
+    expect(emitter.eventNames()).toEqual([]);
+
+    expect((await first).value).toEqual([1]);
+    expect((await events.next()).value).toEqual([2]);
+    if (what.startsWith("fails")) expect(await errorOf(events.next())).toBe(value);
+    expect(await events.next()).toEqual({ done: true, value: undefined });
+  });
+
+  test("ends a next() that waits", async () => {
+    const emitter = emitterOf();
+    const waiting = fromEvent(emitter, "tick", { end: "end" }).next();
+
+    emitter.emit("end");
+
+    expect(await waiting).toEqual({ done: true, value: undefined });
+  });
+
+  test("has other names for the error, or its errors as values, if told so", async () => {
+    const emitter = emitterOf();
+    const events = fromEvent(emitter, "tick", { error: "abort" }).next();
+    const errors = fromEvent(emitter, "error").next();
+    expect(emitter.eventNames().toSorted()).toEqual(["abort", "error", "tick"]);
+
+    emitter.emit("error", broken);
+    emitter.emit("abort", dirty);
+
+    expect((await errors).value).toEqual([broken]);
+    expect(await errorOf(events)).toBe(dirty);
+  });
+
+  test.each([
+    ["the error of an ErrorEvent", Object.assign(new Event("bad"), { error: broken })],
+    ["another event", new Event("bad")],
+  ])("an EventTarget fails with %s, and only if told so", async (_what, event) => {
+    const target = new EventTarget();
+    const told = fromEvent(target, "tick", { error: "bad", end: "close" }).next();
+    const untold = fromEvent(target, "tick").next();
+
+    target.dispatchEvent(new Event("error"));
+    target.dispatchEvent(event);
+    target.dispatchEvent(new Event("tick"));
+
+    expect(await errorOf(told)).toBe("error" in event ? broken : event);
+    expect((await untold).value?.type).toBe("tick");
+  });
+
+  test("a hostile emitter: what on() and off() throw is told, and all is taken back", async () => {
+    const emitter = emitterOf();
+    const { on } = emitter;
+    emitter.on = (type, listener) => {
+      if (type === "tick") throw broken;
+      return on.call(emitter, type, listener);
+    };
+
+    expect(await errorOf(fromEvent(emitter, "tick", { end: "end" }).next())).toBe(broken);
+
+    expect(emitter.eventNames()).toEqual([]);
   });
 });
 
@@ -1913,34 +2102,6 @@ describe("takeUntil", () => {
     expect(closed).toBe(1);
   });
 
-  // The function of flatMap, which delivers the inner source, is not waited for.
-  test.each(Object.entries(operators).filter(([name]) => !name.endsWith("inner")))(
-    "awaits the cleanup of a source that answers at once, whenever the abort comes: %s",
-    async (_name, operate) => {
-      for (const kind of ["iterator", "generator"] as const) {
-        for (let microtasks = 0; microtasks < 30; microtasks++) {
-          await virtualTime(async () => {
-            const { source, seen } = probe({ kind });
-            const controller = new AbortController();
-            const reading = Array.fromAsync(takeUntil(operate(source), controller.signal));
-            for (let n = 0; n < microtasks; n++) await undefined;
-            controller.abort();
-
-            await reading;
-
-            const { closed, cleanedUp } = seen;
-            expect({ kind, microtasks, closed, cleanedUp }).toEqual({
-              kind,
-              microtasks,
-              closed: seen.opened,
-              cleanedUp: kind === "generator" && seen.pulled === 0 ? 0 : seen.opened,
-            });
-          });
-        }
-      }
-    },
-  );
-
   timed("one signal can end many, and nothing of them is left", async () => {
     const { controller, listeners } = watchedController();
     const streams = [1, 2, 3].map(() => takeUntil(probe({ count: 0 }).source, controller.signal));
@@ -2011,6 +2172,50 @@ describe("lines", () => {
     }
 
     expect(seen).toEqual(["a 1", "b 1", "c 2", "d 2"]);
+  });
+
+  test.each([
+    ["ab\ncdef\ng", ["ab"]],
+    ["abc\r\nabc\nabc", ["abc", "abc", "abc"]],
+    ["abcd", []],
+    ["abc\r", []],
+    ["abc\rd\n", []],
+    ["\n\n12\n1234567890", ["", "", "12"]],
+  ])("%j with a maxLength of 3, in chunks of any size", async (given, wanted) => {
+    const bytes = new TextEncoder().encode(given);
+    for (let size = 1; size <= bytes.length; size++) {
+      const chunks = Array.from({ length: Math.ceil(bytes.length / size) }, (_, n) =>
+        bytes.subarray(n * size, (n + 1) * size),
+      );
+      const texts: string[] = [];
+      const read = async () => {
+        for await (const text of lines(chunks, { maxLength: 3 })) texts.push(text);
+      };
+      if (wanted.length === 3 && given.startsWith("abc")) await read();
+      else {
+        expect(await errorOf(read())).toEqual(
+          new RangeError("Cannot read lines: a line is longer than 3"),
+        );
+      }
+
+      expect(texts, `in chunks of ${size}`).toEqual(wanted);
+    }
+  });
+
+  test("a line without end is refused when it is too long, and its source closed", async () => {
+    let pulled = 0;
+    let closed = false;
+    const endless = async function* () {
+      try {
+        for (;;) yield (pulled++, new Uint8Array(100));
+      } finally {
+        closed = true;
+      }
+    };
+
+    expect(await errorOf(lines(endless(), { maxLength: 1000 }).next())).toBeInstanceOf(RangeError);
+
+    expect({ pulled, closed }).toEqual({ pulled: 11, closed: true });
   });
 
   test("refuses what is not bytes", async () => {
@@ -3413,6 +3618,22 @@ async function* comeAt(...times: number[]): AsyncGenerator<number> {
     await sleep(Math.max(0, start + time - performance.now()));
     yield time;
   }
+}
+
+/** Emits as Node's EventEmitter does. */
+function emitterOf() {
+  const listeners = new Map<string, Set<(...values: unknown[]) => void>>();
+  return {
+    on: (type: string, listener: () => void) =>
+      listeners.set(type, (listeners.get(type) ?? new Set()).add(listener)),
+    off(type: string, listener: () => void) {
+      listeners.get(type)?.delete(listener);
+      if (listeners.get(type)?.size === 0) listeners.delete(type);
+    },
+    emit: (type: string, ...values: unknown[]) =>
+      [...(listeners.get(type) ?? [])].forEach((listener) => listener(...values)),
+    eventNames: () => [...listeners.keys()],
+  };
 }
 
 /** An EventTarget whose listeners for "tick" can be counted; `emit` dispatches such events. */
