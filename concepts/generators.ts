@@ -7,7 +7,7 @@
  * the way to a `for await` loop.
  *
  * Reach for it when what you work on is too long, or too slow, to be waited for as an array: rows,
- * lines, events, the pages of an API, whatever comes in while the program runs.
+ * lines, events, the pages of an API.
  *
  * Without it the loop is quickly written, but not its end: a `break` leaves a listener attached, a
  * silent source can't be stopped, one of two merged sources stays open, and the error that its
@@ -26,8 +26,9 @@
  * close. A consumer who merely leaves does wait. To make a source stoppable, pass a function: its
  * signal is aborted when the stream is left.
  *
- * Known elsewhere as: Python's async generators, `itertools` and aiostream; Kotlin's `Flow`; the
- * async iterator helpers proposed for JavaScript, from which the names come; IxJS on npm.
+ * Known elsewhere as: Python's async generators, `itertools` and aiostream; Go's channels between
+ * goroutines; Kotlin's `Flow`; RxJS and IxJS. The names are those of the async iterator helpers
+ * proposed for JavaScript, then RxJS's.
  *
  * @module
  */
@@ -86,23 +87,18 @@ export function interval(ms: number, options: WaitOptions = {}): Stream<number> 
   requireSignal("create interval", options.signal);
   let start: number | undefined;
   let tick = -1;
-  let isWaiting = false;
   const hub: Hub<number> = new Hub("create interval", [], {
     pull() {
-      if (isWaiting) return;
+      if (hub.isTiming) return;
       const now = performance.now();
       start ??= now;
       tick = Math.max(tick + 1, Math.floor((now - start) / ms) - 1);
       const left = start + (tick + 1) * ms - now;
       if (left <= 0) return hub.put(tick);
-      isWaiting = true;
-      hub.startTimer(left, () => {
-        isWaiting = false;
-        hub.put(tick);
-      });
+      hub.startTimer(left, () => hub.put(tick));
     },
   });
-  return withSignal(hub, options.signal);
+  return options.signal ? takeUntil(hub, options.signal, { reject: true }) : hub;
 }
 
 /** What {@link fromEvent} listens to, if not to an EventTarget: Node's `EventEmitter` is one. */
@@ -198,7 +194,7 @@ export function fromEvent(
     },
     shut: () => each(isTarget ? "removeEventListener" : "off"),
   });
-  return withSignal(hub, signal);
+  return signal ? takeUntil(hub, signal, { reject: true }) : hub;
 }
 
 // ─── Operators ───────────────────────────────────────────────────────────────────────────────────
@@ -550,18 +546,15 @@ function pace<T>(
   isDebounce: boolean,
 ): Stream<T> {
   requirePositive(action, "ms", ms);
-  let isPausing = false;
   const pause = () => {
-    isPausing = true;
     hub.startTimer(ms, () => {
-      isPausing = false;
       if (!isDebounce && hub.kept.length > 0) pause();
       hub.flush();
     });
   };
   const hub: Hub<T> = new Hub(action, [source], {
     arrived(value) {
-      const isFirst = !isPausing;
+      const isFirst = !hub.isTiming;
       if (isFirst || isDebounce) pause();
       if (isFirst && leading) hub.put(value);
       else releaseHold(trailing ? hub.kept.splice(0, 1, value) : value);
@@ -1007,6 +1000,8 @@ const CLOSE = Symbol("close");
 abstract class Upstream<T> implements Stream<T> {
   /** Awaited in a `try`. A reader never calls it while a call is pending, nor after the end. */
   abstract next(): Promise<Step<T>>;
+  /** It reads the source as well as `next()` does, if there is one. */
+  generator: AsyncIterable<T> | undefined = undefined;
   /** May be called again, for example because it has become urgent. */
   abstract [CLOSE](isUrgent: boolean): Promise<void>;
 
@@ -1126,6 +1121,8 @@ class Intake<T> {
   readonly #hub: Hub<any, T>;
   #isOpen = true;
   #isClosed = false;
+  #isHanding = false;
+  #goOn: (() => void) | undefined;
   isReading = false;
 
   constructor(action: string, source: Unopened<T>, hub: Hub<any, T>) {
@@ -1137,6 +1134,12 @@ class Intake<T> {
   read(): void {
     if (this.isReading || !this.#isOpen || this.#isClosed) return;
     this.isReading = true;
+    if (this.#isHanding) return;
+    if (this.#goOn) this.#goOn();
+    else this.#ask();
+  }
+
+  #ask(): void {
     try {
       this.#upstream.next().then(this.#answered, this.#failed);
     } catch (error) {
@@ -1145,20 +1148,49 @@ class Intake<T> {
   }
 
   readonly #answered = (step: Step<T>) => {
-    this.isReading = false;
-    const hub = this.#hub;
-    try {
-      if (!step.done) {
-        if (hub.isOver || this.#isClosed) releaseHold(step.value);
-        else hub.arrived(step.value, this);
-      } else if (!this.#isClosed) {
-        this.#isOpen = false;
-        hub.remove(this);
-      }
-    } catch (error) {
-      hub.failed(error);
-    }
+    if (step.done) return this.#ended();
+    this.#hand(step.value);
+    if (!this.isReading) return;
+    if (this.#upstream.generator) this.#loop(this.#upstream.generator);
+    else this.#ask();
   };
+
+  /** A generator that is asked again at once is read by a loop: that is the fastest. */
+  async #loop(generator: AsyncIterable<T>): Promise<void> {
+    try {
+      for await (const value of generator) {
+        this.#hand(value);
+        if (!this.isReading) await new Promise<void>((resolve) => (this.#goOn = resolve));
+        this.#goOn = undefined;
+      }
+      this.#ended();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #hand(value: T): void {
+    this.isReading = false;
+    if (this.#hub.isOver || this.#isClosed) return releaseHold(value);
+    this.#isHanding = true;
+    try {
+      this.#hub.arrived(value, this);
+    } catch (error) {
+      this.#hub.failed(error);
+    }
+    this.#isHanding = false;
+  }
+
+  #ended(): void {
+    this.isReading = false;
+    if (this.#isClosed) return;
+    this.#isOpen = false;
+    try {
+      this.#hub.remove(this);
+    } catch (error) {
+      this.#hub.failed(error);
+    }
+  }
 
   readonly #failed = (error: unknown) => {
     this.isReading = false;
@@ -1187,6 +1219,7 @@ class Hub<T, S = T> extends Upstream<T> {
   /** Values that wait for others. */
   kept: S[] = [];
   stopTimer: () => void = doNothing;
+  isTiming = false;
   /** No failure once the stream is over. */
   echo: unknown = DONE;
   readonly #action: string;
@@ -1244,7 +1277,11 @@ class Hub<T, S = T> extends Upstream<T> {
   /** Replaces the timer. */
   startTimer(ms: number, callback: () => void): void {
     this.stopTimer();
-    this.stopTimer = startTimer(ms, callback);
+    this.isTiming = true;
+    this.stopTimer = startTimer(ms, () => {
+      this.isTiming = false;
+      callback();
+    });
   }
 
   /** Closes one source; the stream goes on, and ends without it if it is silent. */
@@ -1412,7 +1449,7 @@ class SourceReader<T> extends Upstream<T> {
 
   #open(): void {
     this.#isOpen = true;
-    if (isSequence(this.#source)) this.#iterator = iterate(this.#source);
+    if (isSequence(this.#source)) this.#iterate(this.#source);
     else this.#opening = this.#openLate(this.#source);
   }
 
@@ -1425,7 +1462,12 @@ class SourceReader<T> extends Upstream<T> {
       this.#controller ??= new AbortController();
       source = await source(this.#controller.signal);
     }
+    this.#iterate(source);
+  }
+
+  #iterate(source: Sequence<T>): void {
     this.#iterator = iterate(source);
+    if (isGenerator(this.#iterator)) this.generator = this.#iterator;
   }
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
@@ -1449,7 +1491,7 @@ class SourceReader<T> extends Upstream<T> {
         // Nobody has read it. An abort lets go of what is open, but opens nothing.
         const source = Object(this.#source);
         if (!isUrgent || "getReader" in source || "return" in source) {
-          if (isSequence(source)) this.#iterator = iterate(source) as AsyncIterator<T>;
+          if (isSequence(source)) this.#iterate(source as Sequence<T>);
         }
       } else if (!this.#iterator) {
         await undefined; // Now it is known whether opening it takes time.
@@ -1586,10 +1628,6 @@ class Fifo<T> {
     }
     return value;
   }
-}
-
-function withSignal<T>(stream: Stream<T>, signal: AbortSignal | null | undefined): Stream<T> {
-  return signal ? takeUntil(stream, signal, { reject: true }) : stream;
 }
 
 function valueOrSkip<T>(value: T, isIn: unknown): T | typeof SKIP {

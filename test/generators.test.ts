@@ -3155,6 +3155,16 @@ test("types: what comes out of a stream", () => {
   expectTypeOf(flatMap(numbers, async (n) => (n > 1 ? [n] : words))).toEqualTypeOf<
     Stream<number | string>
   >();
+  expectTypeOf(concat(numbers, "ab")).toEqualTypeOf<Stream<number | string>>();
+  expectTypeOf(concat<number>(numbers)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(switchMap(numbers, (n) => (n > 1 ? [n] : words))).toEqualTypeOf<
+    Stream<number | string>
+  >();
+  expectTypeOf(flatMap(numbers, () => words, several)).toEqualTypeOf<Stream<string>>();
+  expectTypeOf(debounce(numbers, 1)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(throttle(numbers, 1)).toEqualTypeOf<Stream<number>>();
+  expectTypeOf(fromEvent(new EventTarget(), "x")).toEqualTypeOf<Stream<Event>>();
+  expectTypeOf(fromEvent<[number]>(emitterOf(), "x")).toEqualTypeOf<Stream<[number]>>();
   expectTypeOf(map(numbers, (n) => (n > 1 ? n : Promise.resolve("a")))).toEqualTypeOf<
     Stream<number | string>
   >();
