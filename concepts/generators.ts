@@ -413,7 +413,10 @@ function flatten(
         return hub.put(value);
       }
       if (concurrency === undefined) for (const old of inner()) void hub.leave(old);
-      hub.open(Promise.try(fn, value, index++)).read();
+      // Opened first, because the function may leave the stream.
+      const later = Promise.withResolvers<Source<unknown>>();
+      hub.open(later.promise).read();
+      later.resolve(Promise.try(fn, value, index++));
       if (hub.isWanted) hub.pull();
     },
     async shut(isUrgent) {

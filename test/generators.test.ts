@@ -503,6 +503,12 @@ describe("when values come", () => {
     ["buffer", () => buffer(every(100, 3), 1), "1@100 2@200 3@300", [100, 100, 100]],
     ["parallelMap", () => parallelMap([30, 10, 20], work, { concurrency: 3 }), "30@30 10@30 20@30"],
     [
+      "parallelMap, busy",
+      () => parallelMap([100, 99, 98], work, { concurrency: 1 }),
+      "100@100 99@200 98@300",
+      [100, 100],
+    ],
+    [
       "parallelMap, as ready",
       () => parallelMap([30, 10, 20], work, { concurrency: 3, ordered: false }),
       "10@10 20@20 30@30",
@@ -1168,6 +1174,32 @@ describe("flatMap with concurrency", () => {
     },
   );
 
+  timed.each([
+    ["flatMap", flatMap],
+    ["flatMap at once", (source, fn) => flatMap(source, fn, several)],
+    ["switchMap", switchMap],
+  ] as [string, (source: Source<number>, fn: () => Source<number>) => Stream<number>][])(
+    "%s, left from inside its function, closes what that returns",
+    async (_, _name, operate) => {
+      for (const way of ["return()", "an abort"]) {
+        const { source, seen } = probe({});
+        const controller = new AbortController();
+        let leaving: Promise<unknown> | undefined;
+        const stream = operate([1], () => {
+          if (way === "return()") leaving = stream.return();
+          else controller.abort();
+          return source;
+        });
+
+        expect(await Array.fromAsync(takeUntil(stream, controller.signal))).toEqual([]);
+        await leaving;
+
+        if (way === "an abort") await sleep(20);
+        expect({ way, ...seen }).toEqual({ way, opened: 1, pulled: 0, closed: 1, cleanedUp: 1 });
+      }
+    },
+  );
+
   timed("does not call a function that it delivers too late", async () => {
     let calls = 0;
     const stream = flatMap([1], async () => (await sleep(100), () => [calls++]));
@@ -1653,6 +1685,19 @@ describe("parallelMap", () => {
 
     expect(signals.map((signal) => signal.aborted)).toEqual([true, true]);
   });
+
+  timed.each([{ ordered: true }, { ordered: false }])(
+    "the end of its source aborts nothing, ordered: $ordered",
+    async (_, { ordered }) => {
+      const work = async (ms: number, _: number, signal: AbortSignal) => {
+        await sleep(ms);
+        return signal.aborted;
+      };
+      const options = { concurrency: 3, ordered };
+
+      expect(await Array.fromAsync(parallelMap([10, 100], work, options))).toEqual([false, false]);
+    },
+  );
 
   timed("a source that has ended is not asked again", async () => {
     const { source, seen } = probe({ count: 2, then: "end" });
