@@ -1001,6 +1001,12 @@ const CLOSE = Symbol("close");
 
 /** What an operator reads, and what it is itself: a stream of this file, or a source in one. */
 abstract class Upstream<T> implements Stream<T> {
+  readonly action: string;
+
+  constructor(action: string) {
+    this.action = action;
+  }
+
   /** Awaited in a `try`. A reader never calls it while a call is pending, nor after the end. */
   abstract next(): Promise<Step<T>>;
   /** It reads the source as well as `next()` does, if there is one. */
@@ -1019,6 +1025,11 @@ abstract class Upstream<T> implements Stream<T> {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this[CLOSE](false);
+  }
+
+  /** What Bun, Node and Deno print. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return `Stream { action: "${this.action}" }`;
   }
 }
 
@@ -1048,7 +1059,7 @@ class Transform<T, A, R> extends Upstream<R> {
     select: (value: T, answer: A) => Choice<R>,
     limit = Infinity,
   ) {
-    super();
+    super(action);
     requireSource(action, source);
     this.#input = source instanceof Upstream ? source : new SourceReader(action, source, this);
     this.#fn = fn;
@@ -1225,7 +1236,6 @@ class Hub<T, S = T> extends Upstream<T> {
   isTiming = false;
   /** No failure once the stream is over. */
   echo: unknown = DONE;
-  readonly #action: string;
   readonly #values = new Fifo<T>();
   readonly #waiters = new Fifo<PromiseWithResolvers<Step<T>>>();
   readonly #errors = new Set<unknown>();
@@ -1262,8 +1272,7 @@ class Hub<T, S = T> extends Upstream<T> {
   closed: () => void = doNothing;
 
   constructor(action: string, sources: readonly Source<S>[], operator: Partial<Operator<T, S>>) {
-    super();
-    this.#action = action;
+    super(action);
     Object.assign(this, operator);
     for (const source of sources) {
       requireSource(action, source);
@@ -1272,7 +1281,7 @@ class Hub<T, S = T> extends Upstream<T> {
   }
 
   open(source: Unopened<S>): Intake<S> {
-    const intake = new Intake(this.#action, source, this);
+    const intake = new Intake(this.action, source, this);
     this.intakes.add(intake);
     return intake;
   }
@@ -1425,7 +1434,6 @@ type Unopened<T> = Source<T> | Promise<Source<T>>;
 
 /** A source, opened at the first `next()` and closed once. */
 class SourceReader<T> extends Upstream<T> {
-  readonly #action: string;
   readonly #source: Unopened<T>;
   readonly #reader: { readonly isReading: boolean };
   #iterator: AsyncIterator<T> | undefined;
@@ -1437,8 +1445,7 @@ class SourceReader<T> extends Upstream<T> {
 
   /** `reader.isReading` tells whether it is in the middle of a `next()`. */
   constructor(action: string, source: Unopened<T>, reader: { readonly isReading: boolean }) {
-    super();
-    this.#action = action;
+    super(action);
     this.#source = source;
     this.#reader = reader;
   }
@@ -1459,7 +1466,7 @@ class SourceReader<T> extends Upstream<T> {
   async #openLate(later: Exclude<Source<T>, Sequence<T>> | Promise<Source<T>>): Promise<void> {
     let source = later instanceof Promise ? await later : (later as Source<T>);
     for (;;) {
-      requireSource(this.#action, source);
+      requireSource(this.action, source);
       if (isSequence(source)) break;
       if (this.#isClosed) return;
       this.#controller ??= new AbortController();
@@ -1503,7 +1510,7 @@ class SourceReader<T> extends Upstream<T> {
       if (!this.#iterator?.return) return;
       const result = await this.#iterator.return();
       if (isObject(result)) return;
-      throw invalid(this.#action, "the result of return()", "an object", result, TypeError);
+      throw invalid(this.action, "the result of return()", "an object", result, TypeError);
     } catch (error) {
       if (!this.#controller || !isAbort(error)) throw error;
     }

@@ -3176,6 +3176,14 @@ describe("a source's answers are taken as `for await` takes them", () => {
   });
 });
 
+test("what console.log shows of a stream", () => {
+  const inspect = Symbol.for("nodejs.util.inspect.custom");
+  const show = (stream: unknown) => (stream as { [inspect](): string })[inspect]();
+
+  expect(show(map([1], String))).toBe('Stream { action: "map" }');
+  expect(show(lines([]))).toBe('Stream { action: "read lines" }');
+});
+
 test("types: what comes out of a stream", () => {
   const numbers = [1] as number[];
   const words = map(numbers, String);
