@@ -1484,6 +1484,9 @@ class SourceReader<T> extends Upstream<T> {
     const isFirst = !this.#isClosed;
     this.#isClosed = true;
     if (isFirst) this.#closing = this.#close(isUrgent);
+    else if (isUrgent && this.#iterator instanceof Upstream) {
+      this.#iterator[CLOSE](true).catch(doNothing);
+    }
     // The first is told what fails.
     const closing = isFirst ? this.#closing : this.#closing.catch(doNothing);
     closing.catch(doNothing);
@@ -1507,6 +1510,7 @@ class SourceReader<T> extends Upstream<T> {
         await undefined; // Now it is known whether opening it takes time.
         await this.#opening?.catch(doNothing);
       }
+      if (this.#iterator instanceof Upstream) return await this.#iterator[CLOSE](isUrgent);
       if (!this.#iterator?.return) return;
       const result = await this.#iterator.return();
       if (isObject(result)) return;

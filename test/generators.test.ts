@@ -2222,7 +2222,7 @@ const silent: Record<string, () => Source<number>> = {
   "a function that never returns a source": () => () => new Promise<never>(() => {}),
 };
 
-describe.each(Object.entries(silent))("a silent source, %s,", (_name, create) => {
+describe.each(Object.entries(silent))("a silent source, %s,", (kind, create) => {
   it.each(
     Object.entries({
       merge: (source: Source<number>, failing: Source<number>) => merge(source, failing),
@@ -2269,6 +2269,41 @@ describe.each(Object.entries(silent))("a silent source, %s,", (_name, create) =>
     expect(await errorOf(map(merge(create(), [1]), work).next())).toBe(broken);
 
     expect(clock.elapsed).toBe(50);
+  });
+
+  it.each([
+    ["a function returns", (stream: Stream<number>) => map(() => stream, String)],
+    ["a function resolves to", (stream: Stream<number>) => map(async () => stream, String)],
+    ["flatMap reads", (stream: Stream<number>) => flatMap([1], () => stream)],
+    ["flatMap resolves to", (stream: Stream<number>) => flatMap([1], async () => stream)],
+    ["switchMap reads", (stream: Stream<number>) => switchMap([1], () => stream)],
+    ["a generator of sources has", (stream: Stream<number>) => concat(concat([]), stream)],
+  ])("does not keep an error waiting in a stream that %s", async (clock, _what, operate) => {
+    const stream = operate(merge([1], create()));
+    const fail = async () => {
+      await sleep(50);
+      throw broken;
+    };
+
+    expect(await errorOf(map(stream as Stream<unknown>, fail).next())).toBe(broken);
+
+    expect(clock.elapsed).toBe(50);
+  });
+
+  it("does not keep an abort waiting in a stream that a function returns and that was left", async (clock) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 100);
+    const inner = () => merge([1], create());
+    const streams = [map(inner, String), flatMap([1], inner), merge(inner)].map((stream) =>
+      takeUntil(stream as Stream<unknown>, controller.signal),
+    );
+    for (const stream of streams) await stream.next();
+
+    await Promise.all(streams.map((stream) => stream.return()));
+
+    // Some sources can be closed in the middle of a next().
+    const isStoppable = /without return|array|ReadableStream/.test(kind);
+    expect(clock.elapsed).toBe(isStoppable ? 0 : 100);
   });
 
   it("does not keep zip waiting when the shortest source ends", async (clock) => {
