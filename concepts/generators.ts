@@ -167,7 +167,7 @@ export function fromEvent(
   }
   requireOptions("listen", options);
   const { capacity = 1024, dropOldest = false, end = "", signal } = options;
-  const { error = isTarget || type === "error" ? "" : "error" } = options;
+  const { error = isTarget ? "" : "error" } = options;
   for (const [name, value] of Object.entries({ type, end, error })) {
     if (typeof value !== "string") throw invalid("listen", name, "a string", value, TypeError);
   }
@@ -333,8 +333,8 @@ export interface FlatMapOptions {
 }
 
 /**
- * Yields all values of the sources that `fn` returns, one source after the other, or several at
- * once as their values come.
+ * Yields all values of the sources that `fn` returns, one source after the other. With a
+ * `concurrency` it reads so many of them at once, and yields their values as they come.
  *
  * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
  *
@@ -368,8 +368,8 @@ export function flatMap(
 
 /**
  * Yields the values of the source that `fn` has returned last. The next value of `source` closes
- * it, without waiting for that, and what still comes of it is dropped. A request that the next one
- * makes pointless is stopped if `fn` returns a function, `(signal) => source`.
+ * it and opens another at once; what still comes of the old one is dropped. Return a function,
+ * `(signal) => source`, to stop a request that has become pointless.
  *
  * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
  *
@@ -519,9 +519,9 @@ export interface ThrottleOptions {
 
 /**
  * Yields a value, and drops those that come in the pause of `ms` milliseconds after it. With
- * `trailing` the last of these ends the pause, and the next one begins; it comes early if the
- * source ends or fails. `{ leading: false, trailing: true }` samples the source. It also asks the
- * source while the consumer is busy, until a value waits.
+ * `trailing` the last of them is yielded at the end of the pause, and begins the next one; it comes
+ * early if the source ends or fails. `{ leading: false, trailing: true }` samples the source. It
+ * also asks the source while the consumer is busy, until a value waits.
  *
  * @throws {TypeError | RangeError} `source` is not an iterable, or `ms` not a positive number
  *

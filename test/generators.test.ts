@@ -2172,25 +2172,34 @@ describe("leaving", () => {
     }
   });
 
-  it("a source that rejects its next() when it is closed is waited for; return() tells its error, once", async (clock) => {
+  it("a source that rejects its next() when it is closed is waited for, and its error told", async (clock) => {
     for (const operate of [operators["merge of one"]!, operators["map"]!]) {
-      const start = clock.elapsed;
-      const step = Promise.withResolvers<IteratorResult<number>>();
-      const iterator: AsyncIterator<number> = {
-        next: () => step.promise,
-        async return() {
-          step.reject(broken);
-          await sleep(10);
-          return { done: true, value: undefined };
-        },
-      };
-      const stream = operate({ [Symbol.asyncIterator]: () => iterator });
-      const waiting = stream.next();
+      for (const way of ["return()", "an abort"]) {
+        const start = clock.elapsed;
+        const step = Promise.withResolvers<IteratorResult<number>>();
+        const iterator: AsyncIterator<number> = {
+          next: () => step.promise,
+          async return() {
+            step.reject(broken);
+            await sleep(10);
+            return { done: true, value: undefined };
+          },
+        };
+        const controller = new AbortController();
+        const source = { [Symbol.asyncIterator]: () => iterator };
+        const stream = takeUntil(operate(source), controller.signal);
+        const outcomes = [stream.next()] as Promise<unknown>[];
 
-      expect(await errorOf(stream.return())).toBe(broken);
+        if (way === "return()") outcomes.unshift(stream.return());
+        else controller.abort();
+        outcomes.push(stream.next());
 
-      expect(clock.elapsed - start).toBe(10);
-      expect(await waiting).toEqual({ done: true, value: undefined });
+        const [first, ...others] = await Promise.allSettled(outcomes);
+        expect({ way, ms: clock.elapsed - start }).toEqual({ way, ms: 10 });
+        expect(first).toEqual({ status: "rejected", reason: broken });
+        const done = { status: "fulfilled", value: { done: true, value: undefined } };
+        expect(others).toEqual(others.map(() => done as never));
+      }
     }
   });
 });
