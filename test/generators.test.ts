@@ -1404,15 +1404,17 @@ describe("zip", () => {
 
 describe("buffer", () => {
   it.each([1, 2, 5])("reads %d ahead of a busy consumer, and not one more", async (_, size) => {
-    const { source, seen } = probe({});
-    const stream = buffer(source, size);
-    await sleep(10);
-    expect(seen.pulled).toBe(0);
-
-    for (let taken = 1; taken <= 3; taken++) {
-      expect(await stream.next()).toEqual({ done: false, value: taken });
+    for (const kind of ["iterator", "generator"] as const) {
+      const { source, seen } = probe({ kind });
+      const stream = buffer(source, size);
       await sleep(10);
-      expect(seen.pulled).toBe(taken + size);
+      expect(seen.pulled).toBe(0);
+
+      for (let taken = 1; taken <= 3; taken++) {
+        expect(await stream.next()).toEqual({ done: false, value: taken });
+        await sleep(10);
+        expect(seen.pulled).toBe(taken + size);
+      }
     }
   });
 
