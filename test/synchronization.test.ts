@@ -1,0 +1,1840 @@
+import { describe, expect, expectTypeOf, test } from "bun:test";
+
+import { Mutex } from "../concepts/semaphores.ts";
+import {
+  AsyncEvent,
+  Barrier,
+  BrokenBarrierError,
+  Condition,
+  type ConditionMutex,
+  type Hold,
+  Latch,
+  ReadWriteLock,
+  type WriteHold,
+} from "../concepts/synchronization.ts";
+import { virtualTime } from "../concepts/virtual-time.ts";
+
+const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
+
+describe("Start here", () => {
+  test("whether a call waits is asked without waiting for it", async () => {
+    const event = new AsyncEvent();
+    const waited = watch(event.wait());
+
+    await turn();
+    expect(waited.state).toBe("pending");
+    expect(event.waiting).toBe(1);
+
+    event.set();
+    await turn();
+    expect(waited.state).toBe("fulfilled");
+  });
+
+  test("a latch opens with the last report, and not earlier", () =>
+    virtualTime(async (clock) => {
+      const latch = new Latch(3);
+      for (const ms of [30, 10, 20]) setTimeout(() => latch.countDown(), ms);
+
+      await latch.wait();
+
+      expect(clock.elapsed).toBe(30);
+    }));
+
+  test("a condition: who finds nothing to do waits until the state has changed", () =>
+    virtualTime(async (clock) => {
+      const mutex = new Mutex();
+      const changed = new Condition(mutex);
+      const items: string[] = [];
+      const take = async () => {
+        using _lock = await mutex.lock();
+        await changed.waitFor(() => items.length > 0);
+        return `${items.shift()} at ${clock.elapsed}`;
+      };
+      const taking = [take(), take()];
+
+      for (const item of ["a", "b"]) {
+        await sleep(50);
+        using _lock = await mutex.lock();
+        items.push(item);
+        changed.notify();
+      }
+
+      expect(await Promise.all(taking)).toEqual(["a at 50", "b at 100"]);
+      expect(mutex.locked).toBe(false);
+    }));
+
+  test("a barrier: nobody goes on before the last has arrived", () =>
+    virtualTime(async (clock) => {
+      const barrier = new Barrier(3);
+      const arrive = async (ms: number) => {
+        await sleep(ms);
+        const index = await barrier.wait();
+        return `${index} at ${clock.elapsed}`;
+      };
+
+      expect(await Promise.all([30, 10, 20].map(arrive))).toEqual([
+        "2 at 30",
+        "0 at 30",
+        "1 at 30",
+      ]);
+    }));
+
+  test("readers read side by side, a writer is alone", () =>
+    virtualTime(async (clock) => {
+      const lock = new ReadWriteLock();
+      const use = async (hold: Promise<Hold>) => {
+        using _hold = await hold;
+        await sleep(100);
+        return clock.elapsed;
+      };
+
+      const ends = [use(lock.read()), use(lock.read()), use(lock.write()), use(lock.read())];
+
+      expect(await Promise.all(ends)).toEqual([100, 100, 200, 300]);
+    }));
+
+  test("trap: a notification is not kept for those who come later", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const lock = await mutex.lock();
+
+    condition.notify();
+    const waited = watch(condition.wait());
+
+    await turn();
+    expect(waited.state).toBe("pending");
+    lock.release();
+  });
+
+  test("trap: a wait that is aborted holds its lock all the same", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const controller = new AbortController();
+    using _lock = await mutex.lock();
+    const waited = watch(condition.wait({ signal: controller.signal }));
+    const other = await mutex.lock();
+
+    controller.abort("aborted");
+    await turn();
+    expect(waited.state).toBe("pending");
+
+    other.release();
+    await turn();
+    expect(waited).toEqual({ state: "rejected", reason: "aborted" });
+    expect(mutex.locked).toBe(true);
+  });
+
+  test("trap: reading again while a writer waits would wait for oneself", async () => {
+    const lock = new ReadWriteLock();
+    await lock.read();
+    void lock.write();
+
+    expect(lock.tryRead()).toBeUndefined();
+  });
+});
+
+/** Something with three places to wait at, and what wakes all that wait there. */
+interface Place {
+  wait(options: { signal: AbortSignal }): Promise<unknown>;
+  wake(): unknown;
+  waiting(): number;
+  /** Takes what is held, and fails if something is left behind. */
+  expectFree(): void;
+}
+
+const PLACES: Record<string, () => Place> = {
+  "AsyncEvent, woken by set()": () => {
+    const event = new AsyncEvent();
+    return {
+      wait: (options) => event.wait(options),
+      wake: () => event.set(),
+      waiting: () => event.waiting,
+      expectFree: () => expect(event.isSet).toBe(true),
+    };
+  },
+  "AsyncEvent, woken by set() and clear()": () => {
+    const event = new AsyncEvent();
+    return {
+      wait: (options) => event.wait(options),
+      wake: () => (event.set(), event.clear()),
+      waiting: () => event.waiting,
+      expectFree: () => expect(event.isSet).toBe(false),
+    };
+  },
+  "Latch, woken by countDown()": () => {
+    const latch = new Latch(1);
+    return {
+      wait: (options) => latch.wait(options),
+      wake: () => latch.countDown(),
+      waiting: () => latch.waiting,
+      expectFree: () => expect(latch.count).toBe(0),
+    };
+  },
+  "Barrier, woken by the last to arrive": () => {
+    const barrier = new Barrier(4);
+    return {
+      wait: (options) => barrier.wait(options),
+      wake: () => {
+        while (barrier.waiting > 0) void barrier.wait();
+      },
+      waiting: () => barrier.waiting,
+      expectFree: () => expect(barrier.broken).toBe(false),
+    };
+  },
+  "Condition, woken by notify(1) each": () =>
+    conditionPlace((condition) => {
+      for (let n = condition.waiting; n > 0; n--) condition.notify();
+    }),
+  "Condition, woken by notify(n)": () =>
+    conditionPlace((condition) => condition.notify(condition.waiting)),
+  "Condition, woken by notifyAll()": () => conditionPlace((condition) => condition.notifyAll()),
+  "ReadWriteLock, readers woken by a writer's release()": () => {
+    const lock = new ReadWriteLock();
+    const writer = lock.tryWrite()!;
+    return {
+      wait: (options) => lock.read(options).then((hold) => hold.release()),
+      wake: () => writer.release(),
+      waiting: () => lock.waiting,
+      expectFree: () => expect(lock.tryWrite()).toBeDefined(),
+    };
+  },
+  "ReadWriteLock, readers woken by downgrade()": () => {
+    const lock = new ReadWriteLock();
+    const writer = lock.tryWrite()!;
+    return {
+      wait: (options) => lock.read(options).then((hold) => hold.release()),
+      wake: () => writer.downgrade(),
+      waiting: () => lock.waiting,
+      expectFree: () => expect(lock.readers).toBe(1),
+    };
+  },
+  "ReadWriteLock, writers woken by a reader's release()": () => {
+    const lock = new ReadWriteLock();
+    const reader = lock.tryRead()!;
+    return {
+      wait: (options) => lock.write(options).then((hold) => hold.release()),
+      wake: () => reader.release(),
+      waiting: () => lock.waiting,
+      expectFree: () => expect(lock.tryWrite()).toBeDefined(),
+    };
+  },
+};
+
+/** Its waiters come and go with the lock; the place locks it to wake them. */
+function conditionPlace(notify: (condition: Condition) => void): Place {
+  const mutex = new Mutex();
+  const condition = new Condition(mutex);
+  return {
+    wait: (options) => {
+      const lock = mutex.tryLock()!;
+      return condition.wait(options).finally(() => {
+        expect(mutex.locked).toBe(true);
+        lock.release();
+      });
+    },
+    wake: () => {
+      using _lock = mutex.tryLock()!;
+      notify(condition);
+    },
+    waiting: () => condition.waiting,
+    expectFree: () => expect(mutex.locked).toBe(false),
+  };
+}
+
+describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
+  const setUp = () => {
+    const place = create();
+    const controllers = [0, 1, 2].map(() => new AbortController());
+    const listeners = controllers.map(({ signal }) => countListeners(signal));
+    return { place, controllers, listeners, left: () => listeners.map((count) => count()) };
+  };
+  const start = async ({ place, controllers }: ReturnType<typeof setUp>) => {
+    const waits = [];
+    for (const { signal } of controllers) {
+      waits.push(watch(place.wait({ signal })));
+      await turn();
+    }
+    return waits;
+  };
+  const states = (waits: { state: string }[]) => waits.map(({ state }) => state);
+  const without = (n: number) => [0, 1, 2].map((index) => (index === n ? "rejected" : "fulfilled"));
+
+  test("all are woken, and nothing of them is left", async () => {
+    const { place, ...rest } = setUp();
+    const waits = await start({ place, ...rest });
+    await turn();
+    expect(states(waits)).toEqual(["pending", "pending", "pending"]);
+    expect(place.waiting()).toBe(3);
+
+    place.wake();
+    await turn();
+
+    expect(states(waits)).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
+    expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+    place.expectFree();
+  });
+
+  describe.each([
+    ["first", 0],
+    ["middle", 1],
+    ["last", 2],
+  ] as const)("the %s of three is aborted", (_, n) => {
+    test("before it waits: it rejects and has not waited", async () => {
+      const { place, controllers, ...rest } = setUp();
+      controllers[n]!.abort("aborted");
+      const waits = await start({ place, controllers, ...rest });
+
+      expect(place.waiting()).toBe(2);
+      await turn();
+      expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
+
+      place.wake();
+      await turn();
+      expect(states(waits)).toEqual(without(n));
+      place.expectFree();
+    });
+
+    test("while it waits: it leaves in that very turn, and the others wait on", async () => {
+      const { place, controllers, ...rest } = setUp();
+      const waits = await start({ place, controllers, ...rest });
+      await turn();
+
+      controllers[n]!.abort("aborted");
+      expect(place.waiting()).toBe(2);
+      expect(rest.left()[n]).toBe(0);
+      await turn();
+      expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
+      expect(states(waits).filter((state) => state === "pending")).toHaveLength(2);
+
+      place.wake();
+      await turn();
+      expect(states(waits)).toEqual(without(n));
+      expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+      place.expectFree();
+    });
+
+    test("in the turn in which it is woken: it rejects, and the others are woken", async () => {
+      const { place, controllers, ...rest } = setUp();
+      const waits = await start({ place, controllers, ...rest });
+      await turn();
+
+      place.wake();
+      controllers[n]!.abort("aborted");
+      await turn();
+
+      expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
+      expect(states(waits)).toEqual(without(n));
+      expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+      place.expectFree();
+    });
+
+    test("in the turn in which it is woken, just before: it rejects all the same", async () => {
+      const { place, controllers, ...rest } = setUp();
+      const waits = await start({ place, controllers, ...rest });
+      await turn();
+      // A listener that was there first: the wait has not been told yet.
+      const { signal } = new AbortController();
+      expect(signal.aborted).toBe(false);
+
+      controllers[n]!.abort("aborted");
+      place.wake();
+      await turn();
+
+      expect(states(waits)).toEqual(without(n));
+      place.expectFree();
+    });
+
+    test.each([0, 1, 2, 3, 4, 5, 6, 8, 10])(
+      "%d microtasks after it is woken: the others are woken, and nothing is left",
+      async (microtasks) => {
+        const { place, controllers, ...rest } = setUp();
+        const waits = await start({ place, controllers, ...rest });
+        await turn();
+
+        place.wake();
+        for (let hop = 0; hop < microtasks; hop++) await undefined;
+        controllers[n]!.abort("aborted");
+        await turn();
+
+        expect(states(waits.filter((_, index) => index !== n))).toEqual(["fulfilled", "fulfilled"]);
+        expect(waits[n]!.state).not.toBe("pending");
+        expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+        place.expectFree();
+      },
+    );
+
+    test("after it was woken: nothing changes", async () => {
+      const { place, controllers, ...rest } = setUp();
+      const waits = await start({ place, controllers, ...rest });
+      place.wake();
+      await turn();
+
+      controllers[n]!.abort("aborted");
+      await turn();
+
+      expect(states(waits)).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
+      place.expectFree();
+    });
+  });
+
+  test("with one signal for all, those who have not heard of the abort yet are not woken", async () => {
+    const place = create();
+    const controller = new AbortController();
+    const { signal } = controller;
+    // It was there first, so it is called before the waits are told.
+    signal.addEventListener("abort", () => place.wake());
+    const waits = [0, 1].map(() => watch(place.wait({ signal })));
+    await turn();
+
+    controller.abort("aborted");
+    await turn();
+
+    expect(waits).toEqual([
+      { state: "rejected", reason: "aborted" },
+      { state: "rejected", reason: "aborted" },
+    ]);
+    expect(place.waiting()).toBe(0);
+  });
+
+  test.each<[string, unknown, RegExp]>([
+    ["a signal in place of options", new AbortController().signal, /options must be an object/],
+    ["null", null, /options must be an object, received null/],
+    ["a number", 5, /options must be an object, received 5/],
+    ["a signal of the wrong kind", { signal: 5 }, /signal must be an AbortSignal, received 5/],
+  ])("%s is refused before it waits", async (_, options, message) => {
+    const place = create();
+    const refused = await place.wait(options as never).catch((error: unknown) => error);
+
+    expect(refused).toBeInstanceOf(TypeError);
+    expect(String(refused)).toMatch(message);
+    expect(place.waiting()).toBe(0);
+  });
+
+  test.each([undefined, null])("a signal that is %s counts as none", async (signal) => {
+    const place = create();
+    const waited = watch(place.wait({ signal } as never));
+    await turn();
+
+    place.wake();
+    await turn();
+
+    expect(waited.state).toBe("fulfilled");
+  });
+});
+
+describe("AsyncEvent", () => {
+  test("lets pass while it is set, and not after it was cleared", async () => {
+    const event = new AsyncEvent();
+    expect(event.isSet).toBe(false);
+
+    event.set();
+    event.set();
+    expect(event.isSet).toBe(true);
+    expect(await event.wait()).toBeUndefined();
+
+    event.clear();
+    event.clear();
+    expect(event.isSet).toBe(false);
+    const waited = watch(event.wait());
+    await turn();
+    expect(waited.state).toBe("pending");
+  });
+
+  test("wakes in order of arrival, and a newcomer's code doesn't run before theirs", async () => {
+    const event = new AsyncEvent();
+    const order: number[] = [];
+    const wait = async (n: number, options?: object) => {
+      await event.wait(options);
+      order.push(n);
+    };
+    const waits = [wait(1), wait(2, { signal: new AbortController().signal }), wait(3)];
+
+    event.set();
+    waits.push(wait(4), wait(5, {}));
+    await Promise.all(waits);
+    await wait(6);
+
+    expect(order).toEqual([1, 2, 3, 4, 5, 6]);
+  });
+
+  test("set and cleared in one turn, it wakes those who wait, and not those who come then", async () => {
+    const event = new AsyncEvent();
+    const before = watch(event.wait());
+
+    event.set();
+    event.clear();
+    const after = watch(event.wait());
+
+    await turn();
+    expect([before.state, after.state]).toEqual(["fulfilled", "pending"]);
+    expect(event.waiting).toBe(1);
+  });
+
+  test("a loop that waits again after each pulse takes part in each", async () => {
+    const event = new AsyncEvent();
+    let pulses = 0;
+    const loop = async () => {
+      while (pulses < 3) {
+        await event.wait();
+        pulses++;
+      }
+    };
+    const looping = loop();
+
+    for (let pulse = 1; pulse <= 3; pulse++) {
+      event.set();
+      event.clear();
+      await turn();
+      expect(pulses).toBe(pulse);
+    }
+    await looping;
+  });
+
+  test("is set, but the signal is aborted: wait() rejects", async () => {
+    const event = new AsyncEvent();
+    event.set();
+    const controller = new AbortController();
+    const { signal } = controller;
+
+    const waited = watch(event.wait({ signal }));
+    controller.abort("in the same turn");
+    await turn();
+    expect(waited).toEqual({ state: "rejected", reason: "in the same turn" });
+
+    const late = watch(event.wait({ signal }));
+    await turn();
+    expect(late).toEqual({ state: "rejected", reason: "in the same turn" });
+  });
+});
+
+describe("Latch", () => {
+  test("opens at zero for all that wait and all that come, and stays open", async () => {
+    const latch = new Latch(3);
+    const waits = [watch(latch.wait()), watch(latch.wait())];
+
+    latch.countDown();
+    expect(latch.count).toBe(2);
+    latch.countDown(2);
+    expect([latch.count, latch.waiting]).toEqual([0, 0]);
+
+    await turn();
+    expect(waits.map(({ state }) => state)).toEqual(["fulfilled", "fulfilled"]);
+    expect(await latch.wait()).toBeUndefined();
+    expect(await latch.wait({})).toBeUndefined();
+  });
+
+  test("is open from the start when there is nothing to wait for", async () => {
+    expect(await new Latch(0).wait()).toBeUndefined();
+  });
+
+  test("a newcomer's code doesn't run before that of those who waited", async () => {
+    const latch = new Latch(1);
+    const order: number[] = [];
+    const wait = (n: number) => latch.wait().then(() => order.push(n));
+    const waits = [wait(1), wait(2)];
+
+    latch.countDown();
+    waits.push(wait(3));
+    await Promise.all(waits);
+
+    expect(order).toEqual([1, 2, 3]);
+  });
+
+  test("counts nothing for n = 0", async () => {
+    const latch = new Latch(1);
+    latch.countDown(0);
+
+    expect(latch.count).toBe(1);
+    latch.countDown(latch.count);
+    latch.countDown(latch.count);
+    expect(latch.count).toBe(0);
+  });
+
+  test.each([
+    [0, 1, "Cannot count down Latch: n must be at most its count of 0, received 1"],
+    [2, 3, "Cannot count down Latch: n must be at most its count of 2, received 3"],
+  ])("of %d refuses to count down by %d, and stays as it is", async (count, n, message) => {
+    const latch = new Latch(count);
+    const waited = watch(latch.wait());
+
+    expect(() => latch.countDown(n)).toThrow(new RangeError(message));
+
+    await turn();
+    expect(latch.count).toBe(count);
+    expect(waited.state).toBe(count === 0 ? "fulfilled" : "pending");
+  });
+
+  test.each(NOT_AMOUNTS())("refuses a count of %s", (_, value, Kind) => {
+    expect(() => new Latch(value as number)).toThrow(Kind);
+    expect(() => new Latch(value as number)).toThrow(
+      /^Cannot create Latch: count must be an integer of 0 or more, received /,
+    );
+    expect(() => new Latch(1).countDown(value as number)).toThrow(
+      /^Cannot count down Latch: n must be an integer of 0 or more, received /,
+    );
+  });
+});
+
+describe("Condition", () => {
+  /** A condition with `count` waiters that note their number and hold the lock until `next()`. */
+  async function setUp(count: number, signals: (AbortSignal | undefined)[] = []) {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const woken: number[] = [];
+    const holding: (() => void)[] = [];
+    const waits = Array.from({ length: count }, async (_, n) => {
+      using _lock = await mutex.lock();
+      await condition.wait({ signal: signals[n] });
+      woken.push(n);
+      await new Promise<void>((resolve) => holding.push(resolve));
+    });
+    const next = async () => {
+      holding.shift()!();
+      await turn();
+    };
+    await turn();
+    return { mutex, condition, woken, waits: waits.map(watch), next };
+  }
+
+  test("unlocks while it waits, and goes on when it is notified and has the lock again", async () => {
+    const { mutex, condition, woken, next } = await setUp(3);
+    expect([mutex.locked, condition.waiting]).toEqual([false, 3]);
+
+    const lock = await mutex.lock();
+    condition.notify();
+    await turn();
+    expect([woken, condition.waiting]).toEqual([[], 2]);
+
+    lock.release();
+    await turn();
+    expect(woken).toEqual([0]);
+    expect(mutex.locked).toBe(true);
+
+    condition.notify(2);
+    await turn();
+    expect(woken).toEqual([0]);
+
+    await next();
+    expect(woken).toEqual([0, 1]);
+    await next();
+    expect(woken).toEqual([0, 1, 2]);
+    await next();
+    expect(mutex.locked).toBe(false);
+  });
+
+  test("wakes n in order of arrival, and no more than there are", async () => {
+    const { mutex, condition, woken, next } = await setUp(4);
+    const notify = async (n: number) => {
+      using _lock = await mutex.lock();
+      condition.notify(n);
+    };
+
+    await notify(0);
+    await turn();
+    expect(woken).toEqual([]);
+
+    await notify(2);
+    await turn();
+    await next();
+    await next();
+    expect(woken).toEqual([0, 1]);
+
+    await notify(2048);
+    await turn();
+    await next();
+    await next();
+    expect(woken).toEqual([0, 1, 2, 3]);
+    expect(condition.waiting).toBe(0);
+  });
+
+  test("who waits again waits for the next notification", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    let wakeUps = 0;
+    const loop = mutex.run(async () => {
+      while (wakeUps < 3) {
+        await condition.wait();
+        wakeUps++;
+      }
+    });
+
+    for (let round = 1; round <= 3; round++) {
+      await mutex.run(() => condition.notifyAll());
+      await turn();
+      expect(wakeUps).toBe(round);
+    }
+    await loop;
+  });
+
+  test("hands a turn round a ring of tasks", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const turns: number[] = [];
+    const play = async (player: number) => {
+      using _lock = await mutex.lock();
+      for (let round = 0; round < 5; round++) {
+        await condition.waitFor(() => turns.length % 3 === player);
+        turns.push(player);
+        condition.notifyAll();
+      }
+    };
+
+    await Promise.all([2, 0, 1].map(play));
+
+    expect(turns.join("")).toBe("012".repeat(5));
+  });
+
+  test("two conditions may share a mutex", async () => {
+    const mutex = new Mutex();
+    const [notFull, notEmpty] = [new Condition(mutex), new Condition(mutex)];
+    const buffer: number[] = [];
+    const got: number[] = [];
+    const produce = async () => {
+      for (let n = 0; n < 10; n++) {
+        using _lock = await mutex.lock();
+        await notFull.waitFor(() => buffer.length < 2);
+        buffer.push(n);
+        notEmpty.notify();
+      }
+    };
+    const consume = async () => {
+      for (let n = 0; n < 10; n++) {
+        using _lock = await mutex.lock();
+        await notEmpty.waitFor(() => buffer.length > 0);
+        got.push(buffer.shift()!);
+        notFull.notify();
+      }
+    };
+
+    await Promise.all([consume(), produce()]);
+
+    expect(got).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  });
+
+  describe("a notification that meets an abort", () => {
+    test.each([0, 1, 2])(
+      "goes on to the next: %d of three is woken and aborted in one turn",
+      async (n) => {
+        const controllers = [0, 1, 2].map(() => new AbortController());
+        const { mutex, condition, woken, waits, next } = await setUp(
+          4,
+          controllers.map(({ signal }) => signal),
+        );
+
+        using lock = await mutex.lock();
+        condition.notify(3);
+        controllers[n]!.abort("aborted");
+        expect(condition.waiting).toBe(0);
+        lock.release();
+        await turn();
+        for (let wakeUps = 0; wakeUps < 3; wakeUps++) await next();
+
+        expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
+        expect(woken).toEqual([0, 1, 2, 3].filter((other) => other !== n));
+      },
+    );
+
+    test("goes on at once, even while the aborted one still waits for its lock", async () => {
+      const controller = new AbortController();
+      const { mutex, condition, woken, waits } = await setUp(2, [controller.signal]);
+      using lock = await mutex.lock();
+      condition.notify();
+      await turn();
+      expect(condition.waiting).toBe(1);
+
+      controller.abort("aborted");
+      expect(condition.waiting).toBe(0);
+      await turn();
+      expect(waits[0]!.state).toBe("pending");
+
+      lock.release();
+      await turn();
+      expect(waits[0]).toEqual({ state: "rejected", reason: "aborted" });
+      expect(woken).toEqual([1]);
+    });
+
+    test("goes on from one to the other until it finds one that is not aborted", async () => {
+      const controllers = [0, 1, 2].map(() => new AbortController());
+      const { mutex, condition, woken } = await setUp(
+        4,
+        controllers.map(({ signal }) => signal),
+      );
+      await mutex.run(() => condition.notify());
+
+      for (const controller of controllers) controller.abort();
+      await turn();
+
+      expect(woken).toEqual([3]);
+    });
+
+    test("is lost if nobody waits, as any notification is", async () => {
+      const controller = new AbortController();
+      const { mutex, condition, waits } = await setUp(1, [controller.signal]);
+      await mutex.run(() => condition.notify());
+      controller.abort("aborted");
+      await turn();
+      expect(waits[0]!.state).toBe("rejected");
+
+      using lock = await mutex.lock();
+      const late = watch(condition.wait());
+      await turn();
+      expect(late.state).toBe("pending");
+      lock.release();
+    });
+
+    test.each([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])(
+      "%d microtasks later: one of two is woken, not both, not none",
+      async (microtasks) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const controller = new AbortController();
+        let items = 0;
+        const taken: string[] = [];
+        const take = async (name: string, signal?: AbortSignal) => {
+          using _lock = await mutex.lock();
+          await condition.waitFor(() => items > 0, { signal });
+          items--;
+          taken.push(name);
+        };
+        const first = watch(take("first", controller.signal));
+        const second = watch(take("second"));
+        await turn();
+
+        await mutex.run(() => {
+          items++;
+          condition.notify();
+        });
+        for (let hop = 0; hop < microtasks; hop++) await undefined;
+        controller.abort();
+        await turn();
+
+        expect(taken).toEqual([first.state === "fulfilled" ? "first" : "second"]);
+        expect(second.state).toBe(first.state === "fulfilled" ? "pending" : "fulfilled");
+        expect([items, mutex.locked]).toEqual([0, false]);
+      },
+    );
+  });
+
+  describe("waitFor()", () => {
+    test("returns what the predicate returns, once that is truthy", async () => {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      const values = [0, "", undefined, "found"];
+      const waited = watch(mutex.run(() => condition.waitFor(() => values.shift())));
+      await turn();
+      expect(values).toHaveLength(3);
+
+      for (let n = 0; n < 3; n++) await mutex.run(() => condition.notify());
+      await turn();
+
+      expect(waited).toEqual({ state: "fulfilled", value: "found" });
+    });
+
+    test("needs no lock if there is nothing to wait for, and is refused otherwise", async () => {
+      const condition = new Condition(new Mutex());
+
+      expect(await condition.waitFor(() => [1, 2, 3])).toEqual([1, 2, 3]);
+      await expect(condition.waitFor(() => false)).rejects.toThrow(
+        "Cannot wait for Condition: its mutex is not locked",
+      );
+    });
+
+    test("awaits an async predicate, with the lock held", async () => {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      const locked: boolean[] = [];
+      let isReady = false;
+      const waited = watch(
+        mutex.run(() =>
+          condition.waitFor(async () => {
+            await undefined;
+            locked.push(mutex.locked);
+            return isReady;
+          }),
+        ),
+      );
+      await turn();
+      expect(waited.state).toBe("pending");
+
+      await mutex.run(() => {
+        isReady = true;
+        condition.notify();
+      });
+      await turn();
+
+      expect(waited).toEqual({ state: "fulfilled", value: true });
+      expect(locked).toEqual([true, true]);
+    });
+
+    test("calls the predicate no more after the abort", async () => {
+      for (let microtasks = 0; microtasks < 12; microtasks++) {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const controller = new AbortController();
+        const { signal } = controller;
+        const calls: boolean[] = [];
+        const predicate = () => void calls.push(signal.aborted);
+        const waited = watch(mutex.run(() => condition.waitFor(predicate, { signal })));
+        await turn();
+
+        await mutex.run(() => condition.notify());
+        for (let hop = 0; hop < microtasks; hop++) await undefined;
+        controller.abort("aborted");
+        await turn();
+
+        expect(calls).not.toContain(true);
+        expect(waited).toEqual({ state: "rejected", reason: "aborted" });
+        expect(mutex.locked).toBe(false);
+      }
+    });
+
+    test("doesn't call the predicate when it is aborted before", async () => {
+      const condition = new Condition(new Mutex());
+      const signal = AbortSignal.abort("aborted");
+      let calls = 0;
+
+      await expect(condition.waitFor(() => ++calls, { signal })).rejects.toBe("aborted");
+      expect(calls).toBe(0);
+    });
+
+    test("rejects with what the predicate throws, and holds the lock", async () => {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      using _lock = await mutex.lock();
+      let fails = false;
+      const waited = watch(
+        condition.waitFor(() => {
+          if (fails) throw "failed";
+        }),
+      );
+      await turn();
+
+      await mutex.run(() => {
+        fails = true;
+        condition.notify();
+      });
+      await turn();
+
+      expect(waited).toEqual({ state: "rejected", reason: "failed" });
+      expect(mutex.locked).toBe(true);
+    });
+
+    test("refuses what is not a function", async () => {
+      await expect(new Condition(new Mutex()).waitFor(true as never)).rejects.toEqual(
+        new TypeError("Cannot wait for Condition: predicate must be a function, received true"),
+      );
+    });
+  });
+
+  test.each<[string, (condition: Condition) => unknown, string]>([
+    ["wait", (condition) => condition.wait(), "wait for"],
+    ["waitFor", (condition) => condition.waitFor(() => false), "wait for"],
+    ["notify", (condition) => condition.notify(), "notify"],
+    ["notifyAll", (condition) => condition.notifyAll(), "notify"],
+  ])("%s() is refused while nobody holds the mutex", async (_, call, action) => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+
+    const refused = await (async () => call(condition))().catch((error: unknown) => error);
+
+    expect(refused).toEqual(new Error(`Cannot ${action} Condition: its mutex is not locked`));
+    expect([condition.waiting, mutex.locked]).toEqual([0, false]);
+  });
+
+  test("with an aborted signal wait() rejects, and has never unlocked", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    using _lock = await mutex.lock();
+    const next = watch(mutex.lock());
+
+    const waited = watch(condition.wait({ signal: AbortSignal.abort("aborted") }));
+
+    await turn();
+    expect(waited).toEqual({ state: "rejected", reason: "aborted" });
+    expect(next.state).toBe("pending");
+  });
+
+  test("takes any mutex, and gets in line again at the notification if that lets it", async () => {
+    const mutex = new OwnMutex();
+    const condition = new Condition(mutex);
+    const order: string[] = [];
+    const use = async (name: string) => {
+      await mutex.lock();
+      order.push(name);
+      mutex.unlock();
+    };
+    const wait = async () => {
+      await mutex.lock();
+      await condition.wait();
+      order.push("woken");
+      mutex.unlock();
+    };
+    const waiting = wait();
+    await turn();
+
+    await mutex.lock();
+    const earlier = use("earlier");
+    condition.notify();
+    mutex.unlock();
+    const newcomer = use("newcomer");
+    await Promise.all([waiting, earlier, newcomer]);
+
+    expect(order).toEqual(["earlier", "woken", "newcomer"]);
+  });
+
+  test("one that is aborted gets in line again at once as well", async () => {
+    const mutex = new OwnMutex();
+    const condition = new Condition(mutex);
+    const controller = new AbortController();
+    const order: string[] = [];
+    await mutex.lock();
+    const waiting = condition
+      .wait({ signal: controller.signal })
+      .catch(() => order.push("aborted"));
+    await mutex.lock();
+
+    controller.abort();
+    mutex.unlock();
+    const newcomer = mutex.lock().then(() => order.push("newcomer"));
+    await waiting;
+    mutex.unlock();
+    await newcomer;
+
+    expect(order).toEqual(["aborted", "newcomer"]);
+  });
+
+  test.each<[unknown, string]>([
+    [undefined, "undefined"],
+    [null, "null"],
+    [5, "5"],
+    [{ lock() {} }, "Object"],
+    [new ReadWriteLock(), "Object"],
+  ])("refuses %s for a mutex", (mutex, received) => {
+    expect(() => new Condition(mutex as never)).toThrow(
+      new TypeError(`Cannot create Condition: mutex must be a Mutex, received ${received}`),
+    );
+  });
+
+  test.each(NOT_AMOUNTS())("refuses to notify %s", async (_, value, Kind) => {
+    const { mutex, condition } = await setUp(1);
+    using _lock = await mutex.lock();
+
+    expect(() => condition.notify(value as number)).toThrow(Kind);
+    expect(() => condition.notify(value as number)).toThrow(
+      /^Cannot notify Condition: n must be an integer of 0 or more, received /,
+    );
+    expect(condition.waiting).toBe(1);
+  });
+
+  test.each([1, 2, 3])("random schedules lose no item and no lock (seed %d)", async (seed) => {
+    const random = randomFrom(seed);
+    for (let round = 0; round < 60; round++) {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      let items = 0;
+      let inside = 0;
+      const takers = Array.from({ length: 6 }, () => {
+        const controller = new AbortController();
+        const take = async () => {
+          using _lock = await mutex.lock();
+          try {
+            await condition.waitFor(() => items > 0, { signal: controller.signal });
+            items--;
+          } finally {
+            expect(++inside).toBe(1);
+            await undefined;
+            inside--;
+          }
+        };
+        return { controller, taken: watch(take()) };
+      });
+      for (let step = 0; step < 8; step++) {
+        if (random() < 0.5) {
+          takers[Math.floor(random() * 6)]!.controller.abort();
+        } else {
+          void mutex.run(() => {
+            items++;
+            condition.notify();
+          });
+        }
+        for (let hop = Math.floor(random() * 8); hop > 0; hop--) await undefined;
+      }
+      for (let player = 0; player < 6; player++) await turn();
+
+      // Nobody waits while there is something to take.
+      expect(items > 0 && condition.waiting > 0).toBe(false);
+      expect(takers.filter(({ taken }) => taken.state === "pending")).toHaveLength(
+        condition.waiting,
+      );
+      expect(mutex.locked).toBe(false);
+    }
+  });
+});
+
+describe("Barrier", () => {
+  const arrive = (barrier: Barrier, count: number) =>
+    Array.from({ length: count }, () => watch(barrier.wait()));
+  const shown = (waits: { state: string; value?: number; reason?: unknown }[]) =>
+    waits.map(({ state, value, reason }) => {
+      if (state === "pending") return state;
+      return state === "fulfilled"
+        ? value
+        : reason instanceof BrokenBarrierError
+          ? "broken"
+          : reason;
+    });
+
+  test("lets nobody pass before the last, and each has an index of its own", async () => {
+    const barrier = new Barrier(3);
+    const waits = arrive(barrier, 2);
+    await turn();
+    expect(shown(waits)).toEqual(["pending", "pending"]);
+    expect([barrier.parties, barrier.waiting, barrier.broken]).toEqual([3, 2, false]);
+
+    waits.push(...arrive(barrier, 1));
+
+    expect(barrier.waiting).toBe(0);
+    await turn();
+    expect(shown(waits)).toEqual([0, 1, 2]);
+  });
+
+  test("of one party lets it pass, each time", async () => {
+    const barrier = new Barrier(1);
+
+    expect([await barrier.wait(), await barrier.wait({})]).toEqual([0, 0]);
+  });
+
+  test("gathers one generation after the other", async () => {
+    const barrier = new Barrier(3);
+    const rounds: string[] = [];
+    const play = async (name: string) => {
+      for (let round = 0; round < 4; round++) {
+        await barrier.wait();
+        rounds.push(`${round}${name}`);
+      }
+    };
+
+    await Promise.all(["a", "b", "c"].map(play));
+
+    expect(rounds.join(" ")).toBe("0a 0b 0c 1a 1b 1c 2a 2b 2c 3a 3b 3c");
+  });
+
+  test("those who arrive while a generation goes out belong to the next", async () => {
+    const barrier = new Barrier(2);
+    const waits = arrive(barrier, 7);
+
+    expect(barrier.waiting).toBe(1);
+    await turn();
+    expect(shown(waits)).toEqual([0, 1, 0, 1, 0, 1, "pending"]);
+  });
+
+  test("a party that is aborted leaves the others waiting for one in its place", async () => {
+    const barrier = new Barrier(3);
+    const controller = new AbortController();
+    const waits = [watch(barrier.wait({ signal: controller.signal })), ...arrive(barrier, 1)];
+
+    controller.abort("aborted");
+    await turn();
+    expect(shown(waits)).toEqual(["aborted", "pending"]);
+    expect([barrier.waiting, barrier.broken]).toEqual([1, false]);
+
+    waits.push(...arrive(barrier, 2));
+    await turn();
+    expect(shown(waits)).toEqual(["aborted", 0, 1, 2]);
+  });
+
+  test("a party aborted when all are there is the only one that doesn't pass", async () => {
+    const barrier = new Barrier(3);
+    const controller = new AbortController();
+    const waits = [
+      ...arrive(barrier, 1),
+      watch(barrier.wait({ signal: controller.signal })),
+      ...arrive(barrier, 1),
+    ];
+
+    controller.abort("aborted");
+    await turn();
+
+    expect(shown(waits)).toEqual([0, "aborted", 2]);
+  });
+
+  test("doesn't count a party that is aborted and has not been told yet", async () => {
+    const barrier = new Barrier(3);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const waits: ReturnType<typeof arrive> = [];
+    signal.addEventListener("abort", () => waits.push(...arrive(barrier, 1)));
+    waits.push(watch(barrier.wait({ signal })), ...arrive(barrier, 1));
+
+    controller.abort("aborted");
+    await turn();
+    expect(shown(waits)).toEqual(["aborted", "pending", "pending"]);
+
+    waits.push(...arrive(barrier, 1));
+    await turn();
+    expect(shown(waits)).toEqual(["aborted", 0, 1, 2]);
+  });
+
+  test("passes the others by a party in between that has not been told yet", async () => {
+    const barrier = new Barrier(3);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const waits: ReturnType<typeof arrive> = [];
+    signal.addEventListener("abort", () => waits.push(...arrive(barrier, 2)));
+    waits.push(...arrive(barrier, 1), watch(barrier.wait({ signal })));
+
+    controller.abort("aborted");
+    await turn();
+
+    expect(shown(waits)).toEqual([0, "aborted", 1, 2]);
+    expect(barrier.waiting).toBe(0);
+  });
+
+  describe("abort()", () => {
+    test("breaks it for those who wait and those who come, until it is reset", async () => {
+      const barrier = new Barrier(3);
+      const waits = arrive(barrier, 2);
+
+      barrier.abort();
+      barrier.abort();
+      expect([barrier.broken, barrier.waiting]).toEqual([true, 0]);
+      waits.push(...arrive(barrier, 3));
+      await turn();
+      expect(shown(waits)).toEqual(["broken", "broken", "broken", "broken", "broken"]);
+      expect(String(waits[0]!.reason)).toBe("BrokenBarrierError: The barrier was aborted");
+
+      barrier.reset();
+      expect(barrier.broken).toBe(false);
+      const next = arrive(barrier, 3);
+      await turn();
+      expect(shown(next)).toEqual([0, 1, 2]);
+    });
+
+    test("breaks it though nobody is there", async () => {
+      const barrier = new Barrier(1);
+      barrier.abort();
+
+      await expect(barrier.wait()).rejects.toBeInstanceOf(BrokenBarrierError);
+    });
+
+    test("reaches those who have not been told yet that all are there, and those behind", async () => {
+      const barrier = new Barrier(2);
+      const waits = arrive(barrier, 3);
+
+      barrier.abort();
+      await turn();
+
+      expect(shown(waits)).toEqual(["broken", "broken", "broken"]);
+    });
+
+    test("leaves alone those who have passed", async () => {
+      const barrier = new Barrier(2);
+      const waits = arrive(barrier, 2);
+      await turn();
+
+      barrier.abort();
+
+      expect(shown(waits)).toEqual([0, 1]);
+    });
+
+    test("a party with an aborted signal rejects with its reason even then", async () => {
+      const barrier = new Barrier(2);
+      barrier.abort();
+
+      await expect(barrier.wait({ signal: AbortSignal.abort("aborted") })).rejects.toBe("aborted");
+      await expect(barrier.wait(5 as never)).rejects.toBeInstanceOf(TypeError);
+    });
+
+    test.each(["abort", "reset"] as const)(
+      "%s() leaves to a party that is aborted its own reason",
+      async (method) => {
+        const barrier = new Barrier(3);
+        const controller = new AbortController();
+        const { signal } = controller;
+        signal.addEventListener("abort", () => barrier[method]());
+        const waits = [watch(barrier.wait({ signal })), ...arrive(barrier, 1)];
+
+        controller.abort("aborted");
+        await turn();
+
+        expect(shown(waits)).toEqual(["aborted", "broken"]);
+      },
+    );
+  });
+
+  describe("reset()", () => {
+    test("refuses those who wait, and lets the next generation in", async () => {
+      const barrier = new Barrier(3);
+      const waits = arrive(barrier, 2);
+
+      barrier.reset();
+      expect([barrier.broken, barrier.waiting]).toEqual([false, 0]);
+      waits.push(...arrive(barrier, 3));
+
+      await turn();
+      expect(shown(waits)).toEqual(["broken", "broken", 0, 1, 2]);
+      expect(String(waits[0]!.reason)).toBe("BrokenBarrierError: The barrier was reset");
+    });
+
+    test("those who were refused can wait again", async () => {
+      const barrier = new Barrier(3);
+      const again = async () => {
+        try {
+          return await barrier.wait();
+        } catch {
+          return 10 + (await barrier.wait());
+        }
+      };
+      const waits = [watch(again()), watch(again())];
+      await turn();
+
+      barrier.reset();
+      await turn();
+      waits.push(watch(again()));
+      await turn();
+
+      expect(shown(waits)).toEqual([10, 11, 2]);
+    });
+
+    test("does nothing to an empty barrier", async () => {
+      const barrier = new Barrier(2);
+      barrier.reset();
+
+      const waits = arrive(barrier, 2);
+      await turn();
+      expect(shown(waits)).toEqual([0, 1]);
+    });
+
+    test("while a generation goes out refuses that, and not those who wait for the next", async () => {
+      const barrier = new Barrier(2);
+      const waits = arrive(barrier, 3);
+
+      barrier.reset();
+      expect(barrier.waiting).toBe(1);
+      waits.push(...arrive(barrier, 1));
+
+      await turn();
+      expect(shown(waits)).toEqual(["broken", "broken", 0, 1]);
+    });
+
+    test("again in the same turn refuses those who wait for the next as well", async () => {
+      const barrier = new Barrier(2);
+      const waits = arrive(barrier, 3);
+
+      barrier.reset();
+      barrier.reset();
+
+      await turn();
+      expect(shown(waits)).toEqual(["broken", "broken", "broken"]);
+    });
+
+    test("when the generation that goes out was aborted itself, refuses those who wait", async () => {
+      const barrier = new Barrier(2);
+      const controller = new AbortController();
+      const { signal } = controller;
+      const waits = [0, 1].map(() => watch(barrier.wait({ signal })));
+      controller.abort("aborted");
+      waits.push(...arrive(barrier, 1));
+
+      barrier.reset();
+
+      await turn();
+      expect(shown(waits)).toEqual(["aborted", "aborted", "broken"]);
+    });
+
+    test("after the generation has gone out refuses those who wait", async () => {
+      const barrier = new Barrier(2);
+      const waits = arrive(barrier, 3);
+      await turn();
+
+      barrier.reset();
+
+      await turn();
+      expect(shown(waits)).toEqual([0, 1, "broken"]);
+    });
+  });
+
+  test("a failing party can spare the others the wait", async () => {
+    const barrier = new Barrier(3);
+    const work = async (fails: boolean) => {
+      try {
+        await barrier.wait();
+        if (fails) throw new Error("failed");
+        await barrier.wait();
+      } catch (error) {
+        barrier.abort();
+        throw error;
+      }
+    };
+
+    const outcomes = await Promise.allSettled([work(false), work(true), work(false)]);
+
+    expect(outcomes.map((outcome) => String((outcome as PromiseRejectedResult).reason))).toEqual([
+      "BrokenBarrierError: The barrier was aborted",
+      "Error: failed",
+      "BrokenBarrierError: The barrier was aborted",
+    ]);
+  });
+
+  test.each([
+    ["0", 0, RangeError],
+    ["-4", -4, RangeError],
+    ["1.5", 1.5, RangeError],
+    ["Infinity", Infinity, RangeError],
+    ["undefined", undefined, TypeError],
+    ['"2"', "2", TypeError],
+  ])("refuses %s parties", (text, parties, Kind) => {
+    expect(() => new Barrier(parties as number)).toThrow(
+      new Kind(`Cannot create Barrier: parties must be a positive integer, received ${text}`),
+    );
+  });
+});
+
+describe("ReadWriteLock", () => {
+  test("is held by many readers or by one writer", async () => {
+    const lock = new ReadWriteLock();
+    const seen = () => [lock.readers, lock.writing, lock.waiting];
+    expect(seen()).toEqual([0, false, 0]);
+
+    const readers = [await lock.read(), await lock.read()];
+    expect(seen()).toEqual([2, false, 0]);
+
+    const writing = watch(lock.write());
+    await turn();
+    expect(seen()).toEqual([2, false, 1]);
+    expect(writing.state).toBe("pending");
+
+    readers[0]!.release();
+    await turn();
+    expect(writing.state).toBe("pending");
+    readers[1]!.release();
+    expect(seen()).toEqual([0, true, 0]);
+    await turn();
+    writing.value!.release();
+    expect(seen()).toEqual([0, false, 0]);
+  });
+
+  test.each<[string, (hold: Hold) => void]>([
+    ["release()", (hold) => hold.release()],
+    ["release() taken out of the hold", ({ release }) => release()],
+    ["using", (hold) => hold[Symbol.dispose]()],
+  ])("%s gives it back, once", async (_, release) => {
+    const lock = new ReadWriteLock();
+    const [one, two] = [await lock.read(), await lock.read()];
+    release(one);
+    release(one);
+    expect(lock.readers).toBe(1);
+    release(two);
+
+    const writer = await lock.write();
+    release(writer);
+    const other = await lock.write();
+    release(writer);
+    expect(lock.writing).toBe(true);
+    release(other);
+    expect([lock.readers, lock.writing]).toEqual([0, false]);
+  });
+
+  describe("nobody overtakes", () => {
+    /** What is let in, in order; each lets go when the test says so. */
+    function enter(lock: ReadWriteLock, names: string) {
+      const holds = new Map<string, Hold>();
+      const order: string[] = [];
+      for (const name of names.split(" ")) {
+        const hold = name.startsWith("w") ? lock.write() : lock.read();
+        void hold.then((hold) => {
+          holds.set(name, hold);
+          order.push(name);
+        });
+      }
+      const release = async (...names: string[]) => {
+        for (const name of names) holds.get(name)!.release();
+        await turn();
+      };
+      return { order, release };
+    }
+
+    test("a reader doesn't overtake a waiting writer, nor a writer readers", async () => {
+      const lock = new ReadWriteLock();
+      const { order, release } = enter(lock, "r1 r2 w1 r3 r4 w2 w3 r5");
+      await turn();
+      expect(order.join(" ")).toBe("r1 r2");
+      expect(lock.tryRead()).toBeUndefined();
+
+      await release("r2");
+      expect(order.join(" ")).toBe("r1 r2");
+      await release("r1");
+      expect(order.join(" ")).toBe("r1 r2 w1");
+      await release("w1");
+      expect(order.join(" ")).toBe("r1 r2 w1 r3 r4");
+      await release("r3", "r4");
+      await release("w2");
+      await release("w3");
+      expect(order.join(" ")).toBe("r1 r2 w1 r3 r4 w2 w3 r5");
+    });
+
+    test("a stream of readers doesn't starve a writer", () =>
+      virtualTime(async (clock) => {
+        const lock = new ReadWriteLock();
+        let isOver = false;
+        const readOn = async () => {
+          while (!isOver) {
+            using _hold = await lock.read();
+            await sleep(10);
+          }
+        };
+        const readers = [readOn(), sleep(5).then(readOn)];
+        await sleep(12);
+
+        using _hold = await lock.write();
+
+        expect(clock.elapsed).toBe(20);
+        isOver = true;
+        _hold.release();
+        await Promise.all(readers);
+      }));
+
+    test("a stream of writers doesn't starve a reader", () =>
+      virtualTime(async (clock) => {
+        const lock = new ReadWriteLock();
+        let isOver = false;
+        const writeOn = async () => {
+          while (!isOver) {
+            using _hold = await lock.write();
+            await sleep(10);
+          }
+        };
+        const writers = [writeOn(), writeOn()];
+        await sleep(5);
+
+        (await lock.read()).release();
+
+        expect(clock.elapsed).toBe(20);
+        isOver = true;
+        await Promise.all(writers);
+      }));
+
+    test.each<[string, (lock: ReadWriteLock) => Promise<Hold>]>([
+      ["read", (lock) => lock.read()],
+      ["read with a signal", (lock) => lock.read({ signal: new AbortController().signal })],
+    ])("a newcomer's %s() doesn't run before readers that were let in", async (_, read) => {
+      const lock = new ReadWriteLock();
+      const writer = await lock.write();
+      const order: string[] = [];
+      const waits = ["waiter 1", "waiter 2"].map((name) =>
+        lock.read().then(() => order.push(name)),
+      );
+
+      writer.release();
+      waits.push(read(lock).then(() => order.push("newcomer")));
+      await Promise.all(waits);
+
+      expect(order).toEqual(["waiter 1", "waiter 2", "newcomer"]);
+    });
+
+    test("a writer that is aborted at the head lets in the readers behind it", async () => {
+      const lock = new ReadWriteLock();
+      await lock.read();
+      const controller = new AbortController();
+      const writer = watch(lock.write({ signal: controller.signal }));
+      const reader = watch(lock.read());
+      const second = watch(lock.write());
+
+      controller.abort("aborted");
+      expect(lock.readers).toBe(2);
+
+      await turn();
+      expect(writer.reason).toBe("aborted");
+      expect([reader.state, second.state]).toEqual(["fulfilled", "pending"]);
+    });
+
+    test("a writer that was let in and aborted in one turn lets in the next", async () => {
+      const lock = new ReadWriteLock();
+      const reader = await lock.read();
+      const controller = new AbortController();
+      const writer = watch(lock.write({ signal: controller.signal }));
+      const readers = [watch(lock.read()), watch(lock.read())];
+
+      reader.release();
+      controller.abort("aborted");
+      expect(lock.readers).toBe(2);
+
+      await turn();
+      expect(writer).toEqual({ state: "rejected", reason: "aborted" });
+      expect(readers.map(({ state }) => state)).toEqual(["fulfilled", "fulfilled"]);
+    });
+
+    test("a free lock is not taken by a caller that is aborted in the same turn", async () => {
+      const lock = new ReadWriteLock();
+      const controller = new AbortController();
+      const { signal } = controller;
+      const waits = [watch(lock.read({ signal })), watch(lock.write({ signal }))];
+
+      controller.abort("aborted");
+      await turn();
+
+      expect(waits.map(({ reason }) => reason)).toEqual(["aborted", "aborted"]);
+      expect([lock.readers, lock.writing, lock.waiting]).toEqual([0, false, 0]);
+    });
+  });
+
+  describe("tryRead() and tryWrite()", () => {
+    test("take it if it is free for them", () => {
+      const lock = new ReadWriteLock();
+      const [one, two] = [lock.tryRead()!, lock.tryRead()!];
+      expect(lock.tryWrite()).toBeUndefined();
+      one.release();
+      expect(lock.tryWrite()).toBeUndefined();
+      two.release();
+
+      const writer = lock.tryWrite()!;
+      expect([lock.tryRead(), lock.tryWrite()]).toEqual([undefined, undefined]);
+      writer.release();
+      expect(lock.tryRead()).toBeDefined();
+    });
+
+    test("don't count on a waiter that is aborted and has not been told yet", async () => {
+      const lock = new ReadWriteLock();
+      await lock.read();
+      const controller = new AbortController();
+      const { signal } = controller;
+      let reader: Hold | undefined;
+      signal.addEventListener("abort", () => (reader = lock.tryRead()));
+      const writer = watch(lock.write({ signal }));
+
+      controller.abort("aborted");
+      await turn();
+
+      expect(reader).toBeDefined();
+      expect(writer.reason).toBe("aborted");
+    });
+  });
+
+  describe("downgrade()", () => {
+    test("goes on as a reader, and lets in the readers at the head of the line", async () => {
+      const lock = new ReadWriteLock();
+      const { downgrade, release } = await lock.write();
+      const [reader, writer, late] = [watch(lock.read()), watch(lock.write()), watch(lock.read())];
+
+      downgrade();
+      expect([lock.readers, lock.writing]).toEqual([2, false]);
+      await turn();
+      expect([reader, writer, late].map(({ state }) => state)).toEqual([
+        "fulfilled",
+        "pending",
+        "pending",
+      ]);
+
+      downgrade();
+      expect(lock.readers).toBe(2);
+      release();
+      expect(lock.readers).toBe(1);
+      reader.value!.release();
+      await turn();
+      expect([lock.writing, late.state]).toEqual([true, "pending"]);
+    });
+
+    test("lets no other writer in between", async () => {
+      const lock = new ReadWriteLock();
+      const hold = await lock.write();
+      const other = watch(lock.write());
+
+      hold.downgrade();
+      await turn();
+      expect(other.state).toBe("pending");
+
+      hold.release();
+      await turn();
+      expect(other.state).toBe("fulfilled");
+    });
+
+    test("does nothing after the release", async () => {
+      const lock = new ReadWriteLock();
+      const hold = await lock.write();
+      hold.release();
+      const other = await lock.write();
+
+      hold.downgrade();
+
+      expect(lock.writing).toBe(true);
+      other.release();
+      expect(lock.readers).toBe(0);
+    });
+
+    test("is for writers: a reader's hold hasn't got it", async () => {
+      const lock = new ReadWriteLock();
+
+      expect("downgrade" in (await lock.read())).toBe(false);
+      expect("downgrade" in lock.tryRead()!).toBe(false);
+    });
+  });
+
+  test.each([1, 2, 3])("random schedules keep to the rule (seed %d)", async (seed) => {
+    const random = randomFrom(seed);
+    for (let round = 0; round < 60; round++) {
+      const lock = new ReadWriteLock();
+      const inside: string[] = [];
+      const started: number[] = [];
+      const use = async (n: number, signal: AbortSignal) => {
+        const isWriter = random() < 0.4;
+        using hold = await (isWriter ? lock.write({ signal }) : lock.read({ signal }));
+        started.push(n);
+        inside.push(isWriter ? "writer" : "reader");
+        expect(inside.includes("writer") && inside.length > 1).toBe(false);
+        for (let hop = Math.floor(random() * 5); hop > 0; hop--) await undefined;
+        inside.splice(inside.indexOf(isWriter ? "writer" : "reader"), 1);
+        if (isWriter && random() < 0.3) (hold as WriteHold).downgrade();
+      };
+      const uses: Promise<unknown>[] = [];
+      for (let n = 0; n < 30; n++) {
+        const controller = new AbortController();
+        uses.push(use(n, controller.signal).catch((reason) => expect(reason).toBe("aborted")));
+        for (let hop = Math.floor(random() * 4); hop > 0; hop--) await undefined;
+        if (random() < 0.3) controller.abort("aborted");
+      }
+      await Promise.all(uses);
+
+      expect(started).toEqual(started.toSorted((a, b) => a - b));
+      expect([lock.readers, lock.writing, lock.waiting]).toEqual([0, false, 0]);
+    }
+  });
+});
+
+test.each<[object, string]>([
+  [new AsyncEvent(), 'AsyncEvent {"isSet":false,"waiting":0}'],
+  [new Latch(2), 'Latch {"count":2,"waiting":0}'],
+  [new Condition(new Mutex()), 'Condition {"waiting":0}'],
+  [new Barrier(3), 'Barrier {"parties":3,"waiting":0,"broken":false}'],
+  [new ReadWriteLock(), 'ReadWriteLock {"readers":0,"writing":false,"waiting":0}'],
+])("%o is printed with its members", (object, text) => {
+  const print = (object as Record<symbol, Function>)[Symbol.for("nodejs.util.inspect.custom")]!;
+
+  expect(print.call(object, 2, {}, (members: object) => JSON.stringify(members))).toBe(text);
+});
+
+test("types", () => {
+  const condition = new Condition(new Mutex());
+  const lock = new ReadWriteLock();
+  const mixed = (): number | Promise<string> => 1;
+  const generic = <T>(predicate: () => T | PromiseLike<T>) => condition.waitFor<T>(predicate);
+
+  expectTypeOf(condition.waitFor(mixed)).toEqualTypeOf<Promise<number | string>>();
+  expectTypeOf(new AsyncEvent().wait()).toEqualTypeOf<Promise<void>>();
+  expectTypeOf(new Barrier(1).wait()).toEqualTypeOf<Promise<number>>();
+  expectTypeOf(condition.wait).returns.toEqualTypeOf<Promise<void>>();
+  expectTypeOf(condition.waitFor(() => ["a"].shift())).toEqualTypeOf<Promise<string>>();
+  expectTypeOf(condition.waitFor(async () => ["a"].shift())).toEqualTypeOf<Promise<string>>();
+  expectTypeOf(generic(() => 1)).toEqualTypeOf<Promise<number>>();
+  expectTypeOf(lock.read()).toEqualTypeOf<Promise<Hold>>();
+  expectTypeOf(lock.write()).toEqualTypeOf<Promise<WriteHold>>();
+  expectTypeOf(lock.tryRead()).toEqualTypeOf<Hold | undefined>();
+  expectTypeOf(lock.tryWrite()).toEqualTypeOf<WriteHold | undefined>();
+  expectTypeOf<Mutex>().toExtend<ConditionMutex>();
+});
+
+test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", async () => {
+  const jsc = "bun:jsc";
+  const { heapStats } = await import(jsc);
+  const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
+  const event = new AsyncEvent();
+  void event.wait();
+  const abortMany = async () => {
+    const controllers = Array.from({ length: 5000 }, () => new AbortController());
+    const waits = controllers.map(({ signal }) => event.wait({ signal }));
+    for (const controller of controllers) controller.abort();
+    await Promise.allSettled(waits);
+  };
+  await abortMany();
+  const before = heapSize();
+
+  for (let round = 0; round < 4; round++) await abortMany();
+
+  expect(event.waiting).toBe(1);
+  expect(heapSize() - before).toBeLessThan(500_000);
+});
+
+/** What is no integer of 0 or more. */
+function NOT_AMOUNTS(): [name: string, value: unknown, Kind: ErrorConstructor][] {
+  return [
+    ["-1", -1, RangeError],
+    ["1.5", 1.5, RangeError],
+    ["NaN", NaN, RangeError],
+    ["Infinity", Infinity, RangeError],
+    ["2 ** 53", 2 ** 53, RangeError],
+    ["null", null, TypeError],
+    ['"1"', "1", TypeError],
+  ];
+}
+
+/** A mutex of one's own, as small as can be: what Condition needs, and in order. */
+class OwnMutex implements ConditionMutex {
+  locked = false;
+  readonly #line: (() => void)[] = [];
+
+  lock(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.locked) this.#line.push(resolve);
+      else resolve();
+      this.locked = true;
+    });
+  }
+
+  unlock(): void {
+    const next = this.#line.shift();
+    if (next) next();
+    else this.locked = false;
+  }
+
+  async unlockWhile<T>(fn: (lockAgain: () => unknown) => PromiseLike<T>): Promise<T> {
+    let locking: Promise<void> | undefined;
+    const lockAgain = () => (locking ??= this.lock());
+    this.unlock();
+    try {
+      return await fn(lockAgain);
+    } finally {
+      await lockAgain();
+    }
+  }
+}
+
+/** Long enough for all that follows from microtasks. */
+async function turn(): Promise<void> {
+  for (let hop = 0; hop < 50; hop++) await undefined;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** What has become of a promise so far. */
+function watch<T>(promise: Promise<T>): { state: string; value?: T; reason?: unknown } {
+  const watched: { state: string; value?: T; reason?: unknown } = { state: "pending" };
+  promise.then(
+    (value) => Object.assign(watched, { state: "fulfilled", value }),
+    (reason: unknown) => Object.assign(watched, { state: "rejected", reason }),
+  );
+  return watched;
+}
+
+/** How many listeners a signal has. */
+function countListeners(signal: AbortSignal): () => number {
+  let count = 0;
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+    count++;
+    addEventListener.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+    count--;
+    removeEventListener.apply(signal, args);
+  };
+  return () => count;
+}
+
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
