@@ -154,8 +154,8 @@ async function lockTwice(): Promise<void> {
   await Promise.all([use(), use()]);
 }
 
-// A crowd waits, half of it is aborted in random order, and the others are woken. What counts is how
-// the cost of each grows, compared with promises that wait in a list: the heap itself gets slower.
+// A crowd waits, half of it is aborted in random order, and the others are woken. What counts is
+// how the cost of each grows, compared with promises in a list: the heap itself gets slower.
 
 /** Brings a crowd to wait, and returns what wakes it. Calls `done` for each that is settled. */
 type Crowd = (size: number, signals: AbortSignal[], done: () => void) => () => unknown;

@@ -8,16 +8,16 @@
  *
  * Reach for {@link AsyncEvent} when many wait for one thing to happen, {@link Latch} when one waits
  * for many things, {@link Condition} when tasks wait until state that a mutex guards has changed,
- * {@link Barrier} when all must have arrived before any goes on, and {@link ReadWriteLock} when many
- * may read at once, but only one may write.
+ * {@link Barrier} when all must have arrived before any goes on, and {@link ReadWriteLock} when
+ * many may read at once, but only one may write.
  *
- * Without them tasks poll a flag, or share a promise that can't be set back. A hand-written list of
- * resolvers wakes callers that have gone, loses a wake-up to one that is aborted, and lets a
- * newcomer pass those who wait.
+ * Without them tasks poll a flag, or share a promise that can't be reset. A hand-written list of
+ * resolvers keeps callers that have gone, loses a wake-up to one that was aborted, and lets a
+ * newcomer overtake those who wait.
  *
  * Known elsewhere as: `asyncio.Event`, `Condition` and `Barrier`; Go's `sync.Cond`, `RWMutex` and
- * `WaitGroup`; Java's `CountDownLatch`, `CyclicBarrier` and `ReentrantReadWriteLock`; tokio's `Notify`
- * and `RwLock`; trio's `Event` and `Condition`.
+ * `WaitGroup`; Java's `CountDownLatch`, `CyclicBarrier` and `ReentrantReadWriteLock`; tokio's
+ * `Notify`, `Barrier` and `RwLock`; trio's `Event` and `Condition`.
  *
  * Arguments are checked before anything else: a wrong kind is a TypeError, a number out of range a
  * RangeError. Every wait takes a signal, and rejects with its reason once it is aborted.
@@ -26,10 +26,10 @@
  */
 
 /**
- * A flag that tasks can wait for: closed at first, it lets everybody pass while it is set.
+ * A flag that tasks can wait for. While it is set, {@link wait} returns at once.
  *
- * Those that wait when it is set are all woken, in order of arrival, even if it is cleared again at
- * once: `event.set(); event.clear();` wakes those that wait now, and nobody else.
+ * Setting it wakes all waiters in order of arrival, even if it is cleared again at once:
+ * `event.set(); event.clear();` wakes those that wait now, and no others.
  *
  * Source of the idea: `asyncio.Event`, which is a manual-reset event elsewhere.
  *
@@ -66,7 +66,7 @@ export class AsyncEvent {
     },
   });
 
-  /** Whether {@link wait} returns at once. */
+  /** Whether it is set. */
   get isSet(): boolean {
     return this.#isSet;
   }
@@ -76,13 +76,13 @@ export class AsyncEvent {
     return this.#line.waiting;
   }
 
-  /** Wakes all that wait, and lets pass all that come, until it is cleared. Idempotent. */
+  /** Wakes all waiters. Idempotent. */
   set(): void {
     this.#isSet = true;
     this.#line.grantAll();
   }
 
-  /** Makes those wait that come from now on. Idempotent. */
+  /** Makes later callers wait again. Idempotent. */
   clear(): void {
     this.#isSet = false;
   }
@@ -99,12 +99,13 @@ export class AsyncEvent {
 }
 
 /**
- * A count of things that have yet to happen: it opens at zero, and then stays open.
+ * A count of events that have yet to happen. At zero it opens, and stays open.
  *
- * To start tasks and to wait for all of them use `taskGroup` or `gather`, which also see failures.
- * A latch is for things that report from elsewhere: callbacks, messages, or parts of a larger task.
+ * To start tasks and wait for all of them use `taskGroup` or `gather`, which also report failures.
+ * A latch is for what is reported from elsewhere: by callbacks, messages, or parts of a larger
+ * task.
  *
- * Source of the idea: Java's `CountDownLatch`; Go's `WaitGroup` can also count up.
+ * Source of the idea: Java's `CountDownLatch`. Go's `WaitGroup` can count up as well.
  *
  * @example Ready when all three have reported
  * ```ts
@@ -129,13 +130,13 @@ export class Latch {
     },
   });
 
-  /** @param count how many things are to happen: an integer of 0 or more. With 0 it is open */
+  /** @param count how many events to wait for: an integer of 0 or more. With 0 it is open */
   constructor(count: number) {
     requireAmount("create Latch", "count", count);
     this.#count = count;
   }
 
-  /** How many things have yet to happen. */
+  /** How many events have yet to happen. */
   get count(): number {
     return this.#count;
   }
@@ -146,9 +147,9 @@ export class Latch {
   }
 
   /**
-   * Says that one more thing has happened, or `n` of them: an integer of 0 or more.
+   * Counts down by one, or by `n`: an integer of 0 or more.
    *
-   * @throws {RangeError} `n` is more than {@link count}: something was counted twice
+   * @throws {RangeError} `n` is more than {@link count}; then an event was counted twice
    */
   countDown(n = 1): void {
     requireAmount("count down Latch", "n", n);
@@ -164,7 +165,6 @@ export class Latch {
    * @throws the signal's reason, once it is aborted, even if the count is zero
    */
   wait(options?: WaitOptions): Promise<void> {
-    if (options === undefined && this.#count === 0 && this.#line.isQuiet) return Promise.resolve();
     return waitInLine(this.#line, "wait for Latch", options);
   }
 }
@@ -175,8 +175,7 @@ export interface ConditionMutex {
   readonly locked: boolean;
   /**
    * Unlocks it, calls `fn` at once, and locks it again for the same holder when `fn` has settled,
-   * even if it must wait in line for that. If it passes `lockAgain`, calling that takes the place in
-   * line already.
+   * waiting in line if necessary. `lockAgain`, if there is one, takes the place in line at once.
    *
    * @throws {Error} nobody holds the mutex
    */
@@ -184,15 +183,16 @@ export interface ConditionMutex {
 }
 
 /**
- * Lets tasks that share state under a mutex wait until another task has changed it.
+ * Lets tasks wait for a change of state that a mutex guards.
  *
- * All calls are made while holding the mutex. {@link wait} unlocks it, waits for a notification, and
- * **holds the lock again whenever it returns or rejects**, even if it must wait for it: so a holder
- * can go on, and release, as if it had never been away.
+ * All its methods are called by the holder of the mutex. {@link wait} unlocks it, waits for a
+ * notification, and **holds the lock again whenever it returns or rejects**, even if it must wait
+ * for that after an abort. So the caller's `using` or `finally` can release it in any case.
  *
- * Who is notified gets in line for the lock, and others may get it before. So the state must be
- * looked at again: prefer {@link waitFor}, which does. A notification isn't kept for those who come
- * later. If one who was notified is aborted before it returns, the next in line is notified instead.
+ * A notified waiter needs the lock to go on, and others may have it first and change the state
+ * again. Use {@link waitFor}, which looks again. A notification wakes waiters of that moment; none
+ * is kept for later ones. If a notified waiter is aborted before it has the lock, the notification
+ * goes on to the next.
  *
  * Source of the idea: `asyncio.Condition`.
  *
@@ -230,7 +230,7 @@ export class Condition {
   readonly #mutex: ConditionMutex;
   readonly #line = new Line<void>();
 
-  /** @param mutex guards the state; several conditions may share it */
+  /** @param mutex a `Mutex` of semaphores.ts, or one like it; several conditions may share it */
   constructor(mutex: ConditionMutex) {
     if (typeof mutex?.unlockWhile !== "function") {
       throw invalid("create Condition", "mutex", "a Mutex", mutex, TypeError);
@@ -246,7 +246,8 @@ export class Condition {
   /**
    * Unlocks the mutex, waits for a notification, and locks the mutex again.
    *
-   * @throws {Error} nobody holds the mutex. It can't tell who does: only the holder may call this
+   * @throws {Error} nobody holds the mutex. If another task holds it, that goes unnoticed, and that
+   *   task loses the lock
    * @throws the signal's reason, once it is aborted and the mutex is locked again
    */
   wait(options?: WaitOptions): Promise<void> {
@@ -259,7 +260,7 @@ export class Condition {
       return Promise.reject(error);
     }
     if (!signal) return this.#sleep(undefined, doNothing);
-    // Between the notification and the lock, an abort hands the notification on.
+    // Between the notification and the lock, an abort passes the notification on.
     let isNotified = false;
     let stopListening = doNothing;
     const passOn = () => {
@@ -279,12 +280,11 @@ export class Condition {
   }
 
   /**
-   * Waits until `predicate` returns something truthy, and returns that. It is called at once, and
-   * after each notification, with the mutex locked; it may be async.
+   * Waits until `predicate` returns something truthy, and returns that. Calls it at once, and after
+   * each notification while the mutex is locked. It may be async.
    *
-   * @throws {Error} nobody holds the mutex, and `predicate` was not truthy at once
-   * @throws whatever `predicate` throws, or the signal's reason, once it is aborted; the mutex is
-   *   locked then
+   * @throws {Error} nobody holds the mutex, and the first call returned something falsy
+   * @throws what `predicate` throws, or the signal's reason, once it is aborted
    */
   waitFor<T>(predicate: () => T | PromiseLike<T>, options?: WaitOptions): Promise<Truthy<T>>;
   waitFor<R>(predicate: () => R, options?: WaitOptions): Promise<Truthy<Awaited<R>>>;
@@ -296,7 +296,7 @@ export class Condition {
       const value = await predicate();
       if (value) return value;
       await this.wait(options);
-      // Aborted in the very turn in which it was woken.
+      // It may have been aborted since `wait` returned.
       if (!signal?.aborted) continue;
       this.#notify(1);
       throw signal.reason;
@@ -304,8 +304,8 @@ export class Condition {
   }
 
   /**
-   * Wakes `n` of those that wait, an integer of 0 or more, in order of arrival; fewer if there are
-   * fewer. They go on when they have the lock.
+   * Wakes the first waiter, or the first `n`: an integer of 0 or more. They go on one after the
+   * other, as each gets the lock.
    *
    * @throws {Error} nobody holds the mutex
    */
@@ -316,7 +316,7 @@ export class Condition {
   }
 
   /**
-   * Wakes all that wait.
+   * Wakes all waiters.
    *
    * @throws {Error} nobody holds the mutex
    */
@@ -352,17 +352,17 @@ const NOTIFIED = Symbol();
 
 type Truthy<T> = Exclude<T, false | 0 | 0n | "" | null | undefined>;
 
-/** Thrown by a {@link Barrier} that was aborted, or reset while callers waited. */
+/** Thrown by {@link Barrier.wait} when the barrier is broken, or reset meanwhile. */
 export class BrokenBarrierError extends Error {
   override readonly name = "BrokenBarrierError";
 }
 
 /**
- * A place where a number of tasks wait for each other: all go on when the last has arrived. Then the
- * next generation can gather.
+ * A number of tasks that wait for each other: when the last has arrived, all go on. Then it can be
+ * used again.
  *
- * A party that is aborted leaves alone, and the others wait for one to take its place. If it will
- * never come, call {@link abort}.
+ * A party that is aborted leaves, and the others wait until another takes its place. If none will,
+ * call {@link abort}.
  *
  * Source of the idea: `asyncio.Barrier`.
  *
@@ -400,7 +400,6 @@ export class Barrier {
       else resolve(index!);
     },
   });
-  /** For those who are released next, and for those on their way. */
   #exit: Exit = { size: 0, error: undefined };
   #error: BrokenBarrierError | undefined;
 
@@ -415,7 +414,7 @@ export class Barrier {
     return this.#parties;
   }
 
-  /** How many have arrived and wait for the others. */
+  /** How many callers wait for the others. */
   get waiting(): number {
     return this.#line.waiting;
   }
@@ -426,20 +425,20 @@ export class Barrier {
   }
 
   /**
-   * Waits until all parties have arrived. Resolves to the index of arrival, from 0 to `parties - 1`:
-   * a different one for each, so that one of them can do what is to be done once.
+   * Waits until all parties have arrived. Returns the index of arrival, 0 to `parties - 1`. Each
+   * has its own, so that one of them can do what must be done once.
    *
-   * @throws {BrokenBarrierError} the barrier is broken, or it was aborted or reset meanwhile
-   * @throws the signal's reason, once it is aborted; the others wait on
+   * @throws {BrokenBarrierError} the barrier is broken, or is aborted or reset meanwhile
+   * @throws the signal's reason, once it is aborted
    */
   wait(options?: WaitOptions): Promise<number> {
     return waitInLine(this.#line, "wait for Barrier", options);
   }
 
   /**
-   * Begins anew: those that wait get a BrokenBarrierError, and the barrier is no longer broken. If
-   * all have just arrived and nobody has been told yet, only they get the error, and those who
-   * already wait for the next time stay.
+   * Starts again: waiters get a BrokenBarrierError, and the barrier is not broken any more. In the
+   * turn in which the last party arrives, those parties get it; callers that wait for the next
+   * round stay.
    */
   reset(): void {
     this.#error = undefined;
@@ -449,8 +448,8 @@ export class Barrier {
   }
 
   /**
-   * Breaks the barrier until it is reset: those that wait get a BrokenBarrierError, and those that
-   * come. Those that have been told that all are there have passed it.
+   * Breaks the barrier until it is reset: waiters get a BrokenBarrierError, and so does each new
+   * caller. In the turn in which the last party arrives, those parties get it as well.
    */
   abort(): void {
     const error = (this.#error ??= new BrokenBarrierError("The barrier was aborted"));
@@ -470,7 +469,7 @@ export class Barrier {
   #serve(): void {
     if (this.#error) return this.#refuse(this.#error);
     if (this.#line.waiting < this.#parties) return;
-    // A party that is aborted, but has not heard of it yet, is not there.
+    // Aborted parties whose listener has not yet been called don't count.
     let present = 0;
     this.#line.refuse(({ signal }) => void (signal?.aborted || present++));
     if (present < this.#parties) return;
@@ -481,10 +480,11 @@ export class Barrier {
   }
 }
 
-/** What the parties have in common that have been released, but not told yet. */
+/** What parties share that have been released, but have not received that yet. */
 interface Exit {
+  /** How many they are. */
   size: number;
-  /** Set when they are not to pass after all. */
+  /** What they receive instead, if the barrier was reset or aborted meanwhile. */
   error: BrokenBarrierError | undefined;
 }
 
@@ -499,21 +499,21 @@ export interface Hold extends Disposable {
 /** The right to write. */
 export interface WriteHold extends Hold {
   /**
-   * Goes on as a reader, without letting another writer in between; readers at the head of the line
-   * are let in. Does nothing the second time, or after the release. Needs no `this`.
+   * Turns it into the right to read, without letting another writer in between. Readers at the head
+   * of the line are let in. Idempotent; does nothing after the release. Needs no `this`.
    */
   downgrade(): void;
 }
 
 /**
- * Many readers, or one writer.
+ * A lock that many readers hold at a time, or one writer.
  *
- * Callers are served in order of arrival: a reader that comes after a waiting writer waits behind
- * it, so that a stream of readers can't starve a writer, nor the other way round.
+ * Callers are served in order of arrival. A reader that comes after a writer waits behind it, so
+ * that a stream of readers can't starve a writer, nor writers a reader.
  *
- * Not reentrant: reading again while holding it deadlocks as soon as a writer waits in between.
- * A reader can't become a writer, because two that try would wait for each other: release, write,
- * and look again at what was read. A writer can {@link WriteHold.downgrade | become a reader}.
+ * Not reentrant: a reader that reads again deadlocks if a writer waits in between. A read hold
+ * can't be upgraded, because two readers that try would wait for each other: release it, take the
+ * lock for writing, and check again what was read. A write hold can be downgraded.
  *
  * Source of the idea: Go's `sync.RWMutex`; order and downgrading are those of tokio's `RwLock`.
  *
@@ -550,12 +550,12 @@ export class ReadWriteLock {
     deliver: ({ resolve, amount }: Waiter<any>) => resolve(this.#lend(amount)),
   });
 
-  /** How many hold it for reading. */
+  /** How many readers hold it. */
   get readers(): number {
     return this.writing ? 0 : ALL - this.#free;
   }
 
-  /** Whether it is held for writing. */
+  /** Whether a writer holds it. */
   get writing(): boolean {
     return this.#free === 0;
   }
@@ -583,12 +583,12 @@ export class ReadWriteLock {
     return this.#take("write ReadWriteLock", ALL, options);
   }
 
-  /** Takes it for reading if nobody writes, or waits in line; otherwise returns undefined. */
+  /** Takes it for reading if no writer holds it and nobody waits; otherwise returns undefined. */
   tryRead(): Hold | undefined {
     return this.#tryTake(1);
   }
 
-  /** Takes it for writing if nobody holds it, or waits in line; otherwise returns undefined. */
+  /** Takes it for writing if nobody holds it or waits; otherwise returns undefined. */
   tryWrite(): WriteHold | undefined {
     return this.#tryTake(ALL);
   }

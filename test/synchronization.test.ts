@@ -242,35 +242,34 @@ function conditionPlace(notify: (condition: Condition) => void): Place {
 }
 
 describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
+  const everyone = [0, 1, 2];
   const setUp = () => {
     const place = create();
-    const controllers = [0, 1, 2].map(() => new AbortController());
+    const controllers = everyone.map(() => new AbortController());
     const listeners = controllers.map(({ signal }) => countListeners(signal));
-    return { place, controllers, listeners, left: () => listeners.map((count) => count()) };
+    const waits: ReturnType<typeof watch>[] = [];
+    const start = async () => {
+      for (const { signal } of controllers) {
+        waits.push(watch(place.wait({ signal })));
+        await turn();
+      }
+    };
+    const states = () => waits.map(({ state }) => state);
+    const left = () => [place.waiting(), ...listeners.map((count) => count())];
+    return { place, controllers, start, waits, states, left };
   };
-  const start = async ({ place, controllers }: ReturnType<typeof setUp>) => {
-    const waits = [];
-    for (const { signal } of controllers) {
-      waits.push(watch(place.wait({ signal })));
-      await turn();
-    }
-    return waits;
-  };
-  const states = (waits: { state: string }[]) => waits.map(({ state }) => state);
-  const without = (n: number) => [0, 1, 2].map((index) => (index === n ? "rejected" : "fulfilled"));
 
   test("all are woken, and nothing of them is left", async () => {
-    const { place, ...rest } = setUp();
-    const waits = await start({ place, ...rest });
-    await turn();
-    expect(states(waits)).toEqual(["pending", "pending", "pending"]);
-    expect(place.waiting()).toBe(3);
+    const { place, start, states, left } = setUp();
+    await start();
+    expect(states()).toEqual(["pending", "pending", "pending"]);
+    expect(left()).toEqual([3, 1, 1, 1]);
 
     place.wake();
     await turn();
 
-    expect(states(waits)).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
-    expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+    expect(states()).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
+    expect(left()).toEqual([0, 0, 0, 0]);
     place.expectFree();
   });
 
@@ -278,106 +277,77 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
     ["first", 0],
     ["middle", 1],
     ["last", 2],
-  ] as const)("the %s of three is aborted", (_, n) => {
-    test("before it waits: it rejects and has not waited", async () => {
-      const { place, controllers, ...rest } = setUp();
-      controllers[n]!.abort("aborted");
-      const waits = await start({ place, controllers, ...rest });
+  ] as const)("of three, when the %s is aborted", (_, n) => {
+    const without = everyone.map((index) => (index === n ? "rejected" : "fulfilled"));
 
+    test("before, it rejects and has not waited", async () => {
+      const { place, controllers, start, waits, states, left } = setUp();
+      controllers[n]!.abort("aborted");
+      await start();
+      expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
       expect(place.waiting()).toBe(2);
-      await turn();
-      expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
 
       place.wake();
       await turn();
-      expect(states(waits)).toEqual(without(n));
+
+      expect(states()).toEqual(without);
+      expect(left()).toEqual([0, 0, 0, 0]);
       place.expectFree();
     });
 
-    test("while it waits: it leaves in that very turn, and the others wait on", async () => {
-      const { place, controllers, ...rest } = setUp();
-      const waits = await start({ place, controllers, ...rest });
-      await turn();
+    test("while it waits, it leaves in that very turn, and the others wait on", async () => {
+      const { place, controllers, start, waits, states, left } = setUp();
+      await start();
 
       controllers[n]!.abort("aborted");
-      expect(place.waiting()).toBe(2);
-      expect(rest.left()[n]).toBe(0);
+      expect(left()).toEqual([2, ...everyone.map((index) => (index === n ? 0 : 1))]);
       await turn();
       expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
-      expect(states(waits).filter((state) => state === "pending")).toHaveLength(2);
+      expect(states().filter((state) => state === "pending")).toHaveLength(2);
 
       place.wake();
       await turn();
-      expect(states(waits)).toEqual(without(n));
-      expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+      expect(states()).toEqual(without);
       place.expectFree();
     });
 
-    test("in the turn in which it is woken: it rejects, and the others are woken", async () => {
-      const { place, controllers, ...rest } = setUp();
-      const waits = await start({ place, controllers, ...rest });
-      await turn();
+    test.each<[string, (wake: () => void, abort: () => void) => void]>([
+      ["before the wake-up", (wake, abort) => (abort(), wake())],
+      ["after the wake-up", (wake, abort) => (wake(), abort())],
+    ])("%s in the same turn, it rejects, and the others are woken", async (_, act) => {
+      const { place, controllers, start, waits, states, left } = setUp();
+      await start();
 
-      place.wake();
-      controllers[n]!.abort("aborted");
+      act(place.wake, () => controllers[n]!.abort("aborted"));
       await turn();
 
       expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
-      expect(states(waits)).toEqual(without(n));
-      expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+      expect(states()).toEqual(without);
+      expect(left()).toEqual([0, 0, 0, 0]);
       place.expectFree();
     });
 
-    test("in the turn in which it is woken, just before: it rejects all the same", async () => {
-      const { place, controllers, ...rest } = setUp();
-      const waits = await start({ place, controllers, ...rest });
-      await turn();
-      // A listener that was there first: the wait has not been told yet.
-      const { signal } = new AbortController();
-      expect(signal.aborted).toBe(false);
-
-      controllers[n]!.abort("aborted");
-      place.wake();
-      await turn();
-
-      expect(states(waits)).toEqual(without(n));
-      place.expectFree();
-    });
-
-    test.each([0, 1, 2, 3, 4, 5, 6, 8, 10])(
-      "%d microtasks after it is woken: the others are woken, and nothing is left",
+    test.each([1, 2, 3, 4, 5, 6, 8, 10, 50])(
+      "%d microtasks after the wake-up, the others are woken, and nothing is left",
       async (microtasks) => {
-        const { place, controllers, ...rest } = setUp();
-        const waits = await start({ place, controllers, ...rest });
-        await turn();
+        const { place, controllers, start, waits, states, left } = setUp();
+        await start();
 
         place.wake();
         for (let hop = 0; hop < microtasks; hop++) await undefined;
         controllers[n]!.abort("aborted");
         await turn();
 
-        expect(states(waits.filter((_, index) => index !== n))).toEqual(["fulfilled", "fulfilled"]);
-        expect(waits[n]!.state).not.toBe("pending");
-        expect([place.waiting(), ...rest.left()]).toEqual([0, 0, 0, 0]);
+        const isTooLate = waits[n]!.state === "fulfilled";
+        expect(states()).toEqual(isTooLate ? everyone.map(() => "fulfilled") : without);
+        expect(isTooLate || microtasks < 50).toBe(true);
+        expect(left()).toEqual([0, 0, 0, 0]);
         place.expectFree();
       },
     );
-
-    test("after it was woken: nothing changes", async () => {
-      const { place, controllers, ...rest } = setUp();
-      const waits = await start({ place, controllers, ...rest });
-      place.wake();
-      await turn();
-
-      controllers[n]!.abort("aborted");
-      await turn();
-
-      expect(states(waits)).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
-      place.expectFree();
-    });
   });
 
-  test("with one signal for all, those who have not heard of the abort yet are not woken", async () => {
+  test("with one signal for all, those who have not been told of the abort are not woken", async () => {
     const place = create();
     const controller = new AbortController();
     const { signal } = controller;
@@ -457,7 +427,7 @@ describe("AsyncEvent", () => {
     expect(order).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
-  test("set and cleared in one turn, it wakes those who wait, and not those who come then", async () => {
+  test("set and cleared in one turn, it wakes those who wait, not those who come then", async () => {
     const event = new AsyncEvent();
     const before = watch(event.wait());
 
@@ -596,7 +566,7 @@ describe("Condition", () => {
     return { mutex, condition, woken, waits: waits.map(watch), next };
   }
 
-  test("unlocks while it waits, and goes on when it is notified and has the lock again", async () => {
+  test("unlocks while it waits, and goes on when it has been notified and has the lock", async () => {
     const { mutex, condition, woken, next } = await setUp(3);
     expect([mutex.locked, condition.waiting]).toEqual([false, 3]);
 
@@ -734,21 +704,37 @@ describe("Condition", () => {
       },
     );
 
-    test("goes on at once, even while the aborted one still waits for its lock", async () => {
+    test("goes on at once, to one only, while the aborted one still waits for its lock", async () => {
       const controller = new AbortController();
-      const { mutex, condition, woken, waits } = await setUp(2, [controller.signal]);
+      const { mutex, condition, woken, waits, next } = await setUp(3, [controller.signal]);
       using lock = await mutex.lock();
       condition.notify();
       await turn();
-      expect(condition.waiting).toBe(1);
+      expect(condition.waiting).toBe(2);
 
       controller.abort("aborted");
-      expect(condition.waiting).toBe(0);
+      expect(condition.waiting).toBe(1);
       await turn();
       expect(waits[0]!.state).toBe("pending");
 
       lock.release();
       await turn();
+      expect(waits[0]).toEqual({ state: "rejected", reason: "aborted" });
+      await next();
+      expect(woken).toEqual([1]);
+    });
+
+    test("goes on even if the one who was notified has not been told of its abort", async () => {
+      const { signal } = new AbortController();
+      const { mutex, condition, woken, waits } = await setUp(2, [signal]);
+      using lock = await mutex.lock();
+      condition.notify();
+
+      // As in a microtask between two listeners of a platform's signal.
+      Object.defineProperties(signal, { aborted: { value: true }, reason: { value: "aborted" } });
+      lock.release();
+      await turn();
+
       expect(waits[0]).toEqual({ state: "rejected", reason: "aborted" });
       expect(woken).toEqual([1]);
     });
@@ -1072,36 +1058,43 @@ describe("Condition", () => {
 });
 
 describe("Barrier", () => {
-  const arrive = (barrier: Barrier, count: number) =>
-    Array.from({ length: count }, () => watch(barrier.wait()));
-  const shown = (waits: { state: string; value?: number; reason?: unknown }[]) =>
-    waits.map(({ state, value, reason }) => {
+  /** Plays a scenario, and says what has become of those who arrived: their index, or why not. */
+  async function play(
+    parties: number,
+    scenario: (
+      barrier: Barrier,
+      arrive: (count: number, signal?: AbortSignal) => void,
+      controller: { signal: AbortSignal; abort(): void },
+    ) => unknown,
+  ): Promise<unknown[]> {
+    const barrier = new Barrier(parties);
+    const waits: ReturnType<typeof watch<number>>[] = [];
+    const arrive = (count: number, signal?: AbortSignal) => {
+      while (count-- > 0) waits.push(watch(barrier.wait({ signal })));
+    };
+    const controller = new AbortController();
+    const { signal } = controller;
+    await scenario(barrier, arrive, { signal, abort: () => controller.abort("aborted") });
+    await turn();
+    return waits.map(({ state, value, reason }) => {
       if (state === "pending") return state;
-      return state === "fulfilled"
-        ? value
-        : reason instanceof BrokenBarrierError
-          ? "broken"
-          : reason;
+      if (state === "fulfilled") return value;
+      return reason instanceof BrokenBarrierError ? "broken" : reason;
     });
+  }
 
   test("lets nobody pass before the last, and each has an index of its own", async () => {
     const barrier = new Barrier(3);
-    const waits = arrive(barrier, 2);
+    const waits = [watch(barrier.wait()), watch(barrier.wait())];
     await turn();
-    expect(shown(waits)).toEqual(["pending", "pending"]);
+    expect(waits.map(({ state }) => state)).toEqual(["pending", "pending"]);
     expect([barrier.parties, barrier.waiting, barrier.broken]).toEqual([3, 2, false]);
 
-    waits.push(...arrive(barrier, 1));
+    waits.push(watch(barrier.wait()));
 
     expect(barrier.waiting).toBe(0);
     await turn();
-    expect(shown(waits)).toEqual([0, 1, 2]);
-  });
-
-  test("of one party lets it pass, each time", async () => {
-    const barrier = new Barrier(1);
-
-    expect([await barrier.wait(), await barrier.wait({})]).toEqual([0, 0]);
+    expect(waits.map(({ value }) => value)).toEqual([0, 1, 2]);
   });
 
   test("gathers one generation after the other", async () => {
@@ -1119,261 +1112,235 @@ describe("Barrier", () => {
     expect(rounds.join(" ")).toBe("0a 0b 0c 1a 1b 1c 2a 2b 2c 3a 3b 3c");
   });
 
-  test("those who arrive while a generation goes out belong to the next", async () => {
-    const barrier = new Barrier(2);
-    const waits = arrive(barrier, 7);
-
-    expect(barrier.waiting).toBe(1);
-    await turn();
-    expect(shown(waits)).toEqual([0, 1, 0, 1, 0, 1, "pending"]);
-  });
-
-  test("a party that is aborted leaves the others waiting for one in its place", async () => {
-    const barrier = new Barrier(3);
-    const controller = new AbortController();
-    const waits = [watch(barrier.wait({ signal: controller.signal })), ...arrive(barrier, 1)];
-
-    controller.abort("aborted");
-    await turn();
-    expect(shown(waits)).toEqual(["aborted", "pending"]);
-    expect([barrier.waiting, barrier.broken]).toEqual([1, false]);
-
-    waits.push(...arrive(barrier, 2));
-    await turn();
-    expect(shown(waits)).toEqual(["aborted", 0, 1, 2]);
-  });
-
-  test("a party aborted when all are there is the only one that doesn't pass", async () => {
-    const barrier = new Barrier(3);
-    const controller = new AbortController();
-    const waits = [
-      ...arrive(barrier, 1),
-      watch(barrier.wait({ signal: controller.signal })),
-      ...arrive(barrier, 1),
-    ];
-
-    controller.abort("aborted");
-    await turn();
-
-    expect(shown(waits)).toEqual([0, "aborted", 2]);
-  });
-
-  test("doesn't count a party that is aborted and has not been told yet", async () => {
-    const barrier = new Barrier(3);
-    const controller = new AbortController();
-    const { signal } = controller;
-    const waits: ReturnType<typeof arrive> = [];
-    signal.addEventListener("abort", () => waits.push(...arrive(barrier, 1)));
-    waits.push(watch(barrier.wait({ signal })), ...arrive(barrier, 1));
-
-    controller.abort("aborted");
-    await turn();
-    expect(shown(waits)).toEqual(["aborted", "pending", "pending"]);
-
-    waits.push(...arrive(barrier, 1));
-    await turn();
-    expect(shown(waits)).toEqual(["aborted", 0, 1, 2]);
-  });
-
-  test("passes the others by a party in between that has not been told yet", async () => {
-    const barrier = new Barrier(3);
-    const controller = new AbortController();
-    const { signal } = controller;
-    const waits: ReturnType<typeof arrive> = [];
-    signal.addEventListener("abort", () => waits.push(...arrive(barrier, 2)));
-    waits.push(...arrive(barrier, 1), watch(barrier.wait({ signal })));
-
-    controller.abort("aborted");
-    await turn();
-
-    expect(shown(waits)).toEqual([0, "aborted", 1, 2]);
-    expect(barrier.waiting).toBe(0);
-  });
-
-  describe("abort()", () => {
-    test("breaks it for those who wait and those who come, until it is reset", async () => {
-      const barrier = new Barrier(3);
-      const waits = arrive(barrier, 2);
-
-      barrier.abort();
-      barrier.abort();
-      expect([barrier.broken, barrier.waiting]).toEqual([true, 0]);
-      waits.push(...arrive(barrier, 3));
-      await turn();
-      expect(shown(waits)).toEqual(["broken", "broken", "broken", "broken", "broken"]);
-      expect(String(waits[0]!.reason)).toBe("BrokenBarrierError: The barrier was aborted");
-
-      barrier.reset();
-      expect(barrier.broken).toBe(false);
-      const next = arrive(barrier, 3);
-      await turn();
-      expect(shown(next)).toEqual([0, 1, 2]);
-    });
-
-    test("breaks it though nobody is there", async () => {
-      const barrier = new Barrier(1);
-      barrier.abort();
-
-      await expect(barrier.wait()).rejects.toBeInstanceOf(BrokenBarrierError);
-    });
-
-    test("reaches those who have not been told yet that all are there, and those behind", async () => {
-      const barrier = new Barrier(2);
-      const waits = arrive(barrier, 3);
-
-      barrier.abort();
-      await turn();
-
-      expect(shown(waits)).toEqual(["broken", "broken", "broken"]);
-    });
-
-    test("leaves alone those who have passed", async () => {
-      const barrier = new Barrier(2);
-      const waits = arrive(barrier, 2);
-      await turn();
-
-      barrier.abort();
-
-      expect(shown(waits)).toEqual([0, 1]);
-    });
-
-    test("a party with an aborted signal rejects with its reason even then", async () => {
-      const barrier = new Barrier(2);
-      barrier.abort();
-
-      await expect(barrier.wait({ signal: AbortSignal.abort("aborted") })).rejects.toBe("aborted");
-      await expect(barrier.wait(5 as never)).rejects.toBeInstanceOf(TypeError);
-    });
-
-    test.each(["abort", "reset"] as const)(
-      "%s() leaves to a party that is aborted its own reason",
-      async (method) => {
-        const barrier = new Barrier(3);
-        const controller = new AbortController();
-        const { signal } = controller;
-        signal.addEventListener("abort", () => barrier[method]());
-        const waits = [watch(barrier.wait({ signal })), ...arrive(barrier, 1)];
-
-        controller.abort("aborted");
-        await turn();
-
-        expect(shown(waits)).toEqual(["aborted", "broken"]);
+  test.each<[string, number, Parameters<typeof play>[1], unknown[]]>([
+    ["of one party lets it pass, each time", 1, (_, arrive) => arrive(3), [0, 0, 0]],
+    [
+      "leaves to the next generation those who arrive while one goes out",
+      2,
+      (_, arrive) => arrive(7),
+      [0, 1, 0, 1, 0, 1, "pending"],
+    ],
+    [
+      "lets another take the place of a party that is aborted",
+      3,
+      (_, arrive, { signal, abort }) => {
+        arrive(1, signal);
+        arrive(1);
+        abort();
+        arrive(2);
       },
-    );
+      ["aborted", 0, 1, 2],
+    ],
+    [
+      "lets the others pass when a party is aborted as soon as all are there",
+      3,
+      (_, arrive, { signal, abort }) => {
+        arrive(1);
+        arrive(1, signal);
+        arrive(1);
+        abort();
+      },
+      [0, "aborted", 2],
+    ],
+    [
+      "doesn't count a party that is aborted and has not been told yet",
+      3,
+      (_, arrive, { signal, abort }) => {
+        signal.addEventListener("abort", () => arrive(1));
+        arrive(1, signal);
+        arrive(1);
+        abort();
+      },
+      ["aborted", "pending", "pending"],
+    ],
+    [
+      "lets the others pass such a party in their midst",
+      3,
+      (_, arrive, { signal, abort }) => {
+        signal.addEventListener("abort", () => arrive(2));
+        arrive(1);
+        arrive(1, signal);
+        abort();
+      },
+      [0, "aborted", 1, 2],
+    ],
+    [
+      "abort() breaks it for those who wait and those who come",
+      3,
+      (barrier, arrive) => {
+        arrive(2);
+        barrier.abort();
+        expect([barrier.broken, barrier.waiting]).toEqual([true, 0]);
+        arrive(3);
+      },
+      ["broken", "broken", "broken", "broken", "broken"],
+    ],
+    [
+      "abort() breaks it though nobody is there",
+      1,
+      (barrier, arrive) => {
+        barrier.abort();
+        arrive(1);
+      },
+      ["broken"],
+    ],
+    [
+      "abort() reaches those who have not been told yet that all are there, and those behind",
+      2,
+      (barrier, arrive) => {
+        arrive(3);
+        barrier.abort();
+      },
+      ["broken", "broken", "broken"],
+    ],
+    [
+      "abort() leaves alone those who have passed",
+      2,
+      async (barrier, arrive) => {
+        arrive(2);
+        await turn();
+        barrier.abort();
+      },
+      [0, 1],
+    ],
+    [
+      "abort() leaves to a party that is aborted its own reason",
+      3,
+      (barrier, arrive, { signal, abort }) => {
+        signal.addEventListener("abort", () => barrier.abort());
+        arrive(1, signal);
+        arrive(1);
+        abort();
+        arrive(1, signal);
+      },
+      ["aborted", "broken", "aborted"],
+    ],
+    [
+      "reset() mends it",
+      2,
+      (barrier, arrive) => {
+        barrier.abort();
+        barrier.abort();
+        barrier.reset();
+        expect(barrier.broken).toBe(false);
+        arrive(2);
+      },
+      [0, 1],
+    ],
+    [
+      "reset() refuses those who wait, and lets the next generation in",
+      3,
+      (barrier, arrive) => {
+        arrive(2);
+        barrier.reset();
+        expect([barrier.broken, barrier.waiting]).toEqual([false, 0]);
+        arrive(3);
+      },
+      ["broken", "broken", 0, 1, 2],
+    ],
+    [
+      "reset() does nothing to an empty barrier",
+      2,
+      (barrier, arrive) => {
+        barrier.reset();
+        arrive(2);
+      },
+      [0, 1],
+    ],
+    [
+      "reset() while a generation goes out refuses that, and not those who wait for the next",
+      2,
+      (barrier, arrive) => {
+        arrive(3);
+        barrier.reset();
+        expect(barrier.waiting).toBe(1);
+        arrive(1);
+      },
+      ["broken", "broken", 0, 1],
+    ],
+    [
+      "reset() twice in that turn refuses those who wait for the next as well",
+      2,
+      (barrier, arrive) => {
+        arrive(3);
+        barrier.reset();
+        barrier.reset();
+      },
+      ["broken", "broken", "broken"],
+    ],
+    [
+      "reset() when all of the generation that goes out are aborted refuses those who wait",
+      2,
+      (barrier, arrive, { signal, abort }) => {
+        arrive(2, signal);
+        abort();
+        arrive(1);
+        barrier.reset();
+      },
+      ["aborted", "aborted", "broken"],
+    ],
+    [
+      "reset() after a generation has gone out refuses those who wait",
+      2,
+      async (barrier, arrive) => {
+        arrive(3);
+        await turn();
+        barrier.reset();
+      },
+      [0, 1, "broken"],
+    ],
+    [
+      "reset() leaves to a party that is aborted its own reason",
+      3,
+      (barrier, arrive, { signal, abort }) => {
+        signal.addEventListener("abort", () => barrier.reset());
+        arrive(1, signal);
+        arrive(1);
+        abort();
+      },
+      ["aborted", "broken"],
+    ],
+  ])("%s", async (_, parties, scenario, outcome) => {
+    expect(await play(parties, scenario)).toEqual(outcome);
   });
 
-  describe("reset()", () => {
-    test("refuses those who wait, and lets the next generation in", async () => {
-      const barrier = new Barrier(3);
-      const waits = arrive(barrier, 2);
+  test.each<[string, (barrier: Barrier) => void]>([
+    ["aborted", (barrier) => barrier.abort()],
+    ["reset", (barrier) => barrier.reset()],
+  ])("says that it was %s", async (what, act) => {
+    const barrier = new Barrier(2);
+    const waited = watch(barrier.wait());
 
-      barrier.reset();
-      expect([barrier.broken, barrier.waiting]).toEqual([false, 0]);
-      waits.push(...arrive(barrier, 3));
+    act(barrier);
+    await turn();
 
-      await turn();
-      expect(shown(waits)).toEqual(["broken", "broken", 0, 1, 2]);
-      expect(String(waits[0]!.reason)).toBe("BrokenBarrierError: The barrier was reset");
-    });
+    expect(String(waited.reason)).toBe(`BrokenBarrierError: The barrier was ${what}`);
+  });
 
-    test("those who were refused can wait again", async () => {
-      const barrier = new Barrier(3);
-      const again = async () => {
-        try {
-          return await barrier.wait();
-        } catch {
-          return 10 + (await barrier.wait());
-        }
-      };
-      const waits = [watch(again()), watch(again())];
-      await turn();
+  test("those who were refused by reset() can wait again", async () => {
+    const barrier = new Barrier(3);
+    const again = () => barrier.wait().catch(() => barrier.wait());
+    const waits = [watch(again()), watch(again())];
 
-      barrier.reset();
-      await turn();
-      waits.push(watch(again()));
-      await turn();
+    barrier.reset();
+    await turn();
+    waits.push(watch(again()));
+    await turn();
 
-      expect(shown(waits)).toEqual([10, 11, 2]);
-    });
-
-    test("does nothing to an empty barrier", async () => {
-      const barrier = new Barrier(2);
-      barrier.reset();
-
-      const waits = arrive(barrier, 2);
-      await turn();
-      expect(shown(waits)).toEqual([0, 1]);
-    });
-
-    test("while a generation goes out refuses that, and not those who wait for the next", async () => {
-      const barrier = new Barrier(2);
-      const waits = arrive(barrier, 3);
-
-      barrier.reset();
-      expect(barrier.waiting).toBe(1);
-      waits.push(...arrive(barrier, 1));
-
-      await turn();
-      expect(shown(waits)).toEqual(["broken", "broken", 0, 1]);
-    });
-
-    test("again in the same turn refuses those who wait for the next as well", async () => {
-      const barrier = new Barrier(2);
-      const waits = arrive(barrier, 3);
-
-      barrier.reset();
-      barrier.reset();
-
-      await turn();
-      expect(shown(waits)).toEqual(["broken", "broken", "broken"]);
-    });
-
-    test("when the generation that goes out was aborted itself, refuses those who wait", async () => {
-      const barrier = new Barrier(2);
-      const controller = new AbortController();
-      const { signal } = controller;
-      const waits = [0, 1].map(() => watch(barrier.wait({ signal })));
-      controller.abort("aborted");
-      waits.push(...arrive(barrier, 1));
-
-      barrier.reset();
-
-      await turn();
-      expect(shown(waits)).toEqual(["aborted", "aborted", "broken"]);
-    });
-
-    test("after the generation has gone out refuses those who wait", async () => {
-      const barrier = new Barrier(2);
-      const waits = arrive(barrier, 3);
-      await turn();
-
-      barrier.reset();
-
-      await turn();
-      expect(shown(waits)).toEqual([0, 1, "broken"]);
-    });
+    expect(waits.map(({ value }) => value)).toEqual([0, 1, 2]);
   });
 
   test("a failing party can spare the others the wait", async () => {
     const barrier = new Barrier(3);
     const work = async (fails: boolean) => {
-      try {
-        await barrier.wait();
-        if (fails) throw new Error("failed");
-        await barrier.wait();
-      } catch (error) {
-        barrier.abort();
-        throw error;
-      }
+      await barrier.wait();
+      if (fails) barrier.abort();
+      else await barrier.wait();
     };
 
     const outcomes = await Promise.allSettled([work(false), work(true), work(false)]);
 
-    expect(outcomes.map((outcome) => String((outcome as PromiseRejectedResult).reason))).toEqual([
-      "BrokenBarrierError: The barrier was aborted",
-      "Error: failed",
-      "BrokenBarrierError: The barrier was aborted",
-    ]);
+    expect(outcomes.map(({ status }) => status)).toEqual(["rejected", "fulfilled", "rejected"]);
   });
 
   test.each([
@@ -1739,7 +1706,7 @@ test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", as
   const event = new AsyncEvent();
   void event.wait();
   const abortMany = async () => {
-    const controllers = Array.from({ length: 5000 }, () => new AbortController());
+    const controllers = Array.from({ length: 500 }, () => new AbortController());
     const waits = controllers.map(({ signal }) => event.wait({ signal }));
     for (const controller of controllers) controller.abort();
     await Promise.allSettled(waits);
@@ -1747,10 +1714,10 @@ test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", as
   await abortMany();
   const before = heapSize();
 
-  for (let round = 0; round < 4; round++) await abortMany();
+  for (let round = 0; round < 3; round++) await abortMany();
 
   expect(event.waiting).toBe(1);
-  expect(heapSize() - before).toBeLessThan(500_000);
+  expect(heapSize() - before).toBeLessThan(200_000);
 });
 
 /** What is no integer of 0 or more. */
