@@ -261,16 +261,13 @@ export class Condition {
     }
     if (!signal) return this.#sleep(undefined, doNothing);
     // Between the notification and the lock, an abort passes the notification on.
-    let isNotified = false;
-    let stopListening = doNothing;
+    let notifications = 1;
     const passOn = () => {
-      if (isNotified) this.#notify(1);
-      isNotified = false;
+      this.#notify(notifications);
+      notifications = 0;
     };
-    const onNotified = () => {
-      isNotified = true;
-      stopListening = onAbort(signal, passOn);
-    };
+    let stopListening = doNothing;
+    const onNotified = () => void (stopListening = onAbort(signal, passOn));
     return this.#sleep(signal, onNotified).then(() => {
       stopListening();
       if (!signal.aborted) return;

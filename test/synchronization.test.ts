@@ -10,6 +10,7 @@ import {
   type Hold,
   Latch,
   ReadWriteLock,
+  type WaitOptions,
   type WriteHold,
 } from "../concepts/synchronization.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
@@ -133,115 +134,7 @@ describe("Start here", () => {
   });
 });
 
-/** Something with three places to wait at, and what wakes all that wait there. */
-interface Place {
-  wait(options: { signal: AbortSignal }): Promise<unknown>;
-  wake(): unknown;
-  waiting(): number;
-  /** Takes what is held, and fails if something is left behind. */
-  expectFree(): void;
-}
-
-const PLACES: Record<string, () => Place> = {
-  "AsyncEvent, woken by set()": () => {
-    const event = new AsyncEvent();
-    return {
-      wait: (options) => event.wait(options),
-      wake: () => event.set(),
-      waiting: () => event.waiting,
-      expectFree: () => expect(event.isSet).toBe(true),
-    };
-  },
-  "AsyncEvent, woken by set() and clear()": () => {
-    const event = new AsyncEvent();
-    return {
-      wait: (options) => event.wait(options),
-      wake: () => (event.set(), event.clear()),
-      waiting: () => event.waiting,
-      expectFree: () => expect(event.isSet).toBe(false),
-    };
-  },
-  "Latch, woken by countDown()": () => {
-    const latch = new Latch(1);
-    return {
-      wait: (options) => latch.wait(options),
-      wake: () => latch.countDown(),
-      waiting: () => latch.waiting,
-      expectFree: () => expect(latch.count).toBe(0),
-    };
-  },
-  "Barrier, woken by the last to arrive": () => {
-    const barrier = new Barrier(4);
-    return {
-      wait: (options) => barrier.wait(options),
-      wake: () => {
-        while (barrier.waiting > 0) void barrier.wait();
-      },
-      waiting: () => barrier.waiting,
-      expectFree: () => expect(barrier.broken).toBe(false),
-    };
-  },
-  "Condition, woken by notify(1) each": () =>
-    conditionPlace((condition) => {
-      for (let n = condition.waiting; n > 0; n--) condition.notify();
-    }),
-  "Condition, woken by notify(n)": () =>
-    conditionPlace((condition) => condition.notify(condition.waiting)),
-  "Condition, woken by notifyAll()": () => conditionPlace((condition) => condition.notifyAll()),
-  "ReadWriteLock, readers woken by a writer's release()": () => {
-    const lock = new ReadWriteLock();
-    const writer = lock.tryWrite()!;
-    return {
-      wait: (options) => lock.read(options).then((hold) => hold.release()),
-      wake: () => writer.release(),
-      waiting: () => lock.waiting,
-      expectFree: () => expect(lock.tryWrite()).toBeDefined(),
-    };
-  },
-  "ReadWriteLock, readers woken by downgrade()": () => {
-    const lock = new ReadWriteLock();
-    const writer = lock.tryWrite()!;
-    return {
-      wait: (options) => lock.read(options).then((hold) => hold.release()),
-      wake: () => writer.downgrade(),
-      waiting: () => lock.waiting,
-      expectFree: () => expect(lock.readers).toBe(1),
-    };
-  },
-  "ReadWriteLock, writers woken by a reader's release()": () => {
-    const lock = new ReadWriteLock();
-    const reader = lock.tryRead()!;
-    return {
-      wait: (options) => lock.write(options).then((hold) => hold.release()),
-      wake: () => reader.release(),
-      waiting: () => lock.waiting,
-      expectFree: () => expect(lock.tryWrite()).toBeDefined(),
-    };
-  },
-};
-
-/** Its waiters come and go with the lock; the place locks it to wake them. */
-function conditionPlace(notify: (condition: Condition) => void): Place {
-  const mutex = new Mutex();
-  const condition = new Condition(mutex);
-  return {
-    wait: (options) => {
-      const lock = mutex.tryLock()!;
-      return condition.wait(options).finally(() => {
-        expect(mutex.locked).toBe(true);
-        lock.release();
-      });
-    },
-    wake: () => {
-      using _lock = mutex.tryLock()!;
-      notify(condition);
-    },
-    waiting: () => condition.waiting,
-    expectFree: () => expect(mutex.locked).toBe(false),
-  };
-}
-
-describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
+describe.each(Object.entries(places()))("Every wait: %s", (_, create) => {
   const everyone = [0, 1, 2];
   const setUp = () => {
     const place = create();
@@ -270,7 +163,7 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
 
     expect(states()).toEqual(["fulfilled", "fulfilled", "fulfilled"]);
     expect(left()).toEqual([0, 0, 0, 0]);
-    place.expectFree();
+    expect(place.isFree()).toBe(true);
   });
 
   describe.each([
@@ -292,7 +185,7 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
 
       expect(states()).toEqual(without);
       expect(left()).toEqual([0, 0, 0, 0]);
-      place.expectFree();
+      expect(place.isFree()).toBe(true);
     });
 
     test("while it waits, it leaves in that very turn, and the others wait on", async () => {
@@ -308,7 +201,7 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
       place.wake();
       await turn();
       expect(states()).toEqual(without);
-      place.expectFree();
+      expect(place.isFree()).toBe(true);
     });
 
     test.each<[string, (wake: () => void, abort: () => void) => void]>([
@@ -324,7 +217,7 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
       expect(waits[n]).toEqual({ state: "rejected", reason: "aborted" });
       expect(states()).toEqual(without);
       expect(left()).toEqual([0, 0, 0, 0]);
-      place.expectFree();
+      expect(place.isFree()).toBe(true);
     });
 
     test.each([1, 2, 3, 4, 5, 6, 8, 10, 50])(
@@ -342,12 +235,12 @@ describe.each(Object.entries(PLACES))("Every wait: %s", (_, create) => {
         expect(states()).toEqual(isTooLate ? everyone.map(() => "fulfilled") : without);
         expect(isTooLate || microtasks < 50).toBe(true);
         expect(left()).toEqual([0, 0, 0, 0]);
-        place.expectFree();
+        expect(place.isFree()).toBe(true);
       },
     );
   });
 
-  test("with one signal for all, those who have not been told of the abort are not woken", async () => {
+  test("with one signal for all, those not yet told of the abort are not woken", async () => {
     const place = create();
     const controller = new AbortController();
     const { signal } = controller;
@@ -427,7 +320,7 @@ describe("AsyncEvent", () => {
     expect(order).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
-  test("set and cleared in one turn, it wakes those who wait, not those who come then", async () => {
+  test("set and cleared in one turn, it wakes those who wait, not newcomers", async () => {
     const event = new AsyncEvent();
     const before = watch(event.wait());
 
@@ -534,7 +427,7 @@ describe("Latch", () => {
     expect(waited.state).toBe(count === 0 ? "fulfilled" : "pending");
   });
 
-  test.each(NOT_AMOUNTS())("refuses a count of %s", (_, value, Kind) => {
+  test.each(notAmounts())("refuses a count of %s", (_, value, Kind) => {
     expect(() => new Latch(value as number)).toThrow(Kind);
     expect(() => new Latch(value as number)).toThrow(
       /^Cannot create Latch: count must be an integer of 0 or more, received /,
@@ -566,7 +459,7 @@ describe("Condition", () => {
     return { mutex, condition, woken, waits: waits.map(watch), next };
   }
 
-  test("unlocks while it waits, and goes on when it has been notified and has the lock", async () => {
+  test("unlocks while it waits, and goes on when notified and locked again", async () => {
     const { mutex, condition, woken, next } = await setUp(3);
     expect([mutex.locked, condition.waiting]).toEqual([false, 3]);
 
@@ -617,23 +510,17 @@ describe("Condition", () => {
     expect(condition.waiting).toBe(0);
   });
 
-  test("who waits again waits for the next notification", async () => {
-    const mutex = new Mutex();
-    const condition = new Condition(mutex);
-    let wakeUps = 0;
-    const loop = mutex.run(async () => {
-      while (wakeUps < 3) {
-        await condition.wait();
-        wakeUps++;
-      }
-    });
+  test("who notifies and then waits is not woken by that", async () => {
+    const { mutex, condition, woken } = await setUp(1);
+    const lock = await mutex.lock();
 
-    for (let round = 1; round <= 3; round++) {
-      await mutex.run(() => condition.notifyAll());
-      await turn();
-      expect(wakeUps).toBe(round);
-    }
-    await loop;
+    condition.notifyAll();
+    const waited = watch(condition.wait());
+    await turn();
+
+    expect(woken).toEqual([0]);
+    expect([waited.state, condition.waiting]).toEqual(["pending", 1]);
+    lock.release();
   });
 
   test("hands a turn round a ring of tasks", async () => {
@@ -704,7 +591,7 @@ describe("Condition", () => {
       },
     );
 
-    test("goes on at once, to one only, while the aborted one still waits for its lock", async () => {
+    test("goes on at once, to one only, before the aborted one has its lock", async () => {
       const controller = new AbortController();
       const { mutex, condition, woken, waits, next } = await setUp(3, [controller.signal]);
       using lock = await mutex.lock();
@@ -1001,7 +888,7 @@ describe("Condition", () => {
     );
   });
 
-  test.each(NOT_AMOUNTS())("refuses to notify %s", async (_, value, Kind) => {
+  test.each(notAmounts())("refuses to notify %s", async (_, value, Kind) => {
     const { mutex, condition } = await setUp(1);
     using _lock = await mutex.lock();
 
@@ -1058,31 +945,6 @@ describe("Condition", () => {
 });
 
 describe("Barrier", () => {
-  /** Plays a scenario, and says what has become of those who arrived: their index, or why not. */
-  async function play(
-    parties: number,
-    scenario: (
-      barrier: Barrier,
-      arrive: (count: number, signal?: AbortSignal) => void,
-      controller: { signal: AbortSignal; abort(): void },
-    ) => unknown,
-  ): Promise<unknown[]> {
-    const barrier = new Barrier(parties);
-    const waits: ReturnType<typeof watch<number>>[] = [];
-    const arrive = (count: number, signal?: AbortSignal) => {
-      while (count-- > 0) waits.push(watch(barrier.wait({ signal })));
-    };
-    const controller = new AbortController();
-    const { signal } = controller;
-    await scenario(barrier, arrive, { signal, abort: () => controller.abort("aborted") });
-    await turn();
-    return waits.map(({ state, value, reason }) => {
-      if (state === "pending") return state;
-      if (state === "fulfilled") return value;
-      return reason instanceof BrokenBarrierError ? "broken" : reason;
-    });
-  }
-
   test("lets nobody pass before the last, and each has an index of its own", async () => {
     const barrier = new Barrier(3);
     const waits = [watch(barrier.wait()), watch(barrier.wait())];
@@ -1112,209 +974,87 @@ describe("Barrier", () => {
     expect(rounds.join(" ")).toBe("0a 0b 0c 1a 1b 1c 2a 2b 2c 3a 3b 3c");
   });
 
-  test.each<[string, number, Parameters<typeof play>[1], unknown[]]>([
-    ["of one party lets it pass, each time", 1, (_, arrive) => arrive(3), [0, 0, 0]],
+  /**
+   * Steps are `+` (a party arrives), `s` (one with a signal), `-` (that is aborted), `abort()`,
+   * `reset()`, and `turn` (the others are synchronous). `told` happens in a listener to the signal
+   * that is called before the waits hear of it. Outcomes are those of the parties, in order.
+   */
+  test.each<[title: string, parties: number, steps: string, outcomes: string, told?: string]>([
+    ["of one party lets it pass, each time", 1, "+ + +", "0 0 0"],
+    ["gathers the next while one generation goes out", 2, "+ + + + +", "0 1 0 1 pending"],
+    ["an aborted party is replaced by another", 3, "s + - + +", "aborted 0 1 2"],
+    ["an aborted party leaves the others waiting", 3, "+ s - +", "pending aborted pending"],
+    ["a party aborted when all are there doesn't pass", 3, "+ s + -", "0 aborted 2"],
+    ["a party not yet told doesn't count", 3, "s + -", "aborted pending pending", "+"],
+    ["parties pass one not yet told", 3, "+ s -", "0 aborted 1 2", "+ +"],
+    ["abort() breaks it for all", 3, "+ + abort() + +", "broken broken broken broken"],
+    ["abort() of an empty one breaks it", 1, "abort() +", "broken"],
+    ["abort() reaches those going out, and the next", 2, "+ + + abort()", "broken broken broken"],
+    ["abort() leaves alone those that have passed", 2, "+ + turn abort()", "0 1"],
     [
-      "leaves to the next generation those who arrive while one goes out",
-      2,
-      (_, arrive) => arrive(7),
-      [0, 1, 0, 1, 0, 1, "pending"],
-    ],
-    [
-      "lets another take the place of a party that is aborted",
+      "abort() leaves an aborted party its reason",
       3,
-      (_, arrive, { signal, abort }) => {
-        arrive(1, signal);
-        arrive(1);
-        abort();
-        arrive(2);
-      },
-      ["aborted", 0, 1, 2],
+      "s + - s",
+      "aborted broken aborted",
+      "abort()",
     ],
-    [
-      "lets the others pass when a party is aborted as soon as all are there",
-      3,
-      (_, arrive, { signal, abort }) => {
-        arrive(1);
-        arrive(1, signal);
-        arrive(1);
-        abort();
-      },
-      [0, "aborted", 2],
-    ],
-    [
-      "doesn't count a party that is aborted and has not been told yet",
-      3,
-      (_, arrive, { signal, abort }) => {
-        signal.addEventListener("abort", () => arrive(1));
-        arrive(1, signal);
-        arrive(1);
-        abort();
-      },
-      ["aborted", "pending", "pending"],
-    ],
-    [
-      "lets the others pass such a party in their midst",
-      3,
-      (_, arrive, { signal, abort }) => {
-        signal.addEventListener("abort", () => arrive(2));
-        arrive(1);
-        arrive(1, signal);
-        abort();
-      },
-      [0, "aborted", 1, 2],
-    ],
-    [
-      "abort() breaks it for those who wait and those who come",
-      3,
-      (barrier, arrive) => {
-        arrive(2);
-        barrier.abort();
-        expect([barrier.broken, barrier.waiting]).toEqual([true, 0]);
-        arrive(3);
-      },
-      ["broken", "broken", "broken", "broken", "broken"],
-    ],
-    [
-      "abort() breaks it though nobody is there",
-      1,
-      (barrier, arrive) => {
-        barrier.abort();
-        arrive(1);
-      },
-      ["broken"],
-    ],
-    [
-      "abort() reaches those who have not been told yet that all are there, and those behind",
-      2,
-      (barrier, arrive) => {
-        arrive(3);
-        barrier.abort();
-      },
-      ["broken", "broken", "broken"],
-    ],
-    [
-      "abort() leaves alone those who have passed",
-      2,
-      async (barrier, arrive) => {
-        arrive(2);
-        await turn();
-        barrier.abort();
-      },
-      [0, 1],
-    ],
-    [
-      "abort() leaves to a party that is aborted its own reason",
-      3,
-      (barrier, arrive, { signal, abort }) => {
-        signal.addEventListener("abort", () => barrier.abort());
-        arrive(1, signal);
-        arrive(1);
-        abort();
-        arrive(1, signal);
-      },
-      ["aborted", "broken", "aborted"],
-    ],
-    [
-      "reset() mends it",
-      2,
-      (barrier, arrive) => {
-        barrier.abort();
-        barrier.abort();
-        barrier.reset();
-        expect(barrier.broken).toBe(false);
-        arrive(2);
-      },
-      [0, 1],
-    ],
-    [
-      "reset() refuses those who wait, and lets the next generation in",
-      3,
-      (barrier, arrive) => {
-        arrive(2);
-        barrier.reset();
-        expect([barrier.broken, barrier.waiting]).toEqual([false, 0]);
-        arrive(3);
-      },
-      ["broken", "broken", 0, 1, 2],
-    ],
-    [
-      "reset() does nothing to an empty barrier",
-      2,
-      (barrier, arrive) => {
-        barrier.reset();
-        arrive(2);
-      },
-      [0, 1],
-    ],
-    [
-      "reset() while a generation goes out refuses that, and not those who wait for the next",
-      2,
-      (barrier, arrive) => {
-        arrive(3);
-        barrier.reset();
-        expect(barrier.waiting).toBe(1);
-        arrive(1);
-      },
-      ["broken", "broken", 0, 1],
-    ],
-    [
-      "reset() twice in that turn refuses those who wait for the next as well",
-      2,
-      (barrier, arrive) => {
-        arrive(3);
-        barrier.reset();
-        barrier.reset();
-      },
-      ["broken", "broken", "broken"],
-    ],
-    [
-      "reset() when all of the generation that goes out are aborted refuses those who wait",
-      2,
-      (barrier, arrive, { signal, abort }) => {
-        arrive(2, signal);
-        abort();
-        arrive(1);
-        barrier.reset();
-      },
-      ["aborted", "aborted", "broken"],
-    ],
-    [
-      "reset() after a generation has gone out refuses those who wait",
-      2,
-      async (barrier, arrive) => {
-        arrive(3);
-        await turn();
-        barrier.reset();
-      },
-      [0, 1, "broken"],
-    ],
-    [
-      "reset() leaves to a party that is aborted its own reason",
-      3,
-      (barrier, arrive, { signal, abort }) => {
-        signal.addEventListener("abort", () => barrier.reset());
-        arrive(1, signal);
-        arrive(1);
-        abort();
-      },
-      ["aborted", "broken"],
-    ],
-  ])("%s", async (_, parties, scenario, outcome) => {
-    expect(await play(parties, scenario)).toEqual(outcome);
+    ["abort() leaves one going out its reason", 2, "s + - abort()", "aborted broken"],
+    ["reset() mends it", 2, "abort() abort() reset() + +", "0 1"],
+    ["reset() refuses those that wait", 3, "+ + reset() + + +", "broken broken 0 1 2"],
+    ["reset() of an empty one does nothing", 2, "reset() + +", "0 1"],
+    ["reset() refuses those going out, not the next", 2, "+ + + reset() +", "broken broken 0 1"],
+    ["reset() twice refuses both", 2, "+ + + reset() reset()", "broken broken broken"],
+    ["reset() finds nobody going out", 2, "s s - + reset()", "aborted aborted broken"],
+    ["reset() comes after they have gone", 2, "+ + + turn reset()", "0 1 broken"],
+    ["reset() leaves an aborted party its reason", 3, "s + -", "aborted broken", "reset()"],
+  ])("%s", async (_, parties, steps, outcomes, told = "") => {
+    const barrier = new Barrier(parties);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const waits: ReturnType<typeof watch>[] = [];
+    const acts: Record<string, () => unknown> = {
+      "+": () => waits.push(watch(barrier.wait())),
+      s: () => waits.push(watch(barrier.wait({ signal }))),
+      "-": () => controller.abort("aborted"),
+      "abort()": () => barrier.abort(),
+      "reset()": () => barrier.reset(),
+    };
+    signal.addEventListener("abort", () => {
+      for (const step of told.split(" ")) acts[step]?.();
+    });
+
+    for (const step of steps.split(" ")) {
+      if (step === "turn") await turn();
+      else acts[step]!();
+    }
+    await turn();
+
+    const shown = waits.map(({ state, value, reason }) => {
+      if (state === "pending") return state;
+      return state === "fulfilled"
+        ? value
+        : reason instanceof BrokenBarrierError
+          ? "broken"
+          : reason;
+    });
+    expect(shown.join(" ")).toBe(outcomes);
+    expect(barrier.waiting).toBe(waits.filter(({ state }) => state === "pending").length);
   });
 
-  test.each<[string, (barrier: Barrier) => void]>([
-    ["aborted", (barrier) => barrier.abort()],
-    ["reset", (barrier) => barrier.reset()],
-  ])("says that it was %s", async (what, act) => {
+  test.each<[string, (barrier: Barrier) => void, broken: boolean]>([
+    ["aborted", (barrier) => barrier.abort(), true],
+    ["reset", (barrier) => barrier.reset(), false],
+  ])("says that it was %s", async (what, act, broken) => {
     const barrier = new Barrier(2);
     const waited = watch(barrier.wait());
 
     act(barrier);
-    await turn();
 
+    expect([barrier.broken, barrier.waiting]).toEqual([broken, 0]);
+    await turn();
     expect(String(waited.reason)).toBe(`BrokenBarrierError: The barrier was ${what}`);
+    barrier.reset();
+    expect(barrier.broken).toBe(false);
   });
 
   test("those who were refused by reset() can wait again", async () => {
@@ -1720,8 +1460,98 @@ test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", as
   expect(heapSize() - before).toBeLessThan(200_000);
 });
 
-/** What is no integer of 0 or more. */
-function NOT_AMOUNTS(): [name: string, value: unknown, Kind: ErrorConstructor][] {
+/** Something to wait at, and what wakes all that wait there. */
+interface Place {
+  wait(options: WaitOptions): Promise<unknown>;
+  wake(): unknown;
+  waiting(): number;
+  /** Whether nothing is left behind when all have been woken. */
+  isFree(): boolean;
+}
+
+function places(): Record<string, () => Place> {
+  return {
+    "AsyncEvent, woken by set()": () => {
+      const event = new AsyncEvent();
+      return { ...waitsAt(event), wake: () => event.set(), isFree: () => event.isSet };
+    },
+    "AsyncEvent, woken by set() and clear()": () => {
+      const event = new AsyncEvent();
+      const wake = () => (event.set(), event.clear());
+      return { ...waitsAt(event), wake, isFree: () => !event.isSet };
+    },
+    "Latch, woken by countDown()": () => {
+      const latch = new Latch(1);
+      return { ...waitsAt(latch), wake: () => latch.countDown(), isFree: () => latch.count === 0 };
+    },
+    "Barrier, woken by the last to arrive": () => {
+      const barrier = new Barrier(4);
+      const wake = () => {
+        while (barrier.waiting > 0) void barrier.wait();
+      };
+      return { ...waitsAt(barrier), wake, isFree: () => !barrier.broken };
+    },
+    "Condition, woken by notify() for each": () =>
+      conditionPlace((condition) => {
+        for (let n = condition.waiting; n > 0; n--) condition.notify();
+      }),
+    "Condition, woken by notify(n)": () =>
+      conditionPlace((condition) => condition.notify(condition.waiting)),
+    "Condition, woken by notifyAll()": () => conditionPlace((condition) => condition.notifyAll()),
+    "ReadWriteLock, readers woken by a writer's release()": () => {
+      const lock = new ReadWriteLock();
+      const writer = lock.tryWrite()!;
+      const wait = (options: WaitOptions) => lock.read(options).then((hold) => hold.release());
+      const isFree = () => lock.tryWrite() !== undefined;
+      return { wait, wake: () => writer.release(), waiting: () => lock.waiting, isFree };
+    },
+    "ReadWriteLock, readers woken by downgrade()": () => {
+      const lock = new ReadWriteLock();
+      const writer = lock.tryWrite()!;
+      const wait = (options: WaitOptions) => lock.read(options).then((hold) => hold.release());
+      const isFree = () => lock.readers === 1;
+      return { wait, wake: () => writer.downgrade(), waiting: () => lock.waiting, isFree };
+    },
+    "ReadWriteLock, writers woken by a reader's release()": () => {
+      const lock = new ReadWriteLock();
+      const reader = lock.tryRead()!;
+      const wait = (options: WaitOptions) => lock.write(options).then((hold) => hold.release());
+      const isFree = () => lock.tryWrite() !== undefined;
+      return { wait, wake: () => reader.release(), waiting: () => lock.waiting, isFree };
+    },
+  };
+}
+
+function waitsAt(target: {
+  wait(options: WaitOptions): Promise<unknown>;
+  readonly waiting: number;
+}): Pick<Place, "wait" | "waiting"> {
+  return { wait: (options) => target.wait(options), waiting: () => target.waiting };
+}
+
+/** Its waiters come and go with the lock; who wakes them takes it for that. */
+function conditionPlace(notify: (condition: Condition) => void): Place {
+  const mutex = new Mutex();
+  const condition = new Condition(mutex);
+  return {
+    wait: (options) => {
+      const lock = mutex.tryLock()!;
+      return condition.wait(options).finally(() => {
+        expect(mutex.locked).toBe(true);
+        lock.release();
+      });
+    },
+    wake: () => {
+      using _lock = mutex.tryLock()!;
+      notify(condition);
+    },
+    waiting: () => condition.waiting,
+    isFree: () => !mutex.locked,
+  };
+}
+
+/** What is not an integer of 0 or more. */
+function notAmounts(): [name: string, value: unknown, Kind: ErrorConstructor][] {
   return [
     ["-1", -1, RangeError],
     ["1.5", 1.5, RangeError],
