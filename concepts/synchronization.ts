@@ -449,7 +449,7 @@ export class Barrier {
    * caller. In the turn in which the last party arrives, those parties get it as well.
    */
   abort(): void {
-    const error = (this.#error ??= new BrokenBarrierError("The barrier was aborted"));
+    const error = (this.#error = new BrokenBarrierError("The barrier was aborted"));
     this.#closeExit(error);
     this.#refuse(error);
   }

@@ -111,7 +111,7 @@ export const jobs: Job[] = [
         },
       },
     ],
-    reach: { fastest: 1, floor: 2 },
+    reach: { fastest: 1.5, floor: 3 },
   },
   {
     name: "Barrier: 8 parties meet 125 times",
