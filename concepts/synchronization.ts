@@ -807,15 +807,11 @@ class Line<T> {
   }
 
   #deliver(): void {
-    let resolved = false;
     for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
       if (waiter.signal?.aborted) {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      // A resolved waiter continues in a microtask. Functions behind it are called after that.
-      if (waiter.fn && resolved) return this.#deliverSoon();
-      resolved ||= !waiter.fn;
       this.#remove(waiter);
       if (this.#owner.deliver) this.#owner.deliver(waiter);
       else waiter.resolve(undefined as T);
@@ -848,21 +844,21 @@ class Waiter<T> {
   readonly signal: AbortSignal | undefined;
   /** How much it asks for. */
   readonly amount: number;
-  /** What is to be called; without it, the waiter is resolved. */
-  readonly fn: (() => unknown) | undefined;
+  /** What the owner of the line should know. */
+  readonly item: unknown;
 
   constructor(
     resolve: (value: T) => void,
     reject: (reason: unknown) => void,
     signal: AbortSignal | undefined,
     amount = 1,
-    fn?: () => unknown,
+    item?: unknown,
   ) {
     this.resolve = resolve;
     this.reject = reject;
     this.signal = signal;
     this.amount = amount;
-    this.fn = fn;
+    this.item = item;
   }
 
   insertBefore(next: Waiter<T>): void {
