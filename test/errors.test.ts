@@ -19,6 +19,7 @@ import {
   type RetryOptions,
   splitErrors,
 } from "../concepts/errors.ts";
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
 const { Bun } = globalThis as { Bun?: typeof globalThis.Bun };
@@ -2284,6 +2285,128 @@ describe.skipIf(!Bun)("a real network (needs Bun)", () => {
   });
 });
 
+describe("in every order", () => {
+  const minutes = 120_000;
+
+  test.each([1, 2, 3])(
+    "CircuitBreaker: %d probes decide, those that are aborted give their place back",
+    async (halfOpenCalls) => {
+      await everyOrder(async (world) => {
+        const breaker = new CircuitBreaker({ failureThreshold: 9, resetAfter: 100, halfOpenCalls });
+        breaker.open(0);
+        const { counted, probes, call } = observed(world, breaker);
+        const controller = new AbortController();
+        world.abort(controller);
+        const { signal } = controller;
+        const aborted = world.spawn("ann", () => call("ann", { signal, fails: true }));
+        const others = ["bob", "cid"].map((name) =>
+          world.spawn(name, () => call(name, { fails: true })),
+        );
+        await Promise.all([aborted, ...others]);
+
+        const decisive = counted.slice(0, halfOpenCalls);
+        const isDecided = decisive.length === halfOpenCalls || decisive.includes("failed");
+        const decision = decisive.includes("failed") ? "open" : "closed";
+        expect(breaker.state).toBe(isDecided ? decision : "half-open");
+        expect(probes.size).toBeLessThanOrEqual(halfOpenCalls);
+        expect(breaker.running).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "CircuitBreaker: two failures in a row open it, whatever is aborted between them",
+    async () => {
+      await everyOrder(async (world) => {
+        const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 100 });
+        const { counted, call } = observed(world, breaker);
+        const controller = new AbortController();
+        world.abort(controller);
+        const { signal } = controller;
+        const names = ["ann", "bob", "cid"];
+        await Promise.all(
+          names.map((name) => world.spawn(name, () => call(name, { signal, fails: true }))),
+        );
+
+        const isOpen = counted.join().includes("failed,failed");
+        expect(breaker.state).toBe(isOpen ? "open" : "closed");
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "CircuitBreaker: a call from before the last change changes nothing, each change is told once",
+    async () => {
+      await everyOrder(async (world) => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+        const { call } = observed(world, breaker);
+        const told = ["closed"];
+        breaker.addEventListener("statechange", () => told.push(breaker.state));
+        const late = ["ann", "bob"].map((name) =>
+          world.spawn(name, () => call(name, { fails: true })),
+        );
+        const probe = world.spawn("probe", async () => {
+          breaker.open();
+          await sleep(100);
+          await call("probe", { fails: true });
+        });
+        const hand = world.spawn("hand", async () => breaker.close());
+        await Promise.all([...late, probe, hand]);
+
+        expect(told).toEqual(told.filter((state, i) => state !== told[i - 1]));
+        expect(breaker.running).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "retry: nobody gets past an open breaker, and an abort is followed by nothing",
+    async () => {
+      await everyOrder(async (world) => {
+        const breaker = new CircuitBreaker({ failureThreshold: 1, resetAfter: 100 });
+        let isUp = false;
+        const controller = new AbortController();
+        const { signal } = controller;
+        world.abort(controller, { reason: "gone" });
+        const wrong: string[] = [];
+        const client = (name: string, signal?: AbortSignal) => async () => {
+          const request = async () => {
+            if (signal?.aborted) wrong.push(`${name} goes on after its abort`);
+            if (breaker.state === "open") wrong.push(`${name} gets through`);
+            const wasUp = isUp;
+            isUp = true;
+            await world.step("request");
+            if (!wasUp) throw new Error("down");
+            return name;
+          };
+          const delay = (_: number, error: unknown) =>
+            error instanceof CircuitOpenError ? (error.retryAfter ?? 10) : undefined;
+          const retryIf = () => {
+            if (signal?.aborted) wrong.push(`${name} asks after its abort`);
+            return true;
+          };
+          const options = { attempts: 3, jitter: "none", retryIf, delay, signal } as const;
+          return retry(() => breaker.call(request), options);
+        };
+        const [ann, bob] = await Promise.allSettled([
+          world.spawn("ann", client("ann", signal)),
+          world.spawn("bob", client("bob")),
+        ]);
+
+        expect(wrong).toEqual([]);
+        for (const { reason } of [ann, bob].filter((it) => it.status === "rejected")) {
+          if (reason !== signal.reason) expect(reason).toBeInstanceOf(RetryError);
+        }
+        expect(breaker.running).toBe(0);
+      });
+    },
+    minutes,
+  );
+});
+
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -2428,6 +2551,55 @@ function abortAs<A extends { attempt: number }>(
     if (context.attempt === plan.inTurnAfter) setImmediate(abort);
     return fn(context);
   };
+}
+
+/** Calls through a breaker, and what is to be counted of them, in this order. */
+function observed(world: World, breaker: CircuitBreaker) {
+  const counted: ("succeeded" | "failed")[] = [];
+  /** Those that were let through half-open, and were not aborted. */
+  const probes = new Set<string>();
+  const snapshot = () => [breaker.state, breaker.running, breaker.failures].join();
+  let changes = 0;
+  breaker.addEventListener("statechange", () => {
+    if (breaker.state !== "half-open") changes++;
+  });
+  const call = async (name: string, options: { signal?: AbortSignal; fails?: boolean } = {}) => {
+    const begin = { state: "", aborted: false, changes };
+    const end = { changes, snapshot: "" };
+    const task = async (signal: AbortSignal) => {
+      Object.assign(begin, { state: breaker.state, aborted: signal.aborted, changes });
+      if (begin.state === "half-open") probes.add(name);
+      try {
+        await world.step(name, { ...options, signal });
+        counted.push("succeeded");
+      } catch (error) {
+        if (error === signal.reason) probes.delete(name);
+        else counted.push("failed");
+        throw error;
+      } finally {
+        Object.assign(end, { changes, snapshot: snapshot() });
+      }
+    };
+    const outcome = await attempt(() => breaker.call(task, options));
+    if (begin.state === "") {
+      if (!options.signal?.aborted)
+        expect((outcome as { error?: unknown }).error).toBeInstanceOf(CircuitOpenError);
+      return;
+    }
+    expect(begin.state).not.toBe("open");
+    expect(begin.aborted).toBe(false);
+    // A call from before the last change must not change anything.
+    if (begin.changes !== end.changes) expect(snapshot()).toBe(end.snapshot);
+  };
+  return { counted, probes, call };
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const all = globalThis.process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
 }
 
 /** What console.log shows of an object, apart from the platform's way to print its members. */
