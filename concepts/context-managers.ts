@@ -107,24 +107,23 @@ export function contextManager(
   const name = generator.name || "context manager";
   return (...args) => {
     let steps: AsyncGenerator;
-    return createOpening(name, {
-      async enter() {
-        steps = generator(...args);
-        if (typeof steps?.next !== "function") {
-          const what = "what its generator returns";
-          throw invalid(`enter ${name}`, what, "an async generator", steps, TypeError);
-        }
-        const { done, value } = await steps.next();
-        if (done) throw new Error(`Cannot enter ${name}: its generator did not yield`);
-        return value;
-      },
-      async exit(failure) {
-        const { done } = await (failure ? steps.throw(failure.error) : steps.next());
-        if (done) return true;
-        await using _closed = steps;
-        throw new Error(`Cannot exit ${name}: its generator did not stop, but yielded again`);
-      },
-    });
+    const enter = async () => {
+      steps = generator(...args);
+      if (typeof steps?.next !== "function") {
+        const what = "what its generator returns";
+        throw invalid(`enter ${name}`, what, "an async generator", steps, TypeError);
+      }
+      const { done, value } = await steps.next();
+      if (done) throw new Error(`Cannot enter ${name}: its generator did not yield`);
+      return value;
+    };
+    const exit = async (failure?: Failure) => {
+      const { done } = await (failure ? steps.throw(failure.error) : steps.next());
+      if (done) return true;
+      await using _closed = steps;
+      throw new Error(`Cannot exit ${name}: its generator did not stop, but yielded again`);
+    };
+    return createOpening(name, enter, exit);
   };
 }
 
@@ -577,15 +576,14 @@ export function refCounted<M extends Enterable>(
 
   return (options) => {
     let session: Session<Entered<M>>;
-    return createOpening("refCounted", {
-      async enter() {
+    const enter = () =>
+      new Promise<Entered<M>>((resolve, reject) => {
         requireOptions("enter refCounted", options);
         const signal = options?.signal;
         requireSignal("enter refCounted", signal);
         signal?.throwIfAborted();
         session = current ??= start();
         session.users++;
-        const { promise, resolve, reject } = Promise.withResolvers<Entered<M>>();
         let waits = true;
         const abort = () => {
           waits = false;
@@ -605,10 +603,8 @@ export function refCounted<M extends Enterable>(
             reject(signal?.aborted ? signal.reason : error);
           },
         );
-        return promise;
-      },
-      exit: () => leave(session),
-    });
+      });
+    return createOpening("refCounted", enter, () => leave(session));
   };
 }
 
@@ -620,16 +616,21 @@ interface Session<T> {
   exit: () => unknown;
 }
 
-/** Makes a manager one for a single use. */
-function createOpening<T>(name: string, { enter, exit }: ContextManager<T>): Opening<T> {
+/** A manager for a single use. Hands over at once, because an abort could come in between. */
+function createOpening<T>(name: string, enter: () => Promise<T>, exit: Exit): Opening<T> {
   let entered = false;
-  const enterOnce = async () => {
-    if (entered) throw new Error(`Cannot enter ${name}: this opening has been entered before`);
+  const enterOnce = () => {
+    const again = `Cannot enter ${name}: this opening has been entered before`;
+    if (entered) return Promise.reject(new Error(again));
     entered = true;
     return enter();
   };
-  const open = async () => createHandle(await enterOnce(), exit);
-  return { enter: enterOnce, exit, then: (...callbacks) => open().then(...callbacks) };
+  const then: Opening<T>["then"] = (onEntered, onFailed) =>
+    enterOnce().then((value) => {
+      const handle = createHandle(value, exit);
+      return onEntered ? onEntered(handle) : (handle as any);
+    }, onFailed);
+  return { enter: enterOnce, exit, then };
 }
 
 function createHandle<T>(value: T, close: () => unknown): Handle<T> {
