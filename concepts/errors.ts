@@ -140,7 +140,8 @@ export class RetryError extends AggregateError {
  *
  * @throws {RetryError} all attempts failed, or `maxElapsed` leaves no time for another
  * @throws the error itself, if `retryIf` refuses it; `onRetry` has been told of those before it
- * @throws what `retryIf`, `delay` or `onRetry` throws
+ * @throws what `retryIf`, `delay` or `onRetry` throws; in a SuppressedError with the error that it
+ *   was asked about, unless it is that error or has it as its `cause`
  * @throws {TypeError | RangeError} an argument, or what `delay` returns, is not what it must be
  * @throws the signal's reason, once it is aborted
  *
@@ -191,10 +192,18 @@ async function retryAfter(
   const { attempts, baseDelay, factor, maxDelay, maxElapsed, jitter } = settings;
   const { retryIf, delay, onRetry, signal } = settings;
   const errors: unknown[] = [];
+  const ask = async <T>(hook: () => T): Promise<Awaited<T>> => {
+    try {
+      return await hook();
+    } catch (thrown) {
+      throw withOlder(thrown, error);
+    } finally {
+      signal?.throwIfAborted();
+    }
+  };
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted();
-    const again = retryIf ? await retryIf(error) : isTransient(error);
-    signal?.throwIfAborted();
+    const again = retryIf ? await ask(() => retryIf(error)) : isTransient(error);
     if (!again) throw error;
     if (attempts !== Infinity || maxElapsed !== Infinity) errors.push(error);
     if (attempt === attempts) throw new RetryError(errors);
@@ -202,19 +211,20 @@ async function retryAfter(
     const growth = Math.min(factor ** (attempt - 1), Number.MAX_VALUE);
     const backoff = Math.min(baseDelay * growth, maxDelay, Number.MAX_VALUE);
     const jittered = (jitter === "full" ? Math.random() : 1) * backoff;
-    const ms = (delay && (await delay(attempt, error))) ?? jittered;
+    const ms = (delay && (await ask(() => delay(attempt, error)))) ?? jittered;
     if (!(typeof ms === "number" && ms >= 0)) {
       const wrong = invalid("retry", "delay", "a number of 0 or more", ms);
       throw Object.assign(wrong, { cause: error });
     }
-    signal?.throwIfAborted();
     const requireTime = () => {
-      if (performance.now() - start + ms > maxElapsed + ROUNDING) throw new RetryError(errors);
+      const now = performance.now();
+      // A clock that has gone back is another clock.
+      if (now < start) start = now;
+      if (now - start + ms > maxElapsed + ROUNDING) throw new RetryError(errors);
     };
     requireTime();
     if (onRetry) {
-      await onRetry({ attempt, error, delay: ms });
-      signal?.throwIfAborted();
+      await ask(() => onRetry({ attempt, error, delay: ms }));
       requireTime();
     }
     await sleep(ms, signal);
@@ -225,6 +235,12 @@ async function retryAfter(
       error = next;
     }
   }
+}
+
+/** What was thrown while an older error was handled. Both can be read from the result. */
+function withOlder(thrown: unknown, older: unknown): unknown {
+  if (thrown === older || read(thrown, "cause") === older) return thrown;
+  return new SuppressedError(thrown, older, "Handling an error failed");
 }
 
 /** Milliseconds by which sums of a clock's fractions may be wrong. */
@@ -399,7 +415,8 @@ export class CircuitBreaker extends EventTarget {
    * Calls `task` unless the circuit is open, and returns its result, even after an abort.
    *
    * @throws {CircuitOpenError} the circuit is open, or half-open and its probes are running
-   * @throws what `task`, `isFailure` or `isFailedResult` throws
+   * @throws what `task` or `isFailedResult` throws; joined with that error, what `isFailure` throws,
+   *   as {@link retry} does it
    * @throws the signal's reason, if it is already aborted
    * @throws {TypeError} an argument is of the wrong kind
    */
@@ -436,7 +453,11 @@ export class CircuitBreaker extends EventTarget {
         const aborted = signal?.aborted && error === signal.reason && !isTimeoutError(error);
         if (!aborted && !isAbortError(error)) {
           const { isFailure } = this.#options;
-          this.#count(era, !isFailure || isFailure(error));
+          try {
+            this.#count(era, !isFailure || isFailure(error));
+          } catch (thrown) {
+            throw withOlder(thrown, error);
+          }
         }
         throw error;
       },

@@ -455,6 +455,23 @@ describe("retry", () => {
       });
     });
 
+    test("counts anew when the clock goes back", async () => {
+      using clock = manualClock();
+      clock.now = 1000;
+      const nows = [0, 90, 101];
+
+      const down = () => {
+        clock.now = nows.shift()!;
+        throw new Error("down");
+      };
+      const options = { attempts: 4, baseDelay: 0, maxElapsed: 100 };
+
+      expect(await rejection(retry(down, options))).toMatchObject({
+        name: "RetryError",
+        attempts: 3,
+      });
+    });
+
     test("an abort in an onRetry that takes too long is told", async () => {
       await virtualTime(async () => {
         const controller = new AbortController();
@@ -527,17 +544,46 @@ describe("retry", () => {
     });
   });
 
-  test.each(["retryIf", "delay", "onRetry"])("what %s throws ends it", async (hook) => {
-    await virtualTime(async (clock) => {
-      const error = new Error("enough");
+  describe.each(["retryIf", "delay", "onRetry"])("what %s throws ends it", (hook) => {
+    const busy = new Error("busy");
+    const throwing = (thrown: unknown, more?: RetryOptions) =>
+      rejection(
+        retry(() => Promise.reject(busy), { [hook]: () => Promise.reject(thrown), ...more }),
+      );
+
+    test.each(["sync", "async"])("and is joined with the error of the attempt: %s", async (how) => {
+      await virtualTime(async (clock) => {
+        const thrown = new Error("thrown");
+        const sync = () => {
+          throw thrown;
+        };
+
+        const error = await throwing(thrown, how === "sync" ? { [hook]: sync } : {});
+
+        expect(error).toBeInstanceOf(SuppressedError);
+        expect(flattenErrors(error)).toEqual([thrown, busy]);
+        expect(clock.pending).toBe(0);
+      });
+    });
+
+    test.each([
+      ["is the error of the attempt", busy],
+      ["has it as its cause", new Error("enough", { cause: busy })],
+    ])("alone, if it %s", async (_, thrown) => {
+      expect(await throwing(thrown)).toBe(thrown);
+    });
+
+    test("unless the signal has been aborted: then its reason does", async () => {
+      const controller = new AbortController();
+      const { signal } = controller;
       const hooks = {
-        [hook]: () => {
-          throw error;
+        [hook]: async () => {
+          controller.abort("stop");
+          throw new Error("thrown");
         },
       };
 
-      expect(await rejection(retry(() => fail("busy"), hooks))).toBe(error);
-      expect(clock.pending).toBe(0);
+      expect(await throwing(0, { signal, ...hooks })).toBe("stop");
     });
   });
 
@@ -751,17 +797,6 @@ describe("retry", () => {
       expect(starts).toEqual([0, 150]);
     });
   });
-
-  test.each(["retryIf", "delay", "onRetry"])(
-    "what an async %s rejects with ends it",
-    async (hook) => {
-      const error = new Error("enough");
-
-      const retrying = retry(() => fail("busy"), { [hook]: () => Promise.reject(error) });
-
-      expect(await rejection(retrying)).toBe(error);
-    },
-  );
 
   test("an async retryIf and delay decide as sync ones do", async () => {
     await virtualTime(async (clock) => {
@@ -1125,7 +1160,7 @@ describe("CircuitBreaker", () => {
     expect(breaker.state).toBe("closed");
   });
 
-  test("a probe whose isFailure throws gives back its place", async () => {
+  test("a probe whose isFailure throws gives back its place, and tells both errors", async () => {
     await virtualTime(async () => {
       const breaker = await opened({
         resetAfter: 100,
@@ -1133,9 +1168,8 @@ describe("CircuitBreaker", () => {
       });
       await sleep(100);
 
-      expect(await rejection(breaker.call(() => Promise.reject("strange")))).toEqual(
-        new Error("isFailure"),
-      );
+      const error = await rejection(breaker.call(() => Promise.reject("strange")));
+      expect(flattenErrors(error)).toEqual([new Error("isFailure"), "strange"]);
       expect(await breaker.call(up)).toBe("up");
     });
   });
