@@ -5,6 +5,7 @@
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import {
   type AsyncMock,
   asyncMock,
@@ -2613,6 +2614,71 @@ describe("controlled", () => {
   });
 });
 
+describe("in every order", () => {
+  const minutes = 120_000;
+
+  test(
+    "nthCall: each who waits gets the call that it waits for, or its abort, whichever comes first",
+    async () => {
+      await everyOrder(async (world) => {
+        const mock = controlled<(n: number) => Promise<void>>();
+        const controller = new AbortController();
+        world.abort(controller, { reason: "gone" });
+        const { signal } = controller;
+        const wait = (n: number, options?: { signal: AbortSignal }) =>
+          world.spawn(`waits for ${n}`, async () => (await mock.nthCall(n, options)).args[0]);
+        const call = world.spawn("calls", async () => {
+          mock(1);
+          await world.step("again");
+          mock(2);
+        });
+        const waits = [wait(1, { signal }), wait(2, { signal }), wait(2)];
+        const [one, two, last] = await Promise.allSettled(waits);
+        await call;
+
+        expect(last).toEqual({ status: "fulfilled", value: 2 });
+        for (const [it, value] of [[one, 1] as const, [two, 2] as const]) {
+          const isAborted = signal.aborted && it!.status === "rejected";
+          const outcome = isAborted ? { reason: "gone" } : { value };
+          expect(it).toMatchObject(outcome);
+        }
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "controlled: a call is settled once, by hand or by its abort, and a late lock is released",
+    async () => {
+      await everyOrder(async (world) => {
+        const mock = controlled<(options: { signal: AbortSignal }) => Promise<object>>();
+        const controller = new AbortController();
+        world.abort(controller, { reason: "gone" });
+        let [given, released] = [0, 0];
+        const lock = { release: () => released++, [Symbol.dispose]: () => {} };
+        const caller = world.spawn("caller", () => mock(controller));
+        const answer = world.spawn("answer", async () => {
+          const call = await mock.nthCall(1);
+          if (call.settled) return;
+          given++;
+          const reply = world.step("reply").then(() => lock);
+          call.resolve(reply);
+          await reply;
+        });
+        const [outcome] = await Promise.allSettled([caller, answer]);
+        await world.step("end");
+        const [call] = mock.calls;
+
+        expect(outcome).toEqual(call!.result as typeof outcome);
+        expect(mock.open).toBe(0);
+        if (outcome.status === "rejected") expect(outcome.reason).toBe("gone");
+        expect(released).toBe(outcome.status === "rejected" ? given : 0);
+      });
+    },
+    minutes,
+  );
+});
+
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -2655,6 +2721,15 @@ async function act(steps: Step[][], does: Record<Step, () => unknown>): Promise<
     for (const step of turn) does[step]();
     for (let microtask = 0; microtask < 20; microtask++) await Promise.resolve();
   }
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const { process } = globalThis as { process?: { env: Record<string, string | undefined> } };
+  const all = process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
 }
 
 /** What console.log shows of an object, apart from the platform's way to print its members. */
