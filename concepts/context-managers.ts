@@ -31,11 +31,11 @@ export interface Failure {
  */
 export type Exit = (failure?: Failure) => boolean | void | PromiseLike<boolean | void>;
 
-/** Something to enter and to exit: what Python calls `__aenter__` and `__aexit__`. */
+/** What is called `__aenter__` and `__aexit__` in Python. */
 export interface ContextManager<T> {
   /** Sets up, and returns the value to work with. */
   enter(): T | PromiseLike<T>;
-  /** Cleans up. Called once for each `enter` that has succeeded. */
+  /** Cleans up, once for each `enter` that has succeeded. */
   exit(failure?: Failure): ReturnType<Exit>;
 }
 
@@ -62,9 +62,8 @@ type Setup<A extends unknown[], T> = (...args: A) => AsyncGenerator<T, void, und
  * Makes a context manager from an async generator that yields once: what stands before the `yield`
  * sets up, what stands after it cleans up. Each call of the result is for one use.
  *
- * In {@link withContext} and {@link exitStack} an error of the work is thrown at the `yield`, where
- * the generator may catch it. `await using` can't do that: the generator resumes after the `yield`
- * as if the work had succeeded. So use {@link withContext} for what commits or rolls back.
+ * In {@link withContext} and {@link exitStack} an error of the work is thrown at the `yield`. With
+ * `await using` the generator resumes as if the work had succeeded: that can't commit or roll back.
  *
  * @throws {TypeError} `generator` is not a function; on entering: it returns no async generator
  * @throws {Error} on entering: the generator doesn't yield, or has been entered before; on exit: it
@@ -92,8 +91,7 @@ type Setup<A extends unknown[], T> = (...args: A) => AsyncGenerator<T, void, und
  * ```
  */
 export function contextManager<A extends unknown[], T>(
-  // The union keeps `port = 1` a number: a single signature would make it unknown. Generic
-  // generators need the single signature, and fall through to the overload below.
+  // The union keeps `port = 1` a number, not unknown. Generic generators fall through.
   generator:
     (Setup<A, T> & (unknown extends A[number] ? never : unknown)) | ((...args: symbol[]) => never),
 ): (...args: A) => Opening<T>;
@@ -131,10 +129,9 @@ export function contextManager(
  * Enters the manager, runs `body` with its value, and exits it, passing it the error of `body`, if
  * any. The manager may clear the error, let it pass, or throw another one.
  *
- * If it throws another one, both can be read afterwards: an error that carries the body's, say as
- * its `cause`, takes its place; otherwise the two are joined in a SuppressedError, as `await using`
- * does. When a cleanup fails, the result of `body` is dropped. If that is a hold, such as a permit
- * or a lease, it is released.
+ * If it throws another one, both can be read: an error that carries the body's, say as its `cause`,
+ * takes its place; otherwise they are joined in a SuppressedError, as `await using` does. When a
+ * cleanup fails, the result of `body` is dropped, and released if it is a hold (a permit, a lease).
  *
  * @param manager what a {@link contextManager} returned, not awaited; or any disposable
  * @returns what `body` returned, or undefined if its error was cleared
@@ -194,9 +191,9 @@ export interface ExitStack {
 
 /**
  * Runs `body`, then the cleanups that it has put on the stack: last in, first out, one at a time,
- * all of them even if some fail. It works like nested `async with` blocks of Python: each cleanup is
- * passed what has failed before its turn, in the body or in other cleanups, and can clear it. How
- * errors are joined, and what becomes of a dropped result, is described at {@link withContext}.
+ * all of them even if some fail. Each is passed what has failed before its turn, in the body or in
+ * other cleanups, and can clear it. Errors are joined, and a dropped result is released, as
+ * {@link withContext} does it.
  *
  * Managers that are still being entered when `body` ends are waited for. If entering one fails, the
  * promise that `enter` returned rejects. The stack throws the error as well where `body` can't have
@@ -235,11 +232,7 @@ export function exitStack<R>(body: (stack: ExitStack) => R): Promise<Awaited<R> 
 export async function exitStack(body: (stack: ExitStack) => unknown): Promise<any> {
   requireFunction("run exitStack", "body", body);
   const stack = new Exits();
-  return runBody(
-    () => body(stack),
-    stack.exits,
-    (failure) => stack.end(failure),
-  );
+  return runBody(() => body(stack), stack.exits, stack.end);
 }
 
 // Named for what console.log shows.
@@ -259,10 +252,10 @@ const Exits = class ExitStack {
     return this.exits.length;
   }
 
-  end(failure: Failure | undefined): void {
+  readonly end = (failure: Failure | undefined): void => {
     this.#ended = true;
     this.#bodyFailure = failure;
-  }
+  };
 
   #requireOpen(): void {
     if (this.#ended) throw new Error("Cannot use exit stack: its body has ended");
@@ -345,7 +338,7 @@ async function runBody<T>(
     failure = { error: failure ? joinErrors(failure.error, error, known) : error };
   };
   const unwind = async (exits: Exit[] = []) => {
-    for (let exit = exits.pop(); exit; exit = exits.pop()) {
+    for (let exit; (exit = exits.pop());) {
       try {
         if ((await exit(failure)) !== true) continue;
         failure = undefined;
@@ -425,13 +418,11 @@ export function closing<T extends { close(): unknown }>(resource: T): Handle<T> 
 
 /**
  * Runs `body` and returns what it returns, or undefined if it throws an error that matches: an
- * instance of one of the classes, or one for which a predicate returns true. A SuppressedError,
- * which is how a cleanup that failed is joined with the error before it, is suppressed if both its
- * errors are. An AggregateError passes unless it matches itself.
+ * instance of one of the classes, or one for which a predicate returns true. A SuppressedError is
+ * suppressed if both its errors are; an AggregateError passes unless it matches itself.
  *
  * @param matches predicates, and classes of this realm; built-in ones stand for those of other
- *   realms as well. A function of the old kind, `function Gone() {}`, is a class if it inherits
- *   from Error
+ *   realms as well. `function Gone() {}` is a class if it inherits from Error
  * @throws {TypeError} `body` is not a function, or one of `matches` is not
  * @throws whatever else `body` throws; joined with it, what a predicate throws
  *
@@ -487,17 +478,16 @@ function doesMatch(value: unknown, match: ErrorMatch): boolean {
     if (value instanceof match) return true;
     // An object of another realm knows the built-in classes of that realm only.
     const { name } = match;
-    const isForeign = Object(value) === value && !(value instanceof Object);
-    if (!isForeign || Reflect.get(globalThis, name) !== match) return false;
-    let it = Object.getPrototypeOf(value);
+    if (value instanceof Object || Reflect.get(globalThis, name) !== match) return false;
+    let it = Object(value) === value && Object.getPrototypeOf(value);
     while (it && it.constructor?.name !== name) it = Object.getPrototypeOf(it);
-    return it !== null;
+    return Boolean(it);
   } catch {
     return false; // A revoked proxy.
   }
 }
 
-/** The prototype of a class can't be replaced; that of another function can, if it has one. */
+/** The prototype of a class can't be replaced. */
 function isClass(match: ErrorMatch): match is abstract new (...args: never[]) => unknown {
   const prototype = Object.getOwnPropertyDescriptor(match, "prototype");
   return prototype?.writable === false || prototype?.value instanceof Error;
@@ -509,9 +499,8 @@ function isClass(match: ErrorMatch): match is abstract new (...args: never[]) =>
  *
  * If entering fails, all users who wait for it get the error, and the next one tries again. The
  * exit is not passed errors of single users; its own error goes to the last user. When all users
- * have aborted their wait, the signal that `open` was passed is aborted with the last one's reason.
- * The resource is exited as soon as it has been entered all the same, and errors are dropped,
- * because nobody is left who could be told.
+ * have aborted their wait, so is the signal that `open` was passed, with the last one's reason. If
+ * the resource is entered all the same, it is exited at once. Errors are then dropped.
  *
  * @param open makes the manager, each time the resource is entered
  * @throws {TypeError} `open` is not a function
@@ -563,7 +552,7 @@ export function refCounted<M extends Enterable>(
     session.entered.catch(() => forget(session));
     return session;
   };
-  const forget = (session: Session<Entered<M>>) => {
+  const forget = (session: unknown) => {
     if (current === session) current = undefined;
   };
   const leave = async (session: Session<Entered<M>>) => {
@@ -608,7 +597,7 @@ export function refCounted<M extends Enterable>(
   };
 }
 
-/** What users share from the entering of the first to the leaving of the last. */
+/** What users share until the last one leaves. */
 interface Session<T> {
   users: number;
   readonly abort: (reason: unknown) => void;
@@ -648,11 +637,10 @@ function toManager<M extends Enterable>(enterable: M): ContextManager<Entered<M>
   const it = Object(enterable);
   if (typeof it.enter === "function" && typeof it.exit === "function") return it;
   const dispose = it[Symbol.asyncDispose] ?? it[Symbol.dispose];
-  if (typeof dispose === "function") {
-    return { enter: () => it, exit: async () => void (await dispose.call(it)) };
+  if (typeof dispose !== "function") {
+    throw invalid("enter", "manager", "a context manager or disposable", enterable, TypeError);
   }
-  const expected = "a context manager or disposable";
-  throw invalid("enter", "manager", expected, enterable, TypeError);
+  return { enter: () => it, exit: async () => void (await dispose.call(it)) };
 }
 
 // ─── Shared ──────────────────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,8 @@
  * {@link CircuitBreaker} for an outage, {@link splitErrors} for the errors of many tasks at once,
  * {@link attempt} where an error is an ordinary result.
  *
- * Without it all clients retry in step after an outage and bring the recovering service down again;
- * a retry loop goes on after its caller has left; and of ten errors nine are lost.
+ * Without it all clients retry in step and bring the recovering service down again; a retry loop
+ * goes on after its caller has left; and of ten errors nine are lost.
  *
  * Known elsewhere as: Python's `ExceptionGroup`, its `split` and `except*`; Go's `errors.Join`;
  * Rust's `Result`; tenacity, resilience4j and Polly; p-retry and opossum on npm.
@@ -43,7 +43,6 @@ export interface RetryContext {
 export interface RetryEvent {
   /** The number of the attempt that failed, counting from 1. */
   readonly attempt: number;
-  /** The error it failed with. */
   readonly error: unknown;
   /** Milliseconds until the next attempt, counted from when `onRetry` has finished. */
   readonly delay: number;
@@ -65,15 +64,14 @@ export interface RetryOptions extends WaitOptions {
    */
   jitter?: "full" | "none" | undefined;
   /**
-   * Milliseconds after which no further attempt begins, counted from the beginning of the first. If
-   * the next delay would end later, it gives up without waiting. It ends no attempt that is running.
-   * Default: Infinity.
+   * Milliseconds after which no attempt begins, counted from the beginning of the first. If the next
+   * delay would end later, it gives up at once. It ends no running attempt. Default: Infinity.
    */
   maxElapsed?: number | undefined;
   /**
-   * Whether to try again after this error. Default: after all but AbortErrors and programming
-   * errors, which are TypeErrors, RangeErrors and ReferenceErrors, by name. The TypeErrors of a
-   * `fetch` that didn't reach its server are told by their message, and tried again.
+   * Whether to try again after this error. Default: after all but AbortErrors, TypeErrors,
+   * RangeErrors and ReferenceErrors, by name. The TypeErrors of a `fetch` that didn't reach its
+   * server are told by their message, and tried again.
    */
   retryIf?: ((error: unknown) => boolean | PromiseLike<boolean>) | undefined;
   /**
@@ -105,8 +103,8 @@ export interface CircuitBreakerOptions {
   /** The number of probes, all of which must succeed: a positive integer. Default: 1. */
   halfOpenCalls?: number | undefined;
   /**
-   * Whether the error says that the service is down. An error that doesn't (a 404, say) counts as a
-   * success, because the service has answered. Default: every error does.
+   * Whether the error says that the service is down. One that doesn't (a 404, say) counts as a
+   * success. Default: every error does.
    */
   isFailure?: ((error: unknown) => boolean) | undefined;
   /** Whether a result says that the service is down, a response 503, say. Default: none does. */
@@ -119,10 +117,8 @@ export type CircuitState = "closed" | "open" | "half-open";
 /** All attempts failed, or time ran out: `errors` has the error of each in order, `cause` the last. */
 export class RetryError extends AggregateError {
   override readonly name = "RetryError";
-  /** The number of attempts. */
   readonly attempts: number;
 
-  /** @param errors the error of each attempt */
   constructor(errors: readonly unknown[]) {
     super(errors, `Gave up after attempt ${errors.length}`, { cause: errors.at(-1) });
     this.attempts = errors.length;
@@ -272,9 +268,9 @@ function withDefaults(options: RetryOptions) {
   if (jitter !== "full" && jitter !== "none") {
     throw invalid("retry", "jitter", '"full" or "none"', jitter);
   }
-  if (retryIf !== undefined) requireFunction("retry", "retryIf", retryIf);
-  if (delay !== undefined) requireFunction("retry", "delay", delay);
-  if (onRetry !== undefined) requireFunction("retry", "onRetry", onRetry);
+  for (const [name, hook] of Object.entries({ retryIf, delay, onRetry })) {
+    if (hook !== undefined) requireFunction("retry", name, hook);
+  }
   requireSignal("retry", signal);
   const backoff = { attempts, baseDelay, factor, maxDelay, maxElapsed, jitter };
   return { ...backoff, retryIf, delay, onRetry, signal };
@@ -300,7 +296,7 @@ class SignallessContext implements RetryContext {
   }
 }
 
-/** Calls `fn`, and rejects with what it throws. `Promise.try` would take longer. */
+/** What `Promise.try` does, but faster. */
 function begin<A>(fn: (argument: A) => unknown, argument: A): Promise<unknown> {
   try {
     return Promise.resolve(fn(argument));
@@ -318,15 +314,11 @@ export class CircuitOpenError extends Error {
    */
   readonly retryAfter: number | undefined;
 
-  /** @param retryAfter milliseconds until probes are let through; undefined while they run */
   constructor(retryAfter: number | undefined) {
-    super(
-      retryAfter === undefined
-        ? "Circuit is half-open: its probes still run"
-        : retryAfter === Infinity
-          ? "Circuit is open until it is closed by hand"
-          : `Circuit is open: it can be tried again in ${retryAfter} ms`,
-    );
+    let reason = `open: it can be tried again in ${retryAfter} ms`;
+    if (retryAfter === undefined) reason = "half-open: its probes still run";
+    if (retryAfter === Infinity) reason = "open until it is closed by hand";
+    super(`Circuit is ${reason}`);
     this.retryAfter = retryAfter === Infinity ? undefined : retryAfter;
   }
 }
@@ -414,7 +406,7 @@ export class CircuitBreaker extends EventTarget {
   /**
    * Calls `task` unless the circuit is open, and returns its result, even after an abort.
    *
-   * @throws {CircuitOpenError} the circuit is open, or half-open and its probes are running
+   * @throws {CircuitOpenError} the circuit is open, or its probes are running
    * @throws what `task` or `isFailedResult` throws; joined with that error, what `isFailure` throws,
    *   as {@link retry} does it
    * @throws the signal's reason, if it is already aborted
@@ -527,10 +519,8 @@ function breakerOptions(options: CircuitBreakerOptions) {
   if (failureRate === undefined || failureThreshold !== undefined) {
     requirePositiveInteger(action, "failureThreshold", failureThreshold!);
   }
-  if (
-    failureRate !== undefined &&
-    !(typeof failureRate === "number" && failureRate > 0 && failureRate <= 1)
-  ) {
+  const isRate = typeof failureRate === "number" && failureRate > 0 && failureRate <= 1;
+  if (failureRate !== undefined && !isRate) {
     throw invalid(action, "failureRate", "a number above 0 and at most 1", failureRate);
   }
   requirePositiveInteger(action, "window", window);
@@ -578,24 +568,21 @@ let sharedSignal: AbortSignal | undefined;
  */
 export function attempt<R>(fn: () => R): Attempted<R> {
   requireFunction("attempt", "fn", fn);
-  const succeeded = (value: unknown) => ({ ok: true, value });
-  const failed = (error: unknown) => ({ ok: false, error });
-  let outcome: unknown;
+  const succeeded = (value: unknown): any => ({ ok: true, value });
+  const failed = (error: unknown): any => ({ ok: false, error });
   try {
     const result: unknown = fn();
-    const isPromise = typeof Object(result).then === "function";
-    outcome = isPromise ? Promise.resolve(result).then(succeeded, failed) : succeeded(result);
+    if (typeof Object(result).then !== "function") return succeeded(result);
+    return Promise.resolve(result).then(succeeded, failed) as Attempted<R>;
   } catch (error) {
-    outcome = failed(error);
+    return failed(error);
   }
-  return outcome as Attempted<R>;
 }
 
 /**
  * The single errors inside nested AggregateErrors and SuppressedErrors, in order (`error` before
- * `suppressed`); `[error]` if it is neither. The errors of a group that occurs twice are listed
- * once. Groups are recognized by name, also those of other realms. One that is empty, or can't be
- * looked into because a getter throws or a proxy is revoked, counts as a single error.
+ * `suppressed`); `[error]` if it is neither. A group that occurs twice is listed once. Groups are
+ * recognized by name, in any realm. One that is empty or can't be read counts as a single error.
  *
  * @example
  * ```ts
@@ -623,13 +610,10 @@ export function flattenErrors(error: unknown): unknown[] {
 
 /**
  * Splits nested AggregateErrors and SuppressedErrors in two: what matches, and the rest. Each half
- * keeps the nesting, with the message, cause and stack of each group. A group without errors is
- * left out, a SuppressedError of which one error is left is replaced by that error, and a half
- * without errors is undefined.
- *
- * A group is matched before its errors: if it matches, it matches as a whole. A group that loses
- * nothing is kept, not copied; one inside itself is left out. What counts as a group is said at
- * {@link flattenErrors}.
+ * keeps the nesting, with the message, cause and stack of each group, as it is if it loses nothing.
+ * A SuppressedError of which one error is left becomes that error. A half without errors is
+ * undefined. A group that matches itself matches as a whole. For what counts as a group, see
+ * {@link flattenErrors}; one inside itself is left out.
  *
  * @param match a predicate, or an error class, which matches its instances (a built-in class those
  *   of other realms, too)
@@ -706,7 +690,7 @@ function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
     if (value === undefined) continue;
     Object.defineProperty(copy, key, { value, writable: true, configurable: true });
   }
-  // Read when it is asked for, because an engine makes the text of a stack only then.
+  // Read late, because an engine makes the text of a stack when it is asked for.
   let stack: unknown;
   const get = () => (stack ??= read(group, "stack"));
   const set = (value: unknown) => (stack = value);
@@ -744,8 +728,8 @@ function nameIn(names: readonly string[], value: unknown): string | undefined {
 }
 
 /**
- * Whether the error says that the work is no longer wanted. It goes by the name, so it recognizes
- * the errors of other realms and libraries, which `instanceof DOMException` doesn't.
+ * Whether the error says that the work is no longer wanted; by name, so that it recognizes those
+ * of other realms and libraries.
  *
  * @example
  * ```ts
@@ -759,8 +743,7 @@ export function isAbortError(error: unknown): error is Error & { name: "AbortErr
 }
 
 /**
- * Whether the error says that time has run out, as that of `AbortSignal.timeout` does; by name, as
- * {@link isAbortError}.
+ * Whether the error says that time has run out, as that of `AbortSignal.timeout` does; by name.
  *
  * @example
  * ```ts
