@@ -9,16 +9,15 @@
  * Reach for it to size a pool, to compare two implementations, to try a server before its users do,
  * or to hold a limit in a test.
  *
- * Without it a loop around `Date.now()` gives an average, which hides every slow call; and because
- * the loop waits for each call before it makes the next, a stall of a second counts as one slow call,
- * though everybody who would have called in that second has waited. That is *coordinated omission*.
- * A **closed loop** (`concurrency`) has it by nature: it is right for a fixed number of clients, each
- * of which waits for its answer. An **open loop** (`rate`) starts calls when they are due, whatever
- * has become of the others, as independent users do, and counts the latency from then.
+ * Without it a loop around `Date.now()` gives an average, which hides every slow call; and a stall of
+ * a second counts as one slow call, though everybody who would have called in that second has waited.
+ * That is *coordinated omission*. A **closed loop** (`concurrency`) has it by nature: it is right for
+ * a fixed number of clients, each of which waits for its answer. An **open loop** (`rate`) starts
+ * calls when they are due, as independent users do, and counts the latency from then.
  *
  * How to hold a limit in a test that doesn't fail on a busy machine:
- * - Put what can be on virtual time (`virtual-time.ts`). There a call that sleeps for 5 ms takes 5 ms,
- *   and throughput, percentiles and peaks are exact: this is the way to test limits, queues, retries.
+ * - Put what can be on virtual time (`virtual-time.ts`). There throughput, percentiles and peaks are
+ *   exact: this is the way to test limits, queues, retries.
  * - Never assert an absolute time. Measure a baseline in the same test, and assert the ratio.
  * - Take turns between both, several times, and take the median of the ratios: a pause hits one round.
  * - Compare medians (`p50`), not means or the slowest; leave half as much room again.
@@ -55,8 +54,8 @@ export interface Measurement {
   /** How many of them have failed. */
   readonly failed: number;
   /**
-   * How many calls have failed in which way: by the `code` of the error, or of its cause, otherwise by
-   * its name. After 100 kinds, all others count as `"other"`.
+   * How many have failed in which way: by the `code` of the error or of its cause, otherwise by its
+   * name. After 100 kinds, all others count as `"other"`.
    */
   readonly errors: Readonly<Record<string, number>>;
   /** The first error. */
@@ -106,14 +105,13 @@ export interface Timeline {
  *
  * A call that fails is counted by the kind of its error, and nothing else: `throughput`, `latency` and
  * `service` are of those that succeed. The task may be synchronous. Holds that it returns (permits,
- * leases) are released. It is given a signal, the same for all calls, to stop when the measurement is
- * aborted. After an abort it resolves to what had been measured by then, as soon as all calls have
- * settled; what becomes of those that were running is not counted. Limitation: it waits for a call
- * that never settles, so give the task a time limit if it may hang.
+ * leases) are released. All calls share a signal. After an abort it resolves to what had been
+ * measured by then, as soon as all calls have settled; those that were running are not counted.
+ * Limitation: it waits for a call that never settles, so give the task a time limit if it may hang.
  *
  * What happens between two calls takes a fraction of a microsecond, which counts for `throughput`,
- * but not as latency. Timers are up to a millisecond late, and that would count as latency: with `rate`
- * it polls for the last two milliseconds before each start, which keeps a core busy from 500 a second.
+ * but not as latency. With `rate` it polls for the last two milliseconds before each start, because
+ * timers are late: that keeps a core busy from 500 a second.
  *
  * Source of the idea: Gil Tene's wrk2, which measures from when a request was due.
  *
@@ -145,22 +143,6 @@ export interface Timeline {
  *   console.assert(report(open).includes("p99"));
  * });
  * ```
- *
- * @example A limit in a test: a ratio, and the median of several rounds
- * ```ts
- * import { measure } from "./performance.ts";
- *
- * const list = Array.from({ length: 10_000 }, (_, n) => n);
- * const set = new Set(list);
- * const ratios: number[] = [];
- * for (let round = 0; round < 5; round++) {
- *   const subject = await measure(() => set.has(9999), { iterations: 500, warmup: 100 });
- *   const baseline = await measure(() => list.includes(9999), { iterations: 500, warmup: 100 });
- *   ratios.push(subject.latency.p50 / baseline.latency.p50);
- * }
- * const median = ratios.sort((a, b) => a - b)[2]!;
- * console.assert(median < 0.5);
- * ```
  */
 export async function measure(task: Task<unknown>, options: MeasureOptions): Promise<Measurement> {
   const settings = requireSettings(task, options);
@@ -170,7 +152,7 @@ export async function measure(task: Task<unknown>, options: MeasureOptions): Pro
 
 /**
  * Draws a {@link Measurement} as text, some 72 columns wide: the numbers, the distribution of the
- * latencies, and what happened over time. It may also be given to `onProgress`.
+ * latencies, and what happened over time.
  *
  * @throws {TypeError} `result` is not a Measurement
  *
@@ -200,14 +182,7 @@ export function report(result: Measurement): string {
       lines.push(`  ${kind} × ${formatCount(count)}`);
     }
   }
-  lines.push(
-    "",
-    drawCells(
-      "",
-      COLUMNS.map((name) => name.replace("p999", "p99.9")),
-    ),
-    drawRow(rate === undefined ? "latency" : "from due", latency),
-  );
+  lines.push("", drawRow(""), drawRow(rate === undefined ? "latency" : "from due", latency));
   if (rate !== undefined) lines.push(drawRow("from start", service));
   if (latency.count > 0) lines.push("", ...drawHistogram(latency), "", ...drawTimeline(result));
   return lines.join("\n");
@@ -217,9 +192,8 @@ export function report(result: Measurement): string {
  * Counts latencies, in bounded memory: some 8 kB per power of 2 between the fastest and the slowest.
  *
  * A latency is rounded to 11 significant binary digits. So percentiles are wrong by at most 0.05 %, and
- * exact for whole milliseconds up to 2048. `count`, `mean`, `min` and `max` are exact. The percentile p
- * is the smallest latency that at least p percent of all don't exceed. Without any latency all are NaN,
- * with which no comparison holds.
+ * exact for whole milliseconds up to 2048. `count`, `mean`, `min` and `max` are exact. Without any
+ * latency all but `count` are NaN, with which no comparison holds.
  *
  * Source of the idea: Gil Tene's HdrHistogram.
  *
@@ -609,25 +583,21 @@ class Run {
   }
 
   #waitForFewer(below: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.#wait = { below, resolve };
-    });
+    return new Promise((resolve) => void (this.#wait = { below, resolve }));
   }
 }
 
 const MAX_KINDS = 100;
 
-/** How many calls may end at the same time before the clock is given time. */
+/** How many calls may end before the clock must move. */
 const MAX_SAME_NOW = 10_000;
 
 function kindOf(error: unknown): string {
   try {
-    const { code, name, cause } = Object(error) as { code: unknown; name: unknown; cause: unknown };
-    // Node's fetch says "TypeError: fetch failed", and why in its cause. Codes of DOMExceptions are numbers.
-    const kind = [code, (Object(cause) as { code: unknown }).code, name].find(
-      (text) => typeof text === "string" && text !== "",
-    );
-    return ((kind as string | undefined) ?? describe(error)).slice(0, 100);
+    const { code, name, cause } = Object(error);
+    // Node's fetch says why it failed in its cause. The codes of DOMExceptions are numbers.
+    const kinds = [code, Object(cause).code, name, describe(error)];
+    return kinds.find((kind) => typeof kind === "string" && kind !== "").slice(0, 100);
   } catch {
     return describe(error);
   }
@@ -647,61 +617,54 @@ function startTurn(callback: () => void): () => void {
 /** Keeps a {@link Timeline}. */
 class TimelineRecorder {
   #width = 1;
-  #calls: number[] = [];
-  #failed: number[] = [];
-  #slowest: number[] = [];
+  #slices: { calls: number; failed: number; slowest: number }[] = [];
 
   record(ms: number, failed: number, latency: number): void {
-    const slice = this.#sliceOf(ms);
-    this.#calls[slice]!++;
-    this.#failed[slice]! += failed;
-    this.#slowest[slice] = Math.max(this.#slowest[slice]!, latency);
+    const slice = this.#sliceAt(ms);
+    slice.calls++;
+    slice.failed += failed;
+    slice.slowest = Math.max(slice.slowest, latency);
   }
 
   /** A copy of it, up to now. */
   until(elapsed: number): Timeline {
-    if (elapsed > 0) this.#sliceOf(elapsed);
+    if (elapsed > 0) this.#sliceAt(elapsed);
+    const all = (key: "calls" | "failed" | "slowest") => this.#slices.map((slice) => slice[key]);
     return {
       width: this.#width,
-      calls: [...this.#calls],
-      failed: [...this.#failed],
-      slowest: [...this.#slowest],
+      calls: all("calls"),
+      failed: all("failed"),
+      slowest: all("slowest"),
     };
   }
 
-  /** The index of the slice in which a time lies. A slice contains its end, but not its beginning. */
-  #sliceOf(ms: number): number {
+  /** The slice in which a time lies: it contains its end, but not its beginning. */
+  #sliceAt(ms: number) {
     let index = Math.max(0, Math.ceil(ms / this.#width) - 1);
     for (; index >= MAX_SLICES; index >>= 1) {
       this.#width *= 2;
-      this.#calls = joinPairs(this.#calls, (a, b) => a + b);
-      this.#failed = joinPairs(this.#failed, (a, b) => a + b);
-      this.#slowest = joinPairs(this.#slowest, Math.max);
+      for (let n = 0; n < this.#slices.length; n++) {
+        const [slice, next] = this.#slices.splice(n, 2, this.#slices[n]!);
+        if (!next) continue;
+        slice!.calls += next.calls;
+        slice!.failed += next.failed;
+        slice!.slowest = Math.max(slice!.slowest, next.slowest);
+      }
     }
-    while (this.#calls.length <= index) {
-      for (const values of [this.#calls, this.#failed, this.#slowest]) values.push(0);
-    }
-    return index;
+    while (this.#slices.length <= index) this.#slices.push({ calls: 0, failed: 0, slowest: 0 });
+    return this.#slices[index]!;
   }
-}
-
-function joinPairs(values: number[], join: (a: number, b: number) => number): number[] {
-  const half = values.slice(0, Math.ceil(values.length / 2));
-  return half.map((_, index) => join(values[2 * index]!, values[2 * index + 1] ?? 0));
 }
 
 const MAX_SLICES = 48;
 
 const COLUMNS = ["min", "p50", "p90", "p99", "p999", "max", "mean"] as const;
 
-function drawRow(label: string, latency: Histogram): string {
-  return drawCells(
-    label,
-    COLUMNS.map((name) => formatMs(latency[name])),
+/** The numbers in columns; their names, if there is no histogram. */
+function drawRow(label: string, latency?: Histogram): string {
+  const cells = COLUMNS.map((name) =>
+    latency ? formatMs(latency[name]) : name.replace("p999", "p99.9"),
   );
-}
-
-function drawCells(label: string, cells: readonly string[]): string {
   return label.padEnd(10) + cells.map((cell) => cell.padStart(9)).join("");
 }
 
@@ -709,8 +672,8 @@ function drawCells(label: string, cells: readonly string[]): string {
 function drawHistogram(latency: Histogram): string[] {
   const { min, max } = latency;
   const first = Math.max(min, max / 10_000);
-  const edges =
-    min === max ? [] : Array.from({ length: 9 }, (_, n) => first * (max / first) ** ((n + 1) / 10));
+  const edges = Array.from({ length: 9 }, (_, n) => first * (max / first) ** ((n + 1) / 10));
+  if (min === max) edges.length = 0;
   const counts = [...edges, max].map((edge) => latency.within(edge));
   const rows = counts.map((count, n) => count - (counts[n - 1] ?? 0));
   const most = Math.max(...rows);
@@ -929,21 +892,21 @@ function describe(value: unknown): string {
  * counts everybody who had to wait.
  */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
-  const startServer = () => {
+  const load = async (lane: string, rate?: number) => {
     const start = performance.now();
-    return () => {
+    const serve = () => {
       const now = performance.now() - start;
       const ms = now >= 200 && now < 450 ? 460 - now : 10;
       return new Promise((resolve) => setTimeout(resolve, ms));
     };
+    log(lane, "running");
+    const result = await measure(serve, { concurrency: 1, duration: 700, rate });
+    log(lane, `done: 9 of 10 within ${formatMs(result.latency.p90)}`);
+    return result;
   };
-  log("closed loop", "running");
-  const closed = await measure(startServer(), { concurrency: 1, duration: 700 });
-  log("closed loop", `done: 9 of 10 within ${formatMs(closed.latency.p90)}`);
-  log("open loop", "running");
-  const open = await measure(startServer(), { concurrency: 1, rate: 50, duration: 700 });
-  log("open loop", `done: 9 of 10 within ${formatMs(open.latency.p90)}`);
-  for (const line of report(open).split("\n")) if (line) log("report", line);
+  await load("closed loop");
+  const lines = report(await load("open loop", 50)).split("\n");
+  for (const line of lines) if (line) log("report", line);
 }
 
 let start: number | undefined;
