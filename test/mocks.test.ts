@@ -1484,6 +1484,21 @@ describe("asyncMock", () => {
       expect((await waiting).args).toEqual(["c"]);
     });
 
+    test("an abort right after the call takes nothing from who waits after a reset", async () => {
+      const load = controlled<Load>();
+      const controller = new AbortController();
+      const first = load.nthCall(1, { signal: controller.signal });
+      void load("a");
+
+      load.reset();
+      const second = load.nthCall(1);
+      controller.abort("stop");
+      void load("b");
+
+      expect(await reasonOf(first)).toBe("stop");
+      expect((await second).args).toEqual(["b"]);
+    });
+
     test("one of many waiters may leave, and the others wait on", async () => {
       const load = controlled<Load>();
       const controller = new AbortController();
