@@ -685,16 +685,12 @@ function regroup(group: unknown, inner: unknown[], left: unknown[]): unknown {
   const isPair = nameIn(GROUPS, group) === "SuppressedError";
   if (isPair && left.length === 1) return left[0];
   const copy = isPair ? new SuppressedError(left[0], left[1]) : new AggregateError(left);
-  for (const key of ["message", "cause"]) {
+  for (const key of ["message", "cause", "stack"]) {
     const value = read(group, key);
     if (value === undefined) continue;
     Object.defineProperty(copy, key, { value, writable: true, configurable: true });
   }
-  // Read late, because an engine makes the text of a stack when it is asked for.
-  let stack: unknown;
-  const get = () => (stack ??= read(group, "stack"));
-  const set = (value: unknown) => (stack = value);
-  return Object.defineProperty(copy, "stack", { get, set, configurable: true });
+  return copy;
 }
 
 /** The errors directly inside a group; none if it is a single error or can't be looked into. */

@@ -122,8 +122,6 @@ export type Spy<F extends AnyFunction> = AsyncMock<F> & Disposable;
  * A call that hangs or is delayed rejects with the reason of its signal once that is aborted. Its
  * signal is the first argument that is an AbortSignal or has one as its `signal`.
  *
- * Source of the idea: Python's `AsyncMock`.
- *
  * @param impl what to do; it is called at once, as the body of an async function is
  * @throws {TypeError} `impl` or `equals` is not a function, or `name` not a string
  *
@@ -162,8 +160,6 @@ export function asyncMock(impl?: AnyFunction, options?: MockOptions): AsyncMock<
  * Replaces an object's asynchronous method with a mock, which calls that method until it is told
  * otherwise. When the mock is disposed, it puts the method back: with `using` at the end of the
  * block, even if the test fails; otherwise call `spy[Symbol.dispose]()`.
- *
- * Source of the idea: Python's `patch.object`.
  *
  * @throws {TypeError} `object` is not an object, has no such method, or the method is read-only
  *

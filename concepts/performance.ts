@@ -120,27 +120,18 @@ export interface Timeline {
  * @throws the signal's reason, if it is aborted before anything is called
  * @throws what `onProgress` throws; the calls are aborted and waited for
  *
- * @example A stall, as both loops see it
+ * @example On virtual time, where all numbers are exact
  * ```ts
  * import { measure, report } from "./performance.ts";
  * import { virtualTime } from "./virtual-time.ts";
  *
  * await virtualTime(async () => {
- *   // Answers in 5 ms, but not between 400 and 600 ms after its start.
- *   const startServer = () => {
- *     const start = performance.now();
- *     return async () => {
- *       const now = performance.now() - start;
- *       const ms = now >= 400 && now < 600 ? 605 - now : 5;
- *       await new Promise((resolve) => setTimeout(resolve, ms));
- *     };
- *   };
- *   const closed = await measure(startServer(), { concurrency: 1, duration: 2000 });
- *   const open = await measure(startServer(), { rate: 100, duration: 2000 });
+ *   const task = () => new Promise((resolve) => setTimeout(resolve, 50));
+ *   const result = await measure(task, { rate: 100, concurrency: 4, duration: 1000 });
  *
- *   console.assert(closed.latency.p99 === 5); // one call was slow
- *   console.assert(open.latency.p99 === 185); // twenty callers were kept waiting
- *   console.assert(report(open).includes("p99"));
+ *   console.assert(result.throughput < 80); // 100 are due, but only 80 can be done
+ *   console.assert(result.service.p99 === 50 && result.latency.p99 > 200); // so they queue
+ *   console.assert(report(result).includes("p99.9"));
  * });
  * ```
  */
@@ -151,8 +142,8 @@ export async function measure(task: Task<unknown>, options: MeasureOptions): Pro
 }
 
 /**
- * Draws a {@link Measurement} as text, some 72 columns wide: the numbers, the distribution of the
- * latencies, and what happened over time.
+ * Draws a {@link Measurement} as text: the numbers, the distribution of the latencies, and what
+ * happened over time.
  *
  * @throws {TypeError} `result` is not a Measurement
  *
