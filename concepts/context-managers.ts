@@ -540,15 +540,9 @@ export function refCounted<M extends Enterable>(
       const manager = toManager(opened);
       // All users may have aborted in `open`. A disposable is to be disposed even so.
       if (Object.is(manager, opened)) signal.throwIfAborted();
-      session.exit = () => manager.exit();
-      return manager.enter();
+      return { manager, value: await manager.enter() };
     };
-    const session: Session<Entered<M>> = {
-      users: 0,
-      abort: (reason) => controller.abort(reason),
-      entered: enter(),
-      exit: doNothing,
-    };
+    const session = { users: 0, controller, entered: enter() };
     session.entered.catch(() => forget(session));
     return session;
   };
@@ -558,7 +552,7 @@ export function refCounted<M extends Enterable>(
   const leave = async (session: Session<Entered<M>>) => {
     if (--session.users > 0) return;
     forget(session);
-    const exit = session.entered.then(() => session.exit());
+    const exit = session.entered.then(({ manager }) => manager.exit());
     exited = exit.catch(doNothing);
     await exit;
   };
@@ -577,12 +571,12 @@ export function refCounted<M extends Enterable>(
         const abort = () => {
           waits = false;
           leave(session).catch(doNothing);
-          if (session.users === 0) session.abort(signal!.reason);
+          if (session.users === 0) session.controller.abort(signal!.reason);
           reject(signal!.reason);
         };
         const stopListening = onAbort(signal, abort);
         session.entered.then(
-          (value) => {
+          ({ value }) => {
             stopListening();
             if (waits && signal?.aborted) abort();
             else resolve(value);
@@ -600,9 +594,8 @@ export function refCounted<M extends Enterable>(
 /** What users share until the last one leaves. */
 interface Session<T> {
   users: number;
-  readonly abort: (reason: unknown) => void;
-  readonly entered: Promise<T>;
-  exit: () => unknown;
+  readonly controller: AbortController;
+  readonly entered: Promise<{ manager: ContextManager<T>; value: T }>;
 }
 
 /** A manager for a single use. Hands over at once, because an abort could come in between. */
