@@ -3,8 +3,8 @@
 /**
  * # Mocks
  *
- * Stand-ins for asynchronous functions in a test. A mock answers what the test tells it, when the
- * test tells it, and records who called it and who awaited the call.
+ * Stand-ins for asynchronous functions in a test. A mock answers what and when the test tells it,
+ * and records who called it and who awaited the call.
  *
  * Reach for it to test code that calls a network, a database or a clock: how the code takes an
  * error, a slow answer, no answer at all, or two answers in the wrong order.
@@ -189,8 +189,6 @@ export function spyOn<T extends object, K extends AsyncMethod<T>>(
  * overlapping calls come in exactly the order that the test is about.
  *
  * It is `asyncMock().hangs()`: a call whose signal is aborted rejects with the signal's reason.
- *
- * Source of the idea: the deferred; Kotlin's tests use a `CompletableDeferred` in the same way.
  *
  * @throws {TypeError} `equals` is not a function, or `name` not a string
  *
@@ -383,9 +381,8 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
   }
 
   /**
-   * Every call gives an async iterable of the items, from the first one on. An Error is thrown in
-   * its turn, and a promise waited for: one that never settles hangs in the middle, until the
-   * consumer leaves or the call's {@link asyncMock signal} aborts.
+   * Every call gives an async iterable of the items. An Error is thrown in its turn, and a promise
+   * waited for, until the consumer leaves or the call's {@link asyncMock signal} aborts.
    */
   yields(...items: (ItemOf<F> | PromiseLike<ItemOf<F>> | Error)[]): this {
     return this.#everyCall(yielding(items));
@@ -393,9 +390,8 @@ class Mock<F extends AnyFunction = AnyFunction> extends Callable {
 
   /**
    * Every call waits before it does what it was told, unless its {@link asyncMock signal} aborts.
-   * It goes with any behaviour; `delays(0)` ends it.
    *
-   * @param ms milliseconds, as many as you like; with Infinity only the signal ends the wait
+   * @param ms milliseconds; with Infinity only the signal ends the wait, 0 waits no more
    * @throws {TypeError} `ms` is not a number
    * @throws {RangeError} `ms` is negative or NaN
    */
