@@ -150,7 +150,9 @@ describe("examples", async () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "async-concepts-"));
     await cp(join(root, "concepts"), join(folder, "concepts"), { recursive: true });
-    await symlink(join(root, "node_modules"), join(folder, "node_modules"));
+    for (const name of ["node_modules", "package.json", "server", "server.ts"]) {
+      await symlink(join(root, name), join(folder, name));
+    }
     for (const { file, code } of [...examples, ...readme])
       await Bun.write(join(folder, file), code);
     const options = await Bun.file(join(root, "tsconfig.json")).json();

@@ -1,29 +1,37 @@
 /**
  * How to test a web service: every answer twice, in process and over a socket, so that neither the
- * router nor the network makes a difference unseen; then what only a socket can do to it (garbage,
- * half a request, a client that hangs up); and the program itself, with its environment, signals
- * and exit codes. Nothing sleeps: slow handlers wait for a promise that the test resolves, and what
- * comes from outside is waited for by what it says.
+ * router nor the network makes a difference unseen; then the program itself, with its environment,
+ * signals and exit codes. Nothing sleeps: slow handlers wait for a promise that the test resolves, and
+ * what comes from outside is waited for by what it says.
+ *
+ * The rooms of the server have tests of their own: `server-limits`, `server-access`, `batches`.
  */
-import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync } from "node:fs";
 
-import { NotFoundError } from "elysia";
-import { z } from "zod";
-
-import { poll } from "../concepts/async-basics.ts";
-import { virtualTime } from "../concepts/virtual-time.ts";
 import packageJson from "../package.json";
-import { type Config, createApp, parseConfig, serve } from "../server.ts";
+import { createApp, serve } from "../server.ts";
+import {
+  aborted,
+  config,
+  eventually,
+  expectProblem,
+  gate,
+  inProcess,
+  KEY,
+  metricsOf,
+  overSocket,
+  type Server,
+} from "./serving.ts";
 
-const KEY = "the-key-of-the-tests";
-const KEY_RULE = "must be printable ASCII characters, none of them a space";
-const authorized = { headers: { "X-API-Key": KEY } };
+// A program takes half a second to start, on a busy machine much longer.
+setDefaultTimeout(30_000);
+
 const files = readdirSync(new URL("../concepts/", import.meta.url)).sort();
 
 describe.each([
   ["in process", inProcess],
-  ["over a socket", overSocket],
+  ["over a socket", (app: Parameters<typeof inProcess>[0]) => overSocket(app)],
 ])("%s", (_, start) => {
   let server: Server;
   beforeAll(async () => void (server = await start(createApp(config()))));
@@ -62,64 +70,21 @@ describe.each([
     });
   });
 
-  describe("GET /metrics", () => {
-    test.each([
-      ["no key", {}],
-      ["an empty key", { "X-API-Key": "" }],
-      ["a wrong key", { "X-API-Key": "a-key-that-is-wrong" }],
-      ["a part of the key", { "X-API-Key": KEY.slice(0, -1) }],
-      ["more than the key", { "X-API-Key": `${KEY}!` }],
-      ["the key in capitals", { "X-API-Key": KEY.toUpperCase() }],
-      ["the key in another header", { Authorization: `Bearer ${KEY}` }],
-    ])("answers 401 to %s", async (_, headers) => {
-      const response = await server.fetch("/metrics", { headers });
+  describe("GET /", () => {
+    test("says where everything is, to programs and to people", async () => {
+      const json = await server.fetch("/");
+      expect(json.headers.get("vary")).toBe("Accept");
+      const { name, version, links } = await json.json();
+      expect({ name, version }).toEqual({ name: "async-concepts", version: packageJson.version });
+      for (const path of Object.values<string>(links)) {
+        expect([200, 401]).toContain((await server.fetch(path)).status);
+      }
 
-      const problem = await expectProblem(response, 401, "Unauthorized", "/metrics");
-      expect(response.headers.get("www-authenticate")).toBe('ApiKey realm="metrics"');
-      expect(JSON.stringify([problem, [...response.headers]])).not.toContain(KEY);
-    });
-
-    test.each(["X-API-Key", "x-api-key", "X-Api-KEY"])(
-      "lets in who sends it as %s",
-      async (name) => {
-        const response = await server.fetch("/metrics", { headers: { [name]: KEY } });
-
-        expect(response.status).toBe(200);
-        expect(await response.json()).toEqual({
-          timestamp: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/),
-          uptime: expect.any(Number),
-          requests: expect.any(Object),
-          inFlight: 0,
-          memory: { rss: expect.any(Number), heapUsed: expect.any(Number) },
-        });
-      },
-    );
-
-    test("counts by route, whatever is in the path; what is no route counts as one", async () => {
-      await using server = await start(createApp(config()));
-      const paths = ["/health", "/health/?a=1", "/concepts", "/concepts/errors.ts"];
-      const others = ["/concepts/nope.ts", "/concepts/!", "/nope", "/nope/2", "/metrics"];
-      for (const path of [...paths, ...others]) await server.fetch(path);
-      await server.fetch("/health", { method: "HEAD" });
-      await server.fetch("/health", { method: "POST" });
-      await server.fetch("/nope", { method: "PROPFIND" });
-
-      const { requests } = await metricsOf(server);
-
-      expect(requests).toEqual({
-        "GET /health": counted(3, { "2xx": 3 }),
-        "GET /concepts": counted(1, { "2xx": 1 }),
-        "GET /concepts/:file": counted(3, { "2xx": 1, "4xx": 2 }),
-        "GET /metrics": counted(1, { "4xx": 1 }),
-        unmatched: counted(4, { "4xx": 4 }),
-      });
-    });
-
-    test("belong to one app", async () => {
-      await using other = await start(createApp(config()));
-      await server.fetch("/health");
-
-      expect((await metricsOf(other)).requests).toEqual({});
+      const accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+      const html = await server.fetch("/", { headers: { accept } });
+      expect(html.headers.get("content-type")).toBe("text/html; charset=utf-8");
+      const page = await html.text();
+      for (const path of Object.values<string>(links)) expect(page).toContain(`href="${path}"`);
     });
   });
 
@@ -205,7 +170,6 @@ describe.each([
       "..%2fserver.ts",
       "%2e%2e%2fserver.ts",
       "..%5cserver.ts",
-      "%E0%A4%A",
       "errors.ts%00",
     ])("answers 404 to %s, which is not in the list", async (file) => {
       const response = await server.fetch(`/concepts/${file}`);
@@ -214,8 +178,78 @@ describe.each([
     });
   });
 
+  describe("GET /tests/:file", () => {
+    test.each(files)("hands out the companion of %s", async (file) => {
+      const name = file.replace(/\.ts$/, ".test.ts");
+      const response = await server.fetch(`/tests/${name}`);
+
+      expect(response.headers.get("content-type")).toBe("text/typescript; charset=utf-8");
+      const source = await Bun.file(new URL(name, import.meta.url)).text();
+      expect(await response.text()).toBe(source);
+    });
+
+    test.each(["server.test.ts", "serving.ts", "semaphores.ts", "..%2fserver.ts"])(
+      "answers 404 to %s, which is not one",
+      async (file) => {
+        await expectProblem(
+          await server.fetch(`/tests/${file}`),
+          404,
+          "Not Found",
+          `/tests/${file}`,
+        );
+      },
+    );
+  });
+
+  describe("the registry", () => {
+    test("has an item for each concept, with both files and what the test needs", async () => {
+      const registry = await (await server.fetch("/r/registry.json")).json();
+      expect(registry.name).toBe("async-concepts");
+      expect(registry.items.map(({ name }: { name: string }) => `${name}.ts`)).toEqual(files);
+
+      for (const { name, registryDependencies } of registry.items) {
+        const item = await (await server.fetch(`/r/${name}.json`)).json();
+        const paths = [`concepts/${name}.ts`, `test/${name}.test.ts`];
+        expect(item).toMatchObject({ name, type: "registry:item", registryDependencies });
+        expect(item.files).toEqual(
+          await Promise.all(
+            paths.map(async (path) => ({
+              path,
+              type: "registry:file",
+              target: `~/${path}`,
+              content: await Bun.file(new URL(`../${path}`, import.meta.url)).text(),
+            })),
+          ),
+        );
+        const imported = [
+          ...item.files[1].content.matchAll(/from "\.\.\/concepts\/([\w-]+)\.ts"/g),
+        ];
+        const needed = new Set(
+          imported.map(([, other]) => other).filter((other) => other !== name),
+        );
+        const { origin } = new URL(registry.homepage);
+        expect(registryDependencies.toSorted()).toEqual(
+          [...needed].map((other) => `${origin}/r/${other}.json`).sort(),
+        );
+      }
+    });
+
+    test.each(["nope.json", "semaphores", "semaphores.ts"])("answers 404 to %s", async (file) => {
+      await expectProblem(await server.fetch(`/r/${file}`), 404, "Not Found", `/r/${file}`);
+    });
+  });
+
+  test.each(["/concepts", "/concepts/errors.ts", "/tests/errors.test.ts", "/r/errors.json"])(
+    "%s may be read by pages of any origin",
+    async (path) => {
+      const { headers } = await server.fetch(path, { headers: { origin: "https://page.example" } });
+
+      expect(headers.get("access-control-allow-origin")).toBe("*");
+    },
+  );
+
   describe("every path", () => {
-    test.each(["/health", "/concepts", "/concepts/errors.ts", "/metrics", "/nope"])(
+    test.each(["/health", "/concepts", "/concepts/errors.ts", "/metrics", "/nope", "/"])(
       "%s has the same headers for HEAD, and no body",
       async (path) => {
         const get = await server.fetch(path);
@@ -247,7 +281,7 @@ describe.each([
       },
     );
 
-    test.each(["/", "/Health", "/health/x", "/concepts/a/b", "/%E0%A4%A", "/he%61lth"])(
+    test.each(["/Health", "/health/x", "/concepts/a/b", "/he%61lth", "/constructor", "/__proto__"])(
       "%s is none, and is answered 404",
       async (path) => {
         for (const method of ["GET", "POST", "OPTIONS"]) {
@@ -266,397 +300,128 @@ describe.each([
         expect(headers.get("x-content-type-options")).toBe("nosniff");
       }
     });
-
-    test("refuses a body that is announced too long with 413", async () => {
-      await using server = await start(createApp(config({ MAX_BODY_BYTES: 10 })));
-      const post = (body: string) =>
-        server.fetch("/health", {
-          method: "POST",
-          body,
-          headers: { "content-length": `${body.length}` },
-        });
-
-      await expectProblem(await post("x".repeat(11)), 413, "Payload Too Large", "/health");
-      await expectProblem(await post("x".repeat(10)), 405, "Method Not Allowed", "/health");
-    });
-  });
-
-  describe("a route that is added", () => {
-    test("is answered 503 while too many are in flight, but not /health and /metrics", async () => {
-      const slow = gate();
-      const app = createApp(config({ MAX_IN_FLIGHT: 2 })).get("/slow", () => slow.pass());
-      await using server = await start(app);
-      const first = [server.fetch("/slow"), server.fetch("/slow")];
-      await slow.reached(2);
-
-      const third = await server.fetch("/slow");
-
-      await expectProblem(third, 503, "Service Unavailable", "/slow");
-      expect(third.headers.get("retry-after")).toBe("1");
-      expect((await server.fetch("/concepts")).status).toBe(503);
-      expect((await server.fetch("/health")).status).toBe(200);
-      expect((await metricsOf(server)).inFlight).toBe(2);
-      slow.open();
-      for (const response of await Promise.all(first)) expect(await response.text()).toBe("passed");
-      const { inFlight, requests } = await metricsOf(server);
-      expect(inFlight).toBe(0);
-      expect(requests["GET /slow"]).toEqual(counted(3, { "2xx": 2, "5xx": 1 }));
-      expect(await (await server.fetch("/slow")).text()).toBe("passed");
-    });
-
-    test("is answered 504 when its time is up, and its signal is aborted", async () => {
-      using log = errorLog();
-      const reasons: unknown[] = [];
-      const app = createApp(config({ REQUEST_TIMEOUT_MS: 5 }))
-        .get("/deaf", () => new Promise<never>(() => {}))
-        .get("/obedient", ({ signal }) => aborted(signal).then((reason) => reasons.push(reason)))
-        .get("/throwing", async ({ signal }) => {
-          throw await aborted(signal);
-        });
-      await using server = await start(app);
-
-      for (const path of ["/deaf", "/obedient", "/throwing"]) {
-        const response = await server.fetch(path);
-        const problem = await expectProblem(response, 504, "Gateway Timeout", path);
-        expect(problem.detail).toBe("The answer took longer than 5 ms.");
-      }
-
-      expect(reasons).toEqual([expect.objectContaining({ name: "TimeoutError" })]);
-      expect((await metricsOf(server)).inFlight).toBe(0);
-      expect(log).not.toHaveBeenCalled();
-    });
-
-    test("may say that there is nothing", async () => {
-      const app = createApp(config()).get("/users/:id", () => {
-        throw new NotFoundError();
-      });
-      await using server = await start(app);
-
-      await expectProblem(await server.fetch("/users/1"), 404, "Not Found", "/users/1");
-    });
-
-    test("that fails is answered 500; the error is in the log alone, by its id", async () => {
-      using log = errorLog();
-      const thrown = [
-        new Error("secret"),
-        Object.assign(new Error("secret"), { status: 404, code: "NOT_FOUND" }),
-        new DOMException("secret", "TimeoutError"),
-        "secret",
-      ];
-      const app = createApp(config())
-        .get("/fail/:n", ({ params }) => {
-          throw thrown[Number(params.n)];
-        })
-        .get("/fail-later/:n", async ({ params }) => {
-          await null;
-          throw thrown[Number(params.n)];
-        });
-      await using server = await start(app);
-
-      for (const path of thrown.flatMap((_, n) => [`/fail/${n}`, `/fail-later/${n}`])) {
-        log.mockClear();
-        const response = await server.fetch(path, authorized);
-        const problem = await expectProblem(response, 500, "Internal Server Error", path);
-
-        expect(JSON.stringify(problem)).not.toContain("secret");
-        expect(log.mock.calls).toEqual([
-          [`Request ${problem.requestId} failed:`, thrown[Number(path.at(-1))]],
-        ]);
-      }
-      const { inFlight, requests } = await metricsOf(server);
-      expect(inFlight).toBe(0);
-      expect(requests["GET /fail/:n"]).toEqual(counted(4, { "5xx": 4 }));
-    });
-
-    test("has its schemas checked: 400 and 422 are the client's fault, 500 is ours", async () => {
-      using log = errorLog();
-      const user = z.object({ name: z.string(), age: z.number("must be a number") });
-      const app = createApp(config())
-        .post("/users", ({ body }) => body, { body: user })
-        // @ts-expect-error this handler does not keep its promise
-        .get("/users", () => "secret", { response: user });
-      await using server = await start(app);
-      const post = (body: string) =>
-        server.fetch("/users", {
-          method: "POST",
-          body,
-          headers: { "content-type": "application/json" },
-        });
-
-      expect(await (await post('{"name":"Ada","age":36}')).json()).toEqual({
-        name: "Ada",
-        age: 36,
-      });
-      await expectProblem(await post('{"name'), 400, "Bad Request", "/users");
-      const invalid = await post('{"name":"Ada","age":"secret"}');
-      const problem = await expectProblem(invalid, 422, "Unprocessable Entity", "/users");
-      expect(problem.errors).toEqual([{ path: "age", message: "must be a number" }]);
-      expect(log).not.toHaveBeenCalled();
-      const broken = await server.fetch("/users");
-      const failure = await expectProblem(broken, 500, "Internal Server Error", "/users");
-      expect(JSON.stringify([problem, failure])).not.toContain("secret");
-      expect(log).toHaveBeenCalledTimes(1);
-      const patch = await server.fetch("/users", { method: "PATCH" });
-      expect(patch.headers.get("allow")).toBe("POST, GET, HEAD, OPTIONS");
-    });
-
-    test("learns by its signal that the client has gone, and is no longer in flight", async () => {
-      const slow = gate();
-      const gone = Promise.withResolvers<unknown>();
-      const app = createApp(config()).get("/slow", ({ signal }) => {
-        void aborted(signal).then(gone.resolve);
-        return slow.pass();
-      });
-      await using server = await start(app);
-      const controller = new AbortController();
-      const response = server.fetch("/slow", { signal: controller.signal });
-      response.catch(() => {});
-      await slow.reached(1);
-      expect((await metricsOf(server)).inFlight).toBe(1);
-
-      controller.abort();
-
-      expect(await gone.promise).toHaveProperty("name", "AbortError");
-      await eventually(async () => (await metricsOf(server)).inFlight === 0);
-      const { requests } = await metricsOf(server);
-      expect(requests["GET /slow"]).toEqual(counted(1, { "4xx": 1 }));
-    });
-  });
-});
-
-describe("metrics", () => {
-  test("have the percentiles of the last thousand latencies", async () => {
-    await virtualTime(async () => {
-      const app = createApp(config()).get("/sleep/:ms", async ({ params }) => {
-        await new Promise((resolve) => setTimeout(resolve, Number(params.ms)));
-        return "awake";
-      });
-      const server = await inProcess(app);
-      const sleepFor = (times: number[]) =>
-        Promise.all(times.map((ms) => server.fetch(`/sleep/${ms}`)));
-      const latency = async () => (await metricsOf(server)).requests["GET /sleep/:ms"];
-
-      await sleepFor([7]);
-      expect(await latency()).toEqual(counted(1, { "2xx": 1 }, { p50: 7, p90: 7, p99: 7 }));
-      await sleepFor(Array.from({ length: 1000 }, (_, n) => n + 1));
-      const spread = { p50: 500, p90: 900, p99: 990 };
-      expect(await latency()).toEqual(counted(1001, { "2xx": 1001 }, spread));
-      await sleepFor(Array(1000).fill(3));
-      expect(await latency()).toEqual(counted(2001, { "2xx": 2001 }, { p50: 3, p90: 3, p99: 3 }));
-    });
-  });
-
-  test("of a request whose time is up have exactly that time", async () => {
-    await virtualTime(async (clock) => {
-      const app = createApp(config()).get("/deaf", () => new Promise<never>(() => {}));
-      const server = await inProcess(app);
-
-      expect((await server.fetch("/deaf")).status).toBe(504);
-
-      expect(clock.elapsed).toBe(10_000);
-      const { requests, uptime } = await metricsOf(server);
-      expect(uptime).toBe(10);
-      const latency = { p50: 10_000, p90: 10_000, p99: 10_000 };
-      expect(requests["GET /deaf"]).toEqual(counted(1, { "5xx": 1 }, latency));
-    });
-  });
-});
-
-describe("a client on a bare socket", () => {
-  test.each([
-    ["hangs up before it says anything", ""],
-    ["hangs up in the headers", "GET /health HTTP/1.1\r\nHost: te"],
-    ["hangs up in the body", "POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1"],
-    ["hangs up before the answer", "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"],
-  ])("that %s does no harm", async (_, text) => {
-    const slow = gate();
-    const app = createApp(config())
-      .get("/slow", () => slow.pass())
-      .post("/slow", ({ body }) => body, { body: z.string() });
-    await using server = await overSocket(app);
-    const client = await connect(server.port, text);
-    if (text.startsWith("GET /slow")) await slow.reached(1);
-
-    client.hangUp();
-
-    await eventually(async () => (await metricsOf(server)).inFlight === 0);
-    expect((await server.fetch("/health")).status).toBe(200);
-  });
-
-  test.each([
-    ["garbage", "\0\x01\xff garbage\r\n\r\n", 400],
-    ["no Host", "GET /health HTTP/1.1\r\n\r\n", 400],
-    ["headers without end", `GET /health HTTP/1.1\r\nHost: a\r\nX: ${"x".repeat(100_000)}`, 431],
-    ["a path without end", `GET /${"x".repeat(100_000)} HTTP/1.1\r\nHost: a\r\n\r\n`, 431],
-    ["a length that is none", "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400],
-  ])("that sends %s is turned away by Bun, and the next is served", async (_, text, status) => {
-    await using server = await overSocket(createApp(config()));
-
-    const client = await connect(server.port, text);
-
-    // The server closes the connection, so that all has been received.
-    expect(await client.received).toStartWith(`HTTP/1.1 ${status} `);
-    expect((await server.fetch("/health")).status).toBe(200);
-  });
-
-  test.each([
-    ["Content-Length: 99999999999", 413],
-    ["Transfer-Encoding: chunked", 411],
-  ])("is told so before it sends a body of %s", async (header, status) => {
-    await using server = await overSocket(createApp(config()));
-    const text = `PUT /health HTTP/1.1\r\nHost: a\r\n${header}\r\n\r\n`;
-
-    const client = await connect(server.port, text);
-
-    const answer = await client.received;
-    expect(answer).toStartWith(`HTTP/1.1 ${status} `);
-    expect(answer).toContain("application/problem+json");
-  });
-
-  test("gets no route for two slashes, which fetch makes one of", async () => {
-    await using server = await overSocket(createApp(config()));
-    const text = "GET //health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-
-    const client = await connect(server.port, text);
-
-    expect(await client.received).toStartWith("HTTP/1.1 404 ");
-  });
-
-  test("may leave out a proper host name", async () => {
-    await using server = await overSocket(createApp(config()));
-
-    for (const host of ["a", "[", "x".repeat(300)]) {
-      const text = `GET /concepts/errors.ts HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
-      const client = await connect(server.port, text);
-
-      expect(await client.received).toStartWith("HTTP/1.1 200 ");
-    }
   });
 });
 
 describe("serve", () => {
-  test("accepts nothing more after the abort, and ends when all is answered", async () => {
+  test("says at /health that it drains, answers what is in flight, and ends", async () => {
     const slow = gate();
-    const controller = new AbortController();
-    const listening = Promise.withResolvers<string>();
     const app = createApp(config()).get("/slow", () => slow.pass());
-    const served = serve(app, config({ PORT: 0 }), controller.signal, listening.resolve);
-    const origin = await listening.promise;
-    const response = fetch(`${origin}/slow`);
+    await using server = await overSocket(app, config());
+    const response = server.fetch("/slow");
     await slow.reached(1);
 
-    controller.abort();
+    server.stop();
 
-    await eventually(() =>
-      fetch(origin)
-        .then(() => false)
-        .catch(() => true),
-    );
-    expect(Bun.peek.status(served)).toBe("pending");
+    const health = await server.fetch("/health");
+    expect(health.status).toBe(503);
+    expect(await health.json()).toMatchObject({ status: "draining" });
+    expect(Bun.peek.status(server.stopped)).toBe("pending");
     slow.open();
     expect(await (await response).text()).toBe("passed");
-    await served;
+    await server.stopped;
+    await expect(server.fetch("/health")).rejects.toThrow();
   });
 
-  test("answers 500 even if an app throws, which ours does not", async () => {
-    using log = errorLog();
-    const error = new Error("secret");
-    await using server = await overSocket({
-      fetch: () => {
-        throw error;
-      },
+  test("takes no new batches while it drains", async () => {
+    const slow = gate();
+    const given = config();
+    const app = createApp(given).get("/slow", () => slow.pass());
+    await using server = await overSocket(app, given);
+    const response = server.fetch("/slow");
+    await slow.reached(1);
+
+    server.stop();
+
+    const batch = await server.fetch("/projects/demo/batches", {
+      method: "POST",
+      headers: { "x-api-key": KEY },
+      body: JSON.stringify({ requests: [{ url: `${server.origin}/health` }] }),
     });
-
-    const response = await server.fetch("/");
-
-    const problem = await expectProblem(response, 500, "Internal Server Error", "");
-    expect(JSON.stringify(problem)).not.toContain("secret");
-    expect(log.mock.calls).toEqual([[`Request ${problem.requestId} failed:`, error]]);
+    await expectProblem(batch, 503, "Service Unavailable", "/projects/demo/batches");
+    expect(Number(batch.headers.get("retry-after"))).toBeGreaterThan(0);
+    slow.open();
+    await response;
   });
 
-  test("cuts off what goes on for twice the time of a request", async () => {
-    const controller = new AbortController();
-    const listening = Promise.withResolvers<string>();
-    const given = config({ PORT: 0, REQUEST_TIMEOUT_MS: 10 });
-    const app = createApp(given).get("/endless", () => {
-      const body = new ReadableStream({ start: (stream) => stream.enqueue("the beginning") });
-      return new Response(body);
-    });
-    const served = serve(app, given, controller.signal, listening.resolve);
-    const response = await fetch(`${await listening.promise}/endless`);
-    const text = response.text();
+  test("aborts what has not ended within DRAIN_MS, which may say a last word", async () => {
+    const reasons: unknown[] = [];
+    const app = createApp(config())
+      .get("/polite", async function* ({ signal }) {
+        yield "begun\n";
+        reasons.push(await aborted(signal));
+        yield "stopped\n";
+      })
+      .get("/obedient", async ({ signal }) => {
+        throw await aborted(signal);
+      });
+    await using server = await overSocket(app, config({ DRAIN_MS: 10 }));
+    const polite = await server.fetch("/polite");
+    const obedient = server.fetch("/obedient");
+    await eventually(async () => (await metricsOf(server)).inFlight === 2);
+
+    server.stop();
+
+    expect(await polite.text()).toBe("begun\nstopped\n");
+    expect(reasons).toEqual([expect.objectContaining({ name: "AbortError" })]);
+    await expectProblem(await obedient, 503, "Service Unavailable", "/obedient");
+    await server.stopped;
+  });
+
+  test("answers for a deaf handler, cuts a deaf stream, and ends", async () => {
+    const app = createApp(config())
+      .get("/deaf", () => new Promise<never>(() => {}))
+      .get(
+        "/endless",
+        () => new Response(new ReadableStream({ start: (c) => c.enqueue("begun") })),
+      );
+    await using server = await overSocket(app, config({ DRAIN_MS: 0 }));
+    const deaf = server.fetch("/deaf");
+    const endless = await server.fetch("/endless");
+    const text = endless.text();
     text.catch(() => {});
+    await eventually(async () => (await metricsOf(server)).inFlight === 2);
 
-    controller.abort();
+    server.stop();
 
-    await served;
+    await expectProblem(await deaf, 503, "Service Unavailable", "/deaf");
+    await server.stopped;
     await expect(text).rejects.toThrow();
   });
-});
 
-describe("parseConfig", () => {
-  test("has defaults for all, and a key that nobody can guess", () => {
-    const given = parseConfig({ UNRELATED: "1" });
+  test("does not share its port, and names what it can't listen at", async () => {
+    await using server = await overSocket(createApp(config()));
 
-    expect(given).toEqual({
-      PORT: 3000,
-      API_KEY: expect.stringMatching(/^[0-9a-f-]{36}$/),
-      MAX_IN_FLIGHT: 1000,
-      REQUEST_TIMEOUT_MS: 10_000,
-      MAX_BODY_BYTES: 1_000_000,
-    });
-    expect(parseConfig({}).API_KEY).not.toBe(given.API_KEY);
+    const taken = config({ PORT: server.port });
+    const again = serve(createApp(taken), taken, new AbortController().signal);
+    expect(again).rejects.toThrow(`HOST 127.0.0.1, PORT ${server.port}`);
+    const nowhere = config({ HOST: "192.0.2.1" });
+    const elsewhere = serve(createApp(nowhere), nowhere, new AbortController().signal);
+    await expect(elsewhere).rejects.toThrow("HOST 192.0.2.1");
   });
 
-  test("takes what is given", () => {
-    const env = {
-      PORT: "0",
-      HOST: "127.0.0.1",
-      API_KEY: KEY,
-      MAX_IN_FLIGHT: "1",
-      REQUEST_TIMEOUT_MS: "120000",
-      MAX_BODY_BYTES: "0",
-    };
+  test("gives the demo project the server itself for an upstream", async () => {
+    const given = config();
+    await using server = await overSocket(createApp(given), given);
 
-    expect(parseConfig(env)).toEqual({
-      PORT: 0,
-      HOST: "127.0.0.1",
-      API_KEY: KEY,
-      MAX_IN_FLIGHT: 1,
-      REQUEST_TIMEOUT_MS: 120_000,
-      MAX_BODY_BYTES: 0,
+    const response = await server.fetch("/projects/demo/batches", {
+      method: "POST",
+      headers: { "x-api-key": given.demoKey! },
+      body: JSON.stringify({ requests: [{ url: `${server.origin}/health` }] }),
     });
-  });
 
-  test.each([
-    ["PORT", "abc", 'must be an integer from 0 to 65535, received "abc"'],
-    ["PORT", "65536", 'must be an integer from 0 to 65535, received "65536"'],
-    ["PORT", "-1", 'must be an integer from 0 to 65535, received "-1"'],
-    ["PORT", "1e3", 'must be an integer from 0 to 65535, received "1e3"'],
-    ["PORT", "80.5", 'must be an integer from 0 to 65535, received "80.5"'],
-    ["PORT", " 80", 'must be an integer from 0 to 65535, received " 80"'],
-    ["PORT", "", 'must be an integer from 0 to 65535, received ""'],
-    ["HOST", "", "must not be empty"],
-    ["MAX_IN_FLIGHT", "0", 'must be an integer from 1 to 1000000, received "0"'],
-    ["REQUEST_TIMEOUT_MS", "0", 'must be an integer from 1 to 120000, received "0"'],
-    ["MAX_BODY_BYTES", "1MB", 'must be an integer from 0 to 1000000000, received "1MB"'],
-    ["API_KEY", "", KEY_RULE],
-    ["API_KEY", "sesame sesame sesame", KEY_RULE],
-    ["API_KEY", "sésame-sésame-sésame", KEY_RULE],
-  ])("refuses %s=%j", (name, value, message) => {
-    const header = "the environment is not as it must be\n";
-    expect(() => parseConfig({ [name]: value })).toThrow(
-      new Error(`${header}  ${name} ${message}`),
-    );
+    const { results } = await response.json();
+    expect(JSON.parse(results[0].body)).toMatchObject({ status: "ok" });
   });
 });
 
 // Each in a process of its own, so that they may as well run side by side.
 describe.concurrent("the program", () => {
-  test("prints where it listens and the key that it made, once, and stops on SIGTERM", async () => {
-    await using program = start({ PORT: "0" });
+  test("prints where it listens and the keys that it made, once, and stops on SIGTERM", async () => {
+    await using program = start({ PORT: "0", LOG: "silent" });
     const origin = await program.printed(/Listening on (\S+)\n/);
-    const key = await program.printed(/X-API-Key of this run: (\S+)\n/);
+    const key = await program.printed(/The administrator's key: (\S+)\n/);
+    const demo = await program.printed(/The key of the project demo: (\S+)\n/);
 
     const headers = { "x-api-key": key };
     expect((await fetch(`${origin}/metrics`, { headers })).status).toBe(200);
@@ -665,30 +430,20 @@ describe.concurrent("the program", () => {
 
     expect(await program.ended()).toEqual({
       exitCode: 0,
-      stdout: `Listening on ${origin}\nX-API-Key of this run: ${key}\n`,
+      stdout: `Listening on ${origin}\nThe administrator's key: ${key}\nThe key of the project demo: ${demo}\n`,
       stderr: "",
     });
   });
 
-  test("never prints a key that it was given, and stops on SIGINT", async () => {
-    await using program = start({ PORT: "0", HOST: "127.0.0.1", API_KEY: KEY });
-    const origin = await program.printed(/Listening on (http:\/\/127\.0\.0\.1:\d+)\n/);
-
-    expect((await fetch(`${origin}/metrics`, authorized)).status).toBe(200);
-    program.kill("SIGINT");
-
-    const stdout = `Listening on ${origin}\n`;
-    expect(await program.ended()).toEqual({ exitCode: 0, stdout, stderr: "" });
-  });
-
   test("says in a line that its port is in use", async () => {
-    using other = Bun.serve({ port: 0, fetch: () => new Response("other") });
+    const fetch = () => new Response("other");
+    using other = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch });
     await using program = start({ PORT: `${other.port}`, API_KEY: KEY });
 
     expect(await program.ended()).toEqual({
       exitCode: 1,
       stdout: "",
-      stderr: `Cannot start: Failed to start server. Is port ${other.port} in use?\n`,
+      stderr: `Cannot start: Cannot listen at HOST 127.0.0.1, PORT ${other.port}: Failed to start server. Is port ${other.port} in use?\n`,
     });
   });
 
@@ -712,6 +467,49 @@ describe.concurrent("the program", () => {
     expect(stderr).not.toContain("secret with spaces");
   });
 
+  test("ends within its time, whatever handlers are up to", async () => {
+    const deaf = slowProgram("await new Promise(() => setInterval(() => {}, 10));");
+    await using program = start({ PORT: "0", DRAIN_MS: "10", LOG: "silent" }, deaf);
+    const response = fetch(`${await program.printed(/Listening on (\S+)\n/)}/slow`);
+    await program.printed(/(in flight)/);
+
+    program.kill("SIGTERM");
+
+    expect((await response).status).toBe(503);
+    expect((await program.ended()).exitCode).toBe(0);
+  });
+
+  test("logs a line of JSON for each request, never prints a key that it was given, and stops on SIGINT", async () => {
+    await using program = start({ PORT: "0", API_KEY: KEY, LOG: "json" });
+    const origin = await program.printed(/Listening on (\S+)\n/);
+    const headers = { "x-request-id": "my-id.7", "x-api-key": KEY };
+    await (await fetch(`${origin}/metrics?key=${KEY}`, { headers })).text();
+    await (await fetch(`${origin}/nope`, { headers: { "x-request-id": "not sane" } })).text();
+    program.kill("SIGINT");
+
+    const { exitCode, stdout, stderr } = await program.ended();
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    expect(stdout).not.toContain(KEY);
+    const [first, second] = stdout
+      .split("\n")
+      .filter((line) => line.startsWith("{"))
+      .map((line) => JSON.parse(line));
+    expect(first).toEqual({
+      time: expect.any(String),
+      level: "info",
+      id: "my-id.7",
+      method: "GET",
+      path: "/metrics",
+      route: "/metrics",
+      isAdmin: true,
+      status: 200,
+      durationMs: expect.any(Number),
+      bytes: expect.any(Number),
+    });
+    expect(second).toMatchObject({ path: "/nope", status: 404 });
+    expect(second.id).toMatch(/^[0-9a-f-]{36}$/);
+  });
+
   // A program like server.ts, with a route that ends when the program has heard of the signal.
   const slowProgram = (onSignal: string) => `
     import { run } from "./concepts/async-basics.ts";
@@ -726,7 +524,8 @@ describe.concurrent("the program", () => {
         ${onSignal}
       });
       return serve(app, config, signal, (origin) => console.log("Listening on " + origin));
-    });`;
+    });
+    process.exit();`;
 
   test("answers what is in flight when it is told to stop", async () => {
     await using program = start({ PORT: "0" }, slowProgram('return "answered";'));
@@ -753,120 +552,6 @@ describe.concurrent("the program", () => {
     await expect(response).rejects.toThrow();
   });
 });
-
-type App = Pick<ReturnType<typeof createApp>, "fetch">;
-
-interface Server extends AsyncDisposable {
-  fetch(path: string, init?: RequestInit): Promise<Response>;
-}
-
-function config(given: Partial<Config> = {}): Config {
-  return { ...parseConfig({ API_KEY: KEY }), ...given };
-}
-
-async function inProcess(app: Pick<ReturnType<typeof createApp>, "handle">): Promise<Server> {
-  return {
-    fetch: (path, init) => app.handle(new Request(`http://localhost${path}`, init)),
-    [Symbol.asyncDispose]: async () => {},
-  };
-}
-
-async function overSocket(app: App): Promise<Server & { port: number }> {
-  const controller = new AbortController();
-  const listening = Promise.withResolvers<string>();
-  const served = serve(app, config({ PORT: 0 }), controller.signal, listening.resolve);
-  const origin = await listening.promise;
-  return {
-    port: Number(new URL(origin).port),
-    fetch: (path, init) => fetch(origin + path, init),
-    [Symbol.asyncDispose]: () => {
-      controller.abort();
-      return served;
-    },
-  };
-}
-
-/** What /metrics says, to one who has the key. */
-async function metricsOf(server: Server) {
-  const response = await server.fetch("/metrics", authorized);
-  return (await response.json()) as {
-    uptime: number;
-    inFlight: number;
-    requests: Record<string, unknown>;
-  };
-}
-
-function counted(
-  count: number,
-  status: Record<string, number>,
-  latencyMs: object = { p50: expect.any(Number), p90: expect.any(Number), p99: expect.any(Number) },
-) {
-  return { count, status, latencyMs };
-}
-
-/** Checks all that RFC 9457 asks of an answer, and returns its members. */
-async function expectProblem(response: Response, status: number, title: string, instance: string) {
-  expect(response.status).toBe(status);
-  expect(response.headers.get("content-type")).toBe("application/problem+json");
-  const problem = await response.json();
-  expect(problem).toMatchObject({ type: "about:blank", title, status, instance });
-  expect(problem.detail).toMatch(/^[A-Z].+\.$/);
-  return problem as { detail: string; errors?: unknown; requestId?: string };
-}
-
-/** A place where handlers wait until the test opens it; from then on they pass. */
-function gate() {
-  const opened = Promise.withResolvers<string>();
-  let waiting = 0;
-  let onArrival = () => {};
-  return {
-    open: () => opened.resolve("passed"),
-    pass: () => {
-      waiting++;
-      onArrival();
-      return opened.promise;
-    },
-    reached: (count: number) =>
-      new Promise<void>((resolve) => {
-        onArrival = () => waiting >= count && resolve();
-        onArrival();
-      }),
-  };
-}
-
-function aborted(signal: AbortSignal): Promise<unknown> {
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(signal.reason)));
-}
-
-/** Waits for what another process or the network brings about. */
-function eventually(isTrue: () => Promise<boolean>): Promise<true> {
-  return poll(isTrue, { interval: 1, timeout: 1000 });
-}
-
-/** What goes to console.error until the end of the block. */
-function errorLog() {
-  return spyOn(console, "error").mockImplementation(() => {});
-}
-
-/** Sends text over TCP. `received` is all that comes until the server closes the connection. */
-async function connect(port: number, text: string) {
-  const received = Promise.withResolvers<string>();
-  let answer = "";
-  let rest = Buffer.from(text, "latin1");
-  const write = (socket: { write(data: Buffer): number }) =>
-    void (rest = rest.subarray(Math.max(0, socket.write(rest))));
-  const socket = await Bun.connect({
-    hostname: "localhost",
-    port,
-    socket: {
-      open: write,
-      drain: write,
-      data: (_, chunk) => void (answer += chunk.toString()),
-      close: () => received.resolve(answer),
-    },
-  });
-  return { received: received.promise, hangUp: () => socket.terminate() };
-}
 
 /** Runs server.ts, or other code beside it, as a program with this environment and no other. */
 function start(env: Record<string, string>, code?: string) {
