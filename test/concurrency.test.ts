@@ -24,6 +24,7 @@ import {
   taskGroup,
   type TasksOptions,
 } from "../concepts/concurrency.ts";
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
 // Garbage is collected by Bun.
@@ -2874,37 +2875,277 @@ describe("types", () => {
   });
 });
 
-describe("random trees of tasks", () => {
-  const seed = Number(globalThis.process?.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+describe("in every order", () => {
+  const byName = (log: Ended[]) => log.toSorted((a, b) => a.name.localeCompare(b.name));
+  const valuesOf = (log: Ended[]) => log.map(({ value }) => value);
+  const errorsOf = (log: Ended[]) => log.flatMap(({ error }) => error ?? []);
+  const allOr = (error: unknown, log: Ended[], value: unknown): Outcome | undefined =>
+    error ? { error } : log.length === 3 ? { value } : undefined;
+  const firstSuccess = (log: Ended[]) => {
+    const success = log.find(({ value }) => value);
+    if (success) return { value: success.value };
+    return log.length === 3 ? { error: errorsOf(byName(log)) } : undefined;
+  };
 
-  test(`leave nothing running, held, listening or unhandled (SEED=${seed})`, async () => {
-    const random = randomNumbers(seed);
-    for (let run = 0; run < 300; run++) {
-      const { controller, listeners } = watchedController();
-      const world: World = {
-        random,
-        running: 0,
-        callsAfterAbort: 0,
-        locks: [new Lock(), new Lock()],
-        controller,
-      };
-      const tree = randomTree(world, 4);
+  /** What is decided once these tasks have ended, in this order. */
+  const decisions: [name: string, decide: (log: Ended[]) => Outcome | undefined, run: Run][] = [
+    ["gather", (log) => allOr(errorsOf(log)[0], log, valuesOf(byName(log))), gather],
+    [
+      "mapConcurrent",
+      (log) => allOr(errorsOf(log)[0], log, valuesOf(byName(log))),
+      (tasks, { signal } = {}) =>
+        mapConcurrent(tasks, (task, _, own) => task(own), { concurrency: 2, signal }),
+    ],
+    ["asCompleted", (log) => allOr(errorsOf(log)[0], log, valuesOf(log)), receiveAll],
+    [
+      "allSettled",
+      (log) => {
+        const outcomes = byName(log).map(({ value, error: reason }) =>
+          reason ? { status: "rejected", reason } : { status: "fulfilled", value },
+        );
+        return allOr(undefined, log, outcomes);
+      },
+      allSettled,
+    ],
+    [
+      "race",
+      ([first]) => first && (first.error ? { error: first.error } : { value: first.value }),
+      race,
+    ],
+    ["any", firstSuccess, any],
+    [
+      "hedge",
+      firstSuccess,
+      (tasks, { signal } = {}) =>
+        hedge(attemptsOf(...tasks).task, { after: 10, attempts: 3, signal }),
+    ],
+  ];
 
-      const tooLate = microtasks(random(60)).then(() => controller.abort("stop"));
-      await tree(controller.signal).then(releaseAll, () => {});
+  test.each(decisions)(
+    "%s settles as its tasks decide, when all have ended, and drops no hold",
+    async (name, decide, run) => {
+      await everyOrder(async (world) => {
+        const stage = new Stage(world);
+        const tasks = [
+          stage.actor("ann", { fails: true }),
+          stage.actor("bob", { isDeaf: true }),
+          stage.actor("cid", { fails: true, cleansUp: true }),
+        ];
 
-      expect(world.running).toBe(0);
-      await tooLate;
-      await microtasks(100);
-      const { callsAfterAbort } = world;
-      expect({ run, callsAfterAbort, listeners: listeners() }).toEqual({
-        run,
-        callsAfterAbort: 0,
-        listeners: 0,
+        const outcome = await outcomeOf(run(tasks, { signal: stage.signal, concurrency: 2 }));
+
+        stage.check(outcome, decide(stage.beforeAbort), { limit: name === "hedge" ? 3 : 2 });
       });
-      expect(world.locks.map(({ isFree }) => isFree)).toEqual([true, true]);
-    }
-  });
+    },
+    120_000,
+  );
+
+  test("taskGroup tells all failures, when all tasks have ended, and drops no hold", async () => {
+    await everyOrder(async (world) => {
+      const stage = new Stage(world);
+      const group = taskGroup(
+        ({ spawn }) => {
+          spawn(stage.actor("ann", { fails: true, cleansUp: true }));
+          spawn(stage.actor("bob", { isDeaf: true }));
+          // It spawns another one, which waits in line.
+          return spawn(async (signal) => {
+            const hold = await stage.actor("cid", { fails: true })(signal);
+            spawn(stage.actor("dan"));
+            return hold;
+          });
+        },
+        { signal: stage.signal, concurrency: 2 },
+      );
+
+      const outcome = await outcomeOf(group);
+
+      const errors = errorsOf(stage.log);
+      const { value } = stage.log.find(({ name }) => name === "cid") ?? {};
+      const decision =
+        errors.length > 0
+          ? { error: errors }
+          : stage.beforeAbort.length === 4
+            ? { value }
+            : undefined;
+      stage.check(outcome, decision, {
+        limit: 2,
+        received: outcome.error ? [] : valuesOf(stage.log),
+      });
+    });
+  }, 120_000);
+
+  test("a group that ends either runs what is spawned at last, or refuses it", async () => {
+    await everyOrder(async (world) => {
+      const stage = new Stage(world);
+      const { promise: opened, resolve: open } = Promise.withResolvers<TaskGroup>();
+      const spawned: string[] = [];
+      const body = async (group: TaskGroup) => {
+        open(group);
+        await world.step("body");
+      };
+      const group = taskGroup(body, { signal: stage.signal, concurrency: 1 });
+      const late = ["ann", "bob"].map((name) =>
+        world.spawn(name, async () => {
+          const { spawn } = await opened;
+          spawned.push(name);
+          return outcomeOf(spawn(stage.actor(name)));
+        }),
+      );
+
+      await outcomeOf(group);
+      expect(stage.running).toBe(0);
+
+      for (const [index, outcome] of (await Promise.all(late)).entries()) {
+        const ended = stage.log.find(({ name }) => name === ["ann", "bob"][index]);
+        expect(outcome.value).toBe(ended?.value);
+      }
+      expect(stage.started).toEqual(spawned.filter((name) => stage.started.includes(name)));
+      expect(stage.calledTooLate).toBe(0);
+    });
+  }, 120_000);
+
+  test("asCompleted, left during a pending next(), gives each hold to one, or drops it", async () => {
+    await everyOrder(async (world) => {
+      const stage = new Stage(world);
+      const results = asCompleted(
+        [stage.actor("ann"), stage.actor("bob", { isDeaf: true })],
+        stage,
+      );
+      const received: unknown[] = [];
+      const consumer = world.spawn("consumer", async () => {
+        for await (const { value } of results) received.push(value);
+      });
+      const leaver = world.spawn("leaver", async () => {
+        const outcome = await outcomeOf(results.return());
+        expect(stage.running).toBe(0);
+        return outcome;
+      });
+
+      const outcomes = [await outcomeOf(consumer), await leaver];
+
+      const told = outcomes.filter(({ error }) => error !== undefined);
+      if (told.length > 0)
+        expect([told, stage.signal.aborted]).toEqual([[{ error: "stop" }], true]);
+      for (const { value } of stage.log) {
+        expect(value!.releases).toBe(received.includes(value) ? 0 : 1);
+      }
+      expect([stage.calledTooLate, stage.listeners()]).toEqual([0, 0]);
+    });
+  }, 120_000);
+
+  test("allSettled, out of time, tells what has ended by then", async () => {
+    await everyOrder(async (world) => {
+      const stage = new Stage(world);
+      const tasks = [
+        stage.actor("ann", { fails: true }),
+        stage.actor("bob", { isDeaf: true }),
+        stage.actor("cid", { cleansUp: true }),
+      ];
+
+      const settling = allSettled(tasks, { signal: stage.signal, concurrency: 2, timeout: 10 });
+      const outcome = await outcomeOf(settling);
+
+      const outcomes = ["ann", "bob", "cid"].map((name) => {
+        const ended = stage.log.find((ended) => ended.name === name);
+        if (ended?.value) return { status: "fulfilled", value: ended.value };
+        return { status: "rejected", reason: ended?.error ?? expect.any(DOMException) };
+      });
+      if (outcome.error !== "stop") expect(outcome).toEqual({ value: outcomes });
+      stage.check(outcome, outcome, { limit: 2 });
+    });
+  }, 120_000);
+
+  test("mapConcurrent pulls what it has room for, closes its source once, and drops no hold", async () => {
+    await everyOrder(async (world) => {
+      const stage = new Stage(world);
+      const items = ["first", "second"].map((name) => new Hold(name));
+      const source = { pulled: 0, closed: 0, hasEnded: false, pulls: [] as Promise<unknown>[] };
+      const next = async (): Promise<IteratorResult<Hold>> => {
+        const value = items[source.pulled++];
+        try {
+          await world.step("next", { fails: "source" });
+          source.hasEnded = !value;
+          return value ? { done: false, value } : { done: true, value };
+        } catch (error) {
+          source.hasEnded = true;
+          throw error;
+        }
+      };
+      const iterator = {
+        [Symbol.asyncIterator]: () => iterator,
+        next() {
+          if (stage.signal.aborted || stage.running > 1) stage.calledTooLate++;
+          const pull = next();
+          source.pulls.push(pull.catch(() => {}));
+          return pull;
+        },
+        return: async () => ({ done: true, value: source.closed++ }) as const,
+      };
+      const given: Hold[] = [];
+      const fn = (item: Hold, _: number, signal: AbortSignal) => {
+        given.push(item);
+        return stage.actor(item.name, { fails: true })(signal);
+      };
+
+      const mapping = mapConcurrent(iterator, fn, { signal: stage.signal, concurrency: 2 });
+      const outcome = await outcomeOf(mapping);
+      const isClosed = outcome.error !== undefined && !source.hasEnded;
+      await Promise.all(source.pulls);
+
+      expect(source.closed <= 1).toBe(true);
+      if (isClosed) expect(source.closed).toBe(1);
+      if (outcome.value) expect(source.closed).toBe(0);
+      const dropped = items.slice(0, source.pulled).filter((item) => !given.includes(item));
+      for (const { releases } of dropped) expect([0, 1]).toContain(releases);
+      stage.check(outcome, outcome, { limit: 2 });
+    });
+  }, 120_000);
+
+  test.each([
+    { leaving: ["ann"], staying: ["bob", "cid"] },
+    { leaving: ["ann", "bob"], staying: [] },
+  ])(
+    "singleFlight, where $leaving may leave, and $staying not",
+    async ({ leaving, staying }) => {
+      await everyOrder(async (world) => {
+        const runs: { signal: AbortSignal; hold?: Hold; step: Promise<void> }[] = [];
+        let overlaps = 0;
+        const fly = singleFlight(async (_: void, signal) => {
+          if (runs.some((run) => !run.hold && !run.signal.aborted)) overlaps++;
+          const run: (typeof runs)[number] = { signal, step: world.step("run") };
+          runs.push(run);
+          await run.step;
+          return (run.hold = new Hold("flight"));
+        });
+        const call = async (options?: { signal: AbortSignal }) => {
+          const { value, error } = await outcomeOf(fly(undefined, options));
+          if (error !== undefined) expect([error, options?.signal.aborted]).toEqual(["stop", true]);
+          return value;
+        };
+        const watched = leaving.map((name) => ({ name, ...watchedController() }));
+        const callers = watched.map(({ name, controller }) => {
+          world.abort(controller, { reason: "stop" });
+          return world.spawn(name, () => call(controller));
+        });
+        for (const name of staying) callers.push(world.spawn(name, () => call()));
+
+        const received = await Promise.all(callers);
+        await Promise.all(runs.map(({ step }) => step));
+        await microtasks(5);
+
+        for (const { signal, hold } of runs) {
+          // Either somebody has received it, or all have left.
+          const isReceived = received.includes(hold);
+          expect([signal.aborted, hold!.releases]).toEqual(isReceived ? [false, 0] : [true, 1]);
+        }
+        expect([overlaps, ...watched.map(({ listeners }) => listeners())]).toEqual([
+          0,
+          ...watched.map(() => 0),
+        ]);
+      });
+    },
+    120_000,
+  );
 });
 
 /** What a function throws. (`toThrow` compares the messages of errors, but not their classes.) */
@@ -3191,7 +3432,12 @@ function chainOfGroups(reason: unknown): unknown {
 
 /** What is released by whoever drops it: a permit, a lease. */
 class Hold implements Disposable {
+  readonly name: string;
   releases = 0;
+
+  constructor(name = "hold") {
+    this.name = name;
+  }
 
   release(): void {
     this.releases++;
@@ -3257,71 +3503,121 @@ async function receiveAll(
 
 /** The holds in what a combinator returns. */
 function holdsIn(result: any): Hold[] {
-  return [result].flat().map((one) => one.value ?? one);
+  return [result].flat().map((one) => one?.value ?? one);
 }
 
-interface World {
-  random: (below: number) => number;
-  controller: AbortController;
-  locks: Lock[];
-  running: number;
-  callsAfterAbort: number;
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const all = globalThis.process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
 }
 
-/** A task that is made of others, which wait, lock, fail, and give their locks up the tree. */
-function randomTree(world: World, depth: number): (signal: AbortSignal) => Promise<unknown> {
-  const { random, locks } = world;
-  const children = Array.from({ length: 1 + random(3) }, () =>
-    depth > 0 ? randomTree(world, depth - 1) : randomLeaf(world),
+/** What a promise has come to; of an AggregateError its errors. */
+interface Outcome {
+  value?: unknown;
+  error?: unknown;
+}
+
+function outcomeOf(promise: Promise<unknown>): Promise<Outcome> {
+  return promise.then(
+    (value) => ({ value }),
+    (error) => ({ error: error instanceof AggregateError ? error.errors : error }),
   );
-  const concurrency = 1 + random(3);
-  const lock = locks[random(2)]!;
-  const shapes: ((signal: AbortSignal) => Promise<unknown>)[] = [
-    (signal) => gather(children, { concurrency, signal }),
-    (signal) => race(children, { signal }),
-    (signal) => any(children, { concurrency, signal }),
-    (signal) => hedge(children[0]!, { after: Infinity, signal }),
-    (signal) => allSettled(children, { signal }).then((all) => all.map((one: any) => one.value)),
-    (signal) => mapConcurrent(children, (child, _, own) => child(own), { concurrency, signal }),
-    (signal) => receiveAll(children, { signal }),
-    (signal) =>
-      taskGroup(({ spawn }) => Promise.all(children.map((child) => spawn(child))), {
-        signal,
-        concurrency,
-      }),
-    (signal) => race([(own) => lock.lock(own), (own) => children[0]!(own)], { signal }),
-  ];
-  const shape = shapes[random(shapes.length)]!;
-  return async (signal) => {
-    world.running++;
-    try {
-      return await shape(signal);
-    } finally {
-      world.running--;
-    }
-  };
 }
 
-function randomLeaf(world: World): (signal: AbortSignal) => Promise<unknown> {
-  const { random, locks, controller } = world;
-  const lock = locks[random(2)]!;
-  const [kind, turns] = [random(5), random(20)];
-  return async (signal) => {
-    if (controller.signal.aborted) world.callsAfterAbort++;
-    world.running++;
-    try {
-      await microtasks(turns);
-      if (kind === 0) throw new Error("failed");
-      if (kind === 1) return await lock.lock(signal);
-      if (kind === 2) {
-        using _ = await lock.lock(signal);
-        await microtasks(turns);
+/** A task that has ended otherwise than by an abort. */
+interface Ended {
+  name: string;
+  value?: Hold;
+  error?: string;
+}
+
+/** Tasks that take a step each and return a hold, under an abort that may come at any moment. */
+class Stage {
+  readonly signal: AbortSignal;
+  readonly listeners: () => number;
+  running = 0;
+  calledTooLate = 0;
+  readonly started: string[] = [];
+  /** In order of time. */
+  readonly log: Ended[] = [];
+  #beforeAbort: Ended[] | undefined;
+  #isInTurn = false;
+  /** Whether the abort came in the turn of the last task that ended before it. */
+  #isGlued = false;
+  #peak = 0;
+  readonly #world: World;
+
+  constructor(world: World) {
+    const { controller, listeners } = watchedController();
+    this.#world = world;
+    this.signal = controller.signal;
+    this.listeners = listeners;
+    world.abort(controller, { reason: "stop" });
+    const onAbort = () => {
+      this.#beforeAbort = [...this.log];
+      this.#isGlued = this.#isInTurn;
+    };
+    // The first to hear of it, and not counted.
+    EventTarget.prototype.addEventListener.call(this.signal, "abort", onAbort);
+  }
+
+  /** The tasks that had ended when the abort came, if it has. */
+  get beforeAbort(): Ended[] {
+    return this.#beforeAbort ?? this.log;
+  }
+
+  actor(
+    name: string,
+    { isDeaf = false, fails = false, cleansUp = false } = {},
+  ): (signal: AbortSignal) => Promise<Hold> {
+    return async (signal) => {
+      if (this.signal.aborted || signal.aborted) this.calledTooLate++;
+      this.started.push(name);
+      this.#peak = Math.max(this.#peak, ++this.running);
+      const options = { signal: isDeaf ? undefined : signal, fails: fails ? name : undefined };
+      try {
+        await this.#world.step(name, options);
+        const value = new Hold(name);
+        this.#note({ name, value });
+        return value;
+      } catch (error) {
+        if (cleansUp) await this.#world.step(`${name} cleans up`);
+        if (error === name) this.#note({ name, error: name });
+        throw error;
+      } finally {
+        this.running--;
       }
-      return kind;
-    } finally {
-      world.running--;
+    };
+  }
+
+  #note(ended: Ended): void {
+    this.log.push(ended);
+    this.#isInTurn = true;
+    void microtasks(20).then(() => (this.#isInTurn = false));
+  }
+
+  /** What holds for all that run tasks: call it in the turn in which they settle. */
+  check(
+    outcome: Outcome,
+    decision: Outcome | undefined,
+    { limit, received = holdsIn(outcome.value) }: { limit: number; received?: unknown[] },
+  ): void {
+    if (!decision || (this.#isGlued && outcome.error === "stop")) decision = { error: "stop" };
+    expect(outcome).toEqual(decision);
+    const { running, calledTooLate } = this;
+    expect({ running, calledTooLate, listeners: this.listeners() }).toEqual({
+      running: 0,
+      calledTooLate: 0,
+      listeners: 0,
+    });
+    expect(this.#peak <= limit).toBe(true);
+    for (const { value } of this.log) {
+      if (value) expect(value.releases).toBe(received.includes(value) ? 0 : 1);
     }
-  };
+  }
 }
 
 /** Releases the holds in a result. */
@@ -3339,16 +3635,6 @@ function flight(...times: number[]) {
     return `run ${run}`;
   });
   return { fly, signals };
-}
-
-/** Random integers below a limit (mulberry32), the same for the same seed. */
-function randomNumbers(seed: number): (below: number) => number {
-  return (below) => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
 }
 
 /** A test in virtual time. In a table the clock comes after the row. */
