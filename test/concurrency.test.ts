@@ -2928,7 +2928,7 @@ describe("in every order", () => {
         const stage = new Stage(world);
         const tasks = [
           stage.actor("ann", { fails: true }),
-          stage.actor("bob", { isDeaf: true }),
+          stage.actor("bob", { fails: true, isDeaf: true }),
           stage.actor("cid", { fails: true, cleansUp: true }),
         ];
 
@@ -2980,6 +2980,7 @@ describe("in every order", () => {
       const { promise: opened, resolve: open } = Promise.withResolvers<TaskGroup>();
       const spawned: string[] = [];
       const body = async (group: TaskGroup) => {
+        void group.spawn(() => world.step("first"));
         open(group);
         await world.step("body");
       };
@@ -3013,7 +3014,10 @@ describe("in every order", () => {
       );
       const received: unknown[] = [];
       const consumer = world.spawn("consumer", async () => {
-        for await (const { value } of results) received.push(value);
+        for await (const { value } of results) {
+          received.push(value);
+          await world.step("works");
+        }
       });
       const leaver = world.spawn("leaver", async () => {
         const outcome = await outcomeOf(results.return());
@@ -3084,7 +3088,7 @@ describe("in every order", () => {
       const given: Hold[] = [];
       const fn = (item: Hold, _: number, signal: AbortSignal) => {
         given.push(item);
-        return stage.actor(item.name, { fails: true })(signal);
+        return stage.actor(item.name, { fails: true, cleansUp: true })(signal);
       };
 
       const mapping = mapConcurrent(iterator, fn, { signal: stage.signal, concurrency: 2 });
@@ -3530,8 +3534,11 @@ function outcomeOf(promise: Promise<unknown>): Promise<Outcome> {
 /** A task that has ended otherwise than by an abort. */
 interface Ended {
   name: string;
+  signal: AbortSignal;
   value?: Hold;
   error?: string;
+  /** Whether its signal was aborted when it ended. */
+  wasAborted?: boolean;
 }
 
 /** Tasks that take a step each and return a hold, under an abort that may come at any moment. */
@@ -3579,13 +3586,14 @@ class Stage {
       this.#peak = Math.max(this.#peak, ++this.running);
       const options = { signal: isDeaf ? undefined : signal, fails: fails ? name : undefined };
       try {
-        await this.#world.step(name, options);
+        await this.#world.step(`${name} begins`, options);
+        await this.#world.step(`${name} ends`, options);
         const value = new Hold(name);
-        this.#note({ name, value });
+        this.#note({ name, signal, value });
         return value;
       } catch (error) {
         if (cleansUp) await this.#world.step(`${name} cleans up`);
-        if (error === name) this.#note({ name, error: name });
+        if (error === name) this.#note({ name, signal, error: name });
         throw error;
       } finally {
         this.running--;
@@ -3596,7 +3604,10 @@ class Stage {
   #note(ended: Ended): void {
     this.log.push(ended);
     this.#isInTurn = true;
-    void microtasks(20).then(() => (this.#isInTurn = false));
+    void microtasks(20).then(() => {
+      this.#isInTurn = false;
+      ended.wasAborted = ended.signal.aborted;
+    });
   }
 
   /** What holds for all that run tasks: call it in the turn in which they settle. */
@@ -3614,8 +3625,9 @@ class Stage {
       listeners: 0,
     });
     expect(this.#peak <= limit).toBe(true);
-    for (const { value } of this.log) {
+    for (const { value, signal, wasAborted } of this.log) {
       if (value) expect(value.releases).toBe(received.includes(value) ? 0 : 1);
+      if (wasAborted === false) expect(signal.aborted).toBe(false);
     }
   }
 }
