@@ -169,8 +169,8 @@ export type TimedTask<T> = (
 
 /**
  * Waits for a promise until the signal is aborted. The work behind the promise goes on. A later
- * failure is handled; a later hold (a permit, a lease) is released, unless another `abortable` waits
- * for the same promise. Any number of callers may wait for one promise, and leave without a trace.
+ * failure is handled; a later hold (a permit, a lease) is released, unless another `abortable` of the
+ * same promise has received it. Any number of callers may wait for one, and leave without a trace.
  *
  * @param signal may be undefined, to pass on an optional one
  * @throws {TypeError} `promise` is not a promise, or `signal` not an AbortSignal
@@ -192,8 +192,8 @@ export function abortable<T>(promise: PromiseLike<T>, signal: AbortSignal | unde
       throw invalid("wait", "promise", "a promise", promise, TypeError);
     }
     requireSignal("wait", signal);
-    const known = waitersByPromise.get(promise);
-    const waiters = known ?? new Map<Settlers, () => void>();
+    let waiters = waitersByPromise.get(promise);
+    if (!waiters) waitersByPromise.set(promise, (waiters = new Waiters()));
     if (signal?.aborted) {
       reject(signal.reason);
       const { then } = Promise.prototype;
@@ -207,7 +207,7 @@ export function abortable<T>(promise: PromiseLike<T>, signal: AbortSignal | unde
       });
       waiters.set(waiter, stopListening);
     }
-    if (!known) settleTogether(waiters, promise);
+    if (!waiters.arePending) waiters.settleWith(promise);
   });
 }
 
@@ -409,31 +409,41 @@ export async function run(main: Task<unknown>, options?: WaitOptions): Promise<v
   }
 }
 
-/**
- * Those who wait for a pending promise of {@link abortable}, each with what stops its listening. If
- * each had a reaction of its own, a promise that never settles would keep those who have left.
- */
-const waitersByPromise = new WeakMap<PromiseLike<any>, Map<Settlers, () => void>>();
+const waitersByPromise = new WeakMap<PromiseLike<any>, Waiters>();
 
 type Settlers = Omit<PromiseWithResolvers<any>, "promise">;
 
-function settleTogether(waiters: Map<Settlers, () => void>, promise: PromiseLike<any>): void {
-  waitersByPromise.set(promise, waiters);
-  const settle = (outcome: keyof Settlers, value: unknown) => {
-    waitersByPromise.delete(promise);
-    for (const [waiter, stopListening] of waiters) {
+/**
+ * Those who wait for one promise in {@link abortable}, each with what stops its listening. If each
+ * had a reaction of its own, a promise that never settles would keep those who have left.
+ */
+class Waiters extends Map<Settlers, () => void> {
+  arePending = false;
+  /** The result has been received, and is in use, or it has been dropped: later ones drop nothing. */
+  #isGone = false;
+
+  settleWith(promise: PromiseLike<any>): void {
+    this.arePending = true;
+    // Calls `then` now: in a later microtask the caller might have left.
+    new Promise((resolve, reject) => promise.then(resolve, reject)).then(
+      (value) => {
+        this.#settle("resolve", value);
+        if (!this.#isGone) releaseHold(value);
+        this.#isGone = true;
+      },
+      (error) => this.#settle("reject", error),
+    );
+  }
+
+  #settle(outcome: keyof Settlers, value: unknown): void {
+    this.arePending = false;
+    for (const [waiter, stopListening] of this) {
       stopListening();
       waiter[outcome](value);
+      this.#isGone = true;
     }
-  };
-  // Calls `then` now: in a later microtask the caller might have left.
-  new Promise((resolve, reject) => promise.then(resolve, reject)).then(
-    (value) => {
-      settle("resolve", value);
-      if (waiters.size === 0) releaseHold(value);
-    },
-    (error) => settle("reject", error),
-  );
+    this.clear();
+  }
 }
 
 /** Calls back in the event loop's next turn. Returns what cancels it, unless it is a message. */

@@ -19,6 +19,7 @@ import {
   type WaitOptions,
   yieldNow,
 } from "../concepts/async-basics.ts";
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { DeadlockError, type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
 // Programs are started, and garbage is collected, by Bun.
@@ -774,6 +775,19 @@ describe("abortable", () => {
       expect(hold.releases).toBe(1);
     },
   );
+
+  test("a hold that another has received is not released when a later one leaves", async () => {
+    const promise = Promise.resolve(new Hold());
+    const controller = new AbortController();
+
+    const hold = await abortable(promise, undefined);
+    const leaving = rejection(abortable(promise, controller.signal));
+    controller.abort("stop");
+
+    expect(await leaving).toBe("stop");
+    await turn();
+    expect(hold.releases).toBe(0);
+  });
 
   test("a hold that another waiter receives is not released", async () => {
     const controller = new AbortController();
@@ -1542,6 +1556,165 @@ describe("run", () => {
   });
 });
 
+describe("in every order", () => {
+  test("timeout: the first of result, time and abort decides; a late hold is dropped", async () => {
+    await everyOrder(async (world) => {
+      const { controller, listeners } = watchedController();
+      world.abort(controller, { reason: "stop" });
+      const own = Promise.withResolvers<AbortSignal>();
+      const ended = Promise.withResolvers<Hold | undefined>();
+      const task: TimedTask<Hold> = async (signal, reschedule) => {
+        own.resolve(signal);
+        let hold: Hold | undefined;
+        try {
+          await world.step("begins", { fails: "failed" });
+          reschedule(20);
+          // It ignores its signal.
+          await world.step("ends", { fails: "failed" });
+          return (hold = new Hold());
+        } finally {
+          ended.resolve(hold);
+        }
+      };
+
+      const outcome = await outcomeOf(timeout(task, 10, controller));
+
+      const { aborted, reason } = await own.promise;
+      expect(listeners()).toBe(0);
+      const hold = await ended.promise;
+      await microtasks(10);
+      if (!aborted)
+        expect<unknown[]>([{ value: hold }, { error: "failed" }]).toContainEqual(outcome);
+      else {
+        expect(outcome).toEqual({ error: reason });
+        expect(reason === "stop" || reason.name === "TimeoutError").toBe(true);
+      }
+      if (reason === "stop") expect(controller.signal.aborted).toBe(true);
+      if (hold) expect(hold.releases).toBe(aborted ? 1 : 0);
+    });
+  }, 120_000);
+
+  test("abortable: each caller leaves alone, and a hold is dropped if all have", async () => {
+    await everyOrder(async (world) => {
+      const hold = new Hold();
+      const work = world.step("work", { fails: "failed" }).then(() => hold);
+      let releasesWhenReceived: number | undefined;
+      const [one, two] = [watchedController(), watchedController()];
+      for (const { controller } of [one, two]) world.abort(controller, { reason: "stop" });
+      const callers = Object.entries({ ann: one, bob: two, cid: two }).map(([name, leaver]) => {
+        const { controller, listeners } = leaver;
+        const wait = async () => {
+          const outcome = await outcomeOf(abortable(work, controller.signal));
+          if (outcome.value) releasesWhenReceived ??= hold.releases;
+          return { outcome, wasAborted: controller.signal.aborted };
+        };
+        return { listeners, waiting: world.spawn(name, wait) };
+      });
+      const result = await outcomeOf(work);
+
+      for (const { waiting } of callers) {
+        const { outcome, wasAborted } = await waiting;
+        if (outcome.error === "stop") expect(wasAborted).toBe(true);
+        else expect(outcome).toEqual(result);
+      }
+      expect(callers.map(({ listeners }) => listeners())).toEqual([0, 0, 0]);
+      await microtasks(10);
+      if (result.value) expect(hold.releases).toBe(releasesWhenReceived ?? 1);
+    });
+  }, 120_000);
+
+  test("lazy: one run at a time, one result for all, and another try after a failure", async () => {
+    await everyOrder(async (world) => {
+      const { controller, listeners } = watchedController();
+      world.abort(controller, { reason: "stop" });
+      let [running, overlaps, failures] = [0, 0, 0];
+      const made: Hold[] = [];
+      const steps: Promise<void>[] = [];
+      const get = lazy(async () => {
+        overlaps += running++;
+        try {
+          if (made.length > 0) overlaps++;
+          const step = world.step("init", { fails: "failed" });
+          steps.push(step);
+          await step;
+          const hold = new Hold();
+          made.push(hold);
+          return hold;
+        } catch (error) {
+          failures++;
+          throw error;
+        } finally {
+          running--;
+        }
+      });
+      const call = async (options?: WaitOptions) => {
+        const before = failures;
+        const { value, error } = await outcomeOf(get(options));
+        if (value) expect([value, get.peek()]).toEqual([made[0], made[0]]);
+        else if (error === "stop") expect(options?.signal?.aborted).toBe(true);
+        // It has waited for the run that failed.
+        else expect([error, failures > before]).toEqual(["failed", true]);
+      };
+
+      await Promise.all([
+        world.spawn("ann", () => call(controller)),
+        world.spawn("bob", () => call()),
+        world.spawn("cid", () => call()),
+      ]);
+      await Promise.allSettled(steps);
+
+      expect([overlaps, listeners()]).toEqual([0, 0]);
+      for (const hold of made) expect(hold.releases).toBe(0);
+    });
+  }, 120_000);
+
+  test("lazy, reset: a caller gets what was made for it, and drops it if all have left", async () => {
+    await everyOrder(async (world) => {
+      const { controller } = watchedController();
+      const { signal } = controller;
+      world.abort(controller, { reason: "stop" });
+      let resets = 0;
+      const runs: { after: number; step: Promise<void>; hold?: Hold; isLate?: boolean }[] = [];
+      const get = lazy(async () => {
+        const step = world.step("init", { fails: "failed" });
+        const run: (typeof runs)[number] = { after: resets, step };
+        runs.push(run);
+        await step;
+        run.isLate = signal.aborted;
+        return (run.hold = new Hold());
+      });
+      const kept = new Set<unknown>();
+      const call = async (options?: WaitOptions) => {
+        const before = resets;
+        const { value } = await outcomeOf(get(options));
+        if (!value) return;
+        kept.add(value);
+        const run = runs.find(({ hold }) => hold === value)!;
+        expect(run.after >= before).toBe(true);
+        if (options) expect(run.isLate).toBe(false);
+      };
+
+      await Promise.all([
+        world.spawn("ann", () => call({ signal })),
+        world.spawn("bob", () => call()),
+        world.spawn("reset", () => {
+          // What is forgotten may be in use, and is not released.
+          kept.add(get.peek());
+          resets++;
+          get.reset();
+        }),
+      ]);
+      await Promise.allSettled(runs.map(({ step }) => step));
+      await microtasks(10);
+
+      const last = runs.at(-1)!;
+      expect(get.peek()).toBe(last.after === resets ? last.hold : undefined);
+      kept.add(get.peek());
+      for (const { hold } of runs) if (hold) expect(hold.releases).toBe(kept.has(hold) ? 0 : 1);
+    });
+  }, 120_000);
+});
+
 describe("every function with options", () => {
   let calls = 0;
   const count = () => ++calls;
@@ -1746,6 +1919,25 @@ function start(code: string) {
       await child.exited;
     },
   };
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const all = globalThis.process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
+}
+
+function outcomeOf<T>(promise: Promise<T>): Promise<{ value?: T; error?: unknown }> {
+  return promise.then(
+    (value) => ({ value }),
+    (error) => ({ error }),
+  );
+}
+
+async function microtasks(count: number): Promise<void> {
+  for (let n = 0; n < count; n++) await undefined;
 }
 
 /** A test in virtual time. In a table the clock comes after the row. */

@@ -3014,8 +3014,12 @@ describe("in every order", () => {
       );
       const received: unknown[] = [];
       const consumer = world.spawn("consumer", async () => {
-        for await (const { value } of results) {
-          received.push(value);
+        for (;;) {
+          const isTooLate = stage.signal.aborted;
+          const { done, value } = await results.next();
+          if (done) return;
+          if (isTooLate) stage.calledTooLate++;
+          received.push(value.value);
           await world.step("works");
         }
       });
