@@ -759,7 +759,7 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
       ...firstSuccess(scope, errors, () => new AggregateError(errors, "All attempts failed")),
       onError(error, index) {
         errors[index] = error;
-        if (started === attempts || scope.isOver) return;
+        if (started === attempts) return;
         // Attempts that fail at once would block the event loop.
         if (++failed % 10 === 0) startIn(Math.min(after, 1));
         else attempt();
@@ -782,7 +782,7 @@ export function hedge<T>(task: Task<T>, options = {} as HedgeOptions): Promise<T
       if (scope.isOver) return;
       const isLast = ++started === attempts;
       if (!isLast) startIn(after);
-      scope.start(task, errors.push(undefined) - 1);
+      scope.start(task, started - 1);
       if (isLast) scope.leave();
     };
     attempt();

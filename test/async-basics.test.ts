@@ -1117,20 +1117,6 @@ describe("lazy", () => {
     expect(listeners()).toBe(0);
   });
 
-  test("when all callers have left, it keeps a hold for later ones", async () => {
-    const { promise, resolve } = Promise.withResolvers<Hold>();
-    const get = lazy(() => promise);
-    const controller = new AbortController();
-    const leaving = rejection(get({ signal: controller.signal }));
-    controller.abort("stop");
-    expect(await leaving).toBe("stop");
-
-    resolve(new Hold());
-    await turn();
-
-    expect((await get()).releases).toBe(0);
-  });
-
   test("delivers a value that is there, even if the abort comes right after the call", async () => {
     const controller = new AbortController();
     const get = lazy(() => "value");
@@ -1200,27 +1186,6 @@ describe("lazy", () => {
       );
       expect(get.peek()).toBeUndefined();
       expect([await get(), await next, get.peek(), runs]).toEqual([2, 2, 2, 2]);
-    },
-  );
-
-  test.each(["is released", "is not released"])(
-    "the hold of a run that was reset %s when all waiting callers have left, or not",
-    async (what) => {
-      const { promise, resolve } = Promise.withResolvers<Hold>();
-      const get = lazy(() => promise);
-      const controller = new AbortController();
-      const leaving = rejection(get({ signal: controller.signal }));
-      const staying = what === "is released" ? undefined : get();
-      get.reset();
-      controller.abort("stop");
-      expect(await leaving).toBe("stop");
-      const hold = new Hold();
-
-      resolve(hold);
-      await turn();
-
-      expect(hold.releases).toBe(staying ? 0 : 1);
-      if (staying) expect(await staying).toBe(hold);
     },
   );
 
