@@ -5,6 +5,7 @@
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import {
   KeyedMutex,
   limit,
@@ -2222,6 +2223,378 @@ describe("limited", () => {
   });
 });
 
+describe("in every order", () => {
+  const minutes = 120_000;
+
+  const locks: { name: string; permits: number; make: () => Lock }[] = [
+    { name: "Semaphore.acquire()", permits: 2, make: () => lockBySemaphore(false) },
+    { name: "Semaphore.run()", permits: 2, make: () => lockBySemaphore(true) },
+    {
+      name: "Mutex.lock()",
+      permits: 1,
+      make() {
+        const mutex = new Mutex();
+        return {
+          take: () => mutex.tryLock()!,
+          async hold(work, { signal }) {
+            // Without options it is locked in a quicker way, if nobody is there.
+            using _lock = await mutex.lock(signal && { signal });
+            await work();
+          },
+          left: () => Number(mutex.locked) + mutex.waiting,
+        };
+      },
+    },
+    {
+      name: "Mutex.run()",
+      permits: 1,
+      make() {
+        const mutex = new Mutex();
+        return {
+          take: () => mutex.tryLock()!,
+          hold: (work, { signal }) => mutex.run(unlessAborted(work, signal), { signal }),
+          left: () => Number(mutex.locked) + mutex.waiting,
+        };
+      },
+    },
+    {
+      name: "KeyedMutex.run()",
+      permits: 1,
+      make() {
+        const mutex = new KeyedMutex<string>();
+        return {
+          take: () => mutex.tryLock("key")!,
+          hold: (work, { keys, signal }) =>
+            mutex.run(keys[0]!, unlessAborted(work, signal), { signal }),
+          left: () => mutex.size,
+        };
+      },
+    },
+    {
+      name: "KeyedMutex.lockAll()",
+      permits: 1,
+      make() {
+        const mutex = new KeyedMutex<string>();
+        return {
+          take: () => mutex.tryLock("key")!,
+          async hold(work, { keys, signal }) {
+            using _locks = await mutex.lockAll(keys, { signal });
+            await work();
+          },
+          left: () => mutex.size,
+        };
+      },
+    },
+  ];
+
+  test.each(locks)(
+    "$name: a release meets an abort, and the next is served",
+    async ({ permits, make }) => {
+      await everyOrder(async (world) => {
+        const { take, hold, left } = make();
+        const { visit, guest, wrong } = visitors(world, hold, () => permits);
+        const signal = abortable(world);
+        const leave = guest("holder", take(), permits);
+        const holder = world.spawn("holder", leave);
+        await Promise.all([holder, visit("ann", { signal, weight: permits }), visit("bob")]);
+
+        expect(wrong).toEqual([]);
+        expect(left()).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test.each(locks)(
+    "$name: two share a signal, and the holder comes again at once",
+    async ({ permits, make }) => {
+      await everyOrder(async (world) => {
+        const { take, hold, left } = make();
+        const { visit, come, guest, wrong } = visitors(world, hold, () => permits);
+        const signal = abortable(world);
+        const leave = guest("holder", take(), permits);
+        const holder = world.spawn("holder", () => {
+          leave();
+          return come("holder");
+        });
+        await Promise.all([holder, visit("ann", { signal }), visit("bob", { signal })]);
+
+        expect(wrong).toEqual([]);
+        expect(left()).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "Semaphore: who needs few permits doesn't overtake who needs many",
+    async () => {
+      await everyOrder(async (world) => {
+        const { hold, left } = lockBySemaphore(false);
+        const { visit, wrong } = visitors(world, hold, () => 2);
+        await Promise.all([visit("ann"), visit("bob", { weight: 2 }), visit("cid")]);
+
+        expect(wrong).toEqual([]);
+        expect(left()).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test.each([
+    { from: 2, to: 1, weight: 2 },
+    { from: 1, to: 2, weight: 1 },
+  ])(
+    "Semaphore.resize() from $from to $to: what is lent stays lent, who asks for too many is told",
+    async ({ from, to, weight }) => {
+      await everyOrder(async (world) => {
+        const semaphore = new Semaphore(from);
+        const hold: Hold = (work, { keys: _, ...options }) => semaphore.run(work, options);
+        const { visit, look, wrong } = visitors(world, hold, () => semaphore.permits);
+        const signal = abortable(world);
+        const accepts = (error: unknown) => error instanceof RangeError && weight > to;
+        await Promise.all([
+          world.spawn("owner", () => {
+            semaphore.resize(to);
+            return look();
+          }),
+          visit("ann", { signal }),
+          visit("bob", { weight, accepts }),
+          visit("cid"),
+        ]);
+
+        expect(wrong).toEqual([]);
+        expect([semaphore.available, semaphore.waiting]).toEqual([to, 0]);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "Semaphore.tryAcquire(): never past a waiter",
+    async () => {
+      await everyOrder(async (world) => {
+        const semaphore = new Semaphore(2);
+        const hold: Hold = (work, { keys: _, ...options }) => semaphore.run(work, options);
+        const { visit, guest, wrong, waiting } = visitors(world, hold, () => 2);
+        const signal = abortable(world);
+        const taker = world.spawn("taker", async () => {
+          const ahead = waiting();
+          const permit = semaphore.tryAcquire();
+          if (!permit) return;
+          if (ahead.length > 0) wrong.push(`the taker overtakes ${ahead.join()}`);
+          const leave = guest("taker", permit);
+          await world.step("take");
+          leave();
+        });
+        await Promise.all([taker, visit("ann"), visit("bob", { weight: 2, signal })]);
+
+        expect(wrong).toEqual([]);
+        expect([semaphore.available, semaphore.waiting]).toEqual([2, 0]);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "Semaphore.idle(): all who came before have left, or it is aborted and takes nothing",
+    async () => {
+      await everyOrder(async (world) => {
+        const semaphore = new Semaphore(1);
+        const hold: Hold = (work, { signal }) => semaphore.run(work, { signal });
+        const { visit, wrong, present } = visitors(world, hold, () => 1);
+        const signal = abortable(world);
+        const idler = world.spawn("idler", async () => {
+          const before = present();
+          await semaphore.idle({ signal });
+          const still = before.filter((name) => present().includes(name));
+          if (still.length > 0) wrong.push(`idle while ${still.join()} is there`);
+        });
+        const idle = idler.catch((error) => {
+          if (error !== signal.reason) throw error;
+        });
+        await Promise.all([idle, visit("ann"), visit("bob", { signal })]);
+
+        expect(wrong).toEqual([]);
+        expect([semaphore.available, semaphore.waiting]).toEqual([1, 0]);
+      });
+    },
+    minutes,
+  );
+
+  test.each([{ releasesEarly: false }, { releasesEarly: true }])(
+    "Mutex.unlockWhile(): others come in meanwhile, never two at once; released early: $releasesEarly",
+    async ({ releasesEarly }) => {
+      await everyOrder(async (world) => {
+        const mutex = new Mutex();
+        const hold: Hold = async (work, { signal }) => {
+          using _lock = await mutex.lock({ signal });
+          await work();
+        };
+        const { visit, wrong, inside } = visitors(world, hold, () => 1, { isEager: false });
+        const signal = releasesEarly ? undefined : abortable(world);
+        const ann = world.spawn("ann", async () => {
+          const permit = await mutex.lock();
+          const apart = mutex.unlockWhile(() => world.step("apart"));
+          if (releasesEarly) permit.release();
+          await apart;
+          if (!releasesEarly && inside().length > 0) wrong.push(`${inside().join()} is inside`);
+          permit.release();
+        });
+        await Promise.all([ann, visit("bob"), visit("cid", { signal })]);
+
+        expect(wrong).toEqual([]);
+        expect([mutex.locked, mutex.waiting]).toEqual([false, 0]);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "KeyedMutex.lockAll(): three philosophers with three forks, one of whom gives up",
+    async () => {
+      await everyOrder(async (world) => {
+        const forks = new KeyedMutex<number>();
+        const hold: Hold = async (work, { keys, signal }) => {
+          using _forks = await forks.lockAll(keys.map(Number), { signal });
+          await work();
+        };
+        const { visit, wrong } = visitors(world, hold, () => 1);
+        const signal = abortable(world);
+        await Promise.all([
+          visit("plato", { keys: ["0", "1"] }),
+          visit("kant", { keys: ["1", "2"], signal }),
+          visit("hume", { keys: ["2", "0"] }),
+        ]);
+
+        expect(wrong).toEqual([]);
+        expect(forks.size).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test.each([1, 2])(
+    "RateLimiter with a burst of %i: nobody before the tokens are there, nobody later",
+    async (burst) => {
+      await everyOrder(async (world) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 100, burst });
+        const bucket = referenceBucket(burst);
+        const hold: Hold = async (work, { weight, signal }) => {
+          const came = performance.now();
+          await limiter.acquire({ tokens: weight, signal });
+          bucket.spend(came, weight);
+          await work();
+        };
+        const { visit, wrong } = visitors(world, hold);
+        const signal = abortable(world);
+        signal.addEventListener("abort", () => bucket.left());
+        await Promise.all([visit("ann"), visit("bob", { weight: burst, signal }), visit("cid")]);
+
+        expect([...wrong, ...bucket.wrong]).toEqual([]);
+        expect([limiter.waiting, limiter.tokens]).toEqual([0, bucket.tokens()]);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "RateLimiter.reserve(): a cancelled place is given to those behind, at once",
+    async () => {
+      await everyOrder(async (world) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 100, burst: 2 });
+        const bucket = referenceBucket(2);
+        const hold: Hold = async (work, { weight, signal }) => {
+          const came = performance.now();
+          const reservation = limiter.reserve({ tokens: weight });
+          signal?.addEventListener("abort", reservation.cancel);
+          await reservation.ready;
+          bucket.spend(came, weight);
+          await work();
+        };
+        const { visit, wrong } = visitors(world, hold);
+        const controller = new AbortController();
+        const { signal } = controller;
+        signal.addEventListener("abort", () => bucket.left());
+        await Promise.all([
+          visit("ann", { weight: 2 }),
+          visit("bob", { weight: 2, signal, accepts: isAbortError }),
+          visit("cid"),
+          world.spawn("leaver", () => controller.abort()),
+        ]);
+
+        expect([...wrong, ...bucket.wrong]).toEqual([]);
+        expect([limiter.waiting, limiter.tokens]).toEqual([0, bucket.tokens()]);
+      });
+    },
+    minutes,
+  );
+
+  test.each(["abort", "clearQueue()", "concurrency = 2"])(
+    "limit: what runs goes on, %s decides over what waits",
+    async (event) => {
+      await everyOrder(async (world) => {
+        const controller = new AbortController();
+        const { signal } = controller;
+        if (event === "abort") world.abort(controller);
+        const run = limit(1, { signal });
+        const { visit, wrong } = visitors(
+          world,
+          (work) => run(work),
+          () => run.concurrency,
+        );
+        const accepts = (error: unknown) =>
+          event === "abort" ? error === signal.reason : isAbortError(error);
+        const owner = world.spawn("owner", () => {
+          if (event === "clearQueue()") run.clearQueue();
+          else if (event === "concurrency = 2") run.concurrency = 2;
+        });
+        const names = ["ann", "bob", "cid"];
+        await Promise.all([owner, ...names.map((name) => visit(name, { accepts }))]);
+
+        expect(wrong).toEqual([]);
+        expect([run.activeCount, run.pendingCount]).toEqual([0, 0]);
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "limit.map(): after a failure or an abort nothing is called, and nothing is left running",
+    async () => {
+      await everyOrder(async (world) => {
+        const signal = abortable(world);
+        const run = limit(2, { signal });
+        const wrong: string[] = [];
+        const errors: unknown[] = [];
+        let running = 0;
+        const fn = async (item: string) => {
+          if (++running > 2) wrong.push(`${item} is one too many`);
+          if (signal.aborted) wrong.push(`${item} is called after the abort`);
+          if (errors.length > 0) wrong.push(`${item} is called after a failure`);
+          try {
+            await world.step(item, { fails: item });
+            return item;
+          } catch (error) {
+            errors.push(error);
+            throw error;
+          } finally {
+            running--;
+          }
+        };
+        const items = ["a", "b", "c"];
+        const [outcome] = await Promise.allSettled([run.map(items, fn)]);
+
+        expect(wrong).toEqual([]);
+        expect([running, run.activeCount, run.pendingCount]).toEqual([0, 0, 0]);
+        if (outcome.status === "fulfilled") expect(outcome.value).toEqual(items);
+        else expect([errors[0], signal.reason]).toContain(outcome.reason);
+      });
+    },
+    minutes,
+  );
+});
+
 describe("an abort meets the wake-up", () => {
   /** Where callers wait, and what wakes them. */
   interface Place {
@@ -2814,6 +3187,179 @@ describe("types", () => {
     expect(run.name).toBe("add");
   });
 });
+
+/** How a visitor takes what it needs, does its work, and gives it back. */
+type Hold = (
+  work: () => Promise<void>,
+  needs: { weight: number; keys: string[]; signal: AbortSignal | undefined },
+) => PromiseLike<unknown>;
+
+interface Visitor {
+  name: string;
+  keys: string[];
+  weight: number;
+  signal: AbortSignal | undefined;
+  state: "waiting" | "inside" | "gone";
+}
+
+interface Lock {
+  take: () => Permit;
+  hold: Hold;
+  /** How many hold it or wait for it. */
+  left: () => number;
+}
+
+/**
+ * Tasks that come, are let in, work for a step and leave. Says what was wrong: too many are inside,
+ * one has overtaken another that wants the same, or waits while there is room.
+ */
+function visitors(
+  world: World,
+  hold: Hold,
+  room: () => number = () => Infinity,
+  { isEager = room() !== Infinity } = {},
+) {
+  const wrong: string[] = [];
+  const came: Visitor[] = [];
+  const isInside = ({ state }: Visitor) => state === "inside";
+  const isWaiting = ({ state, signal }: Visitor) => state === "waiting" && !signal?.aborted;
+  const named = (which: (visitor: Visitor) => boolean) => came.filter(which).map((it) => it.name);
+  const rivalsOf = ({ keys }: Visitor) =>
+    came.filter((other) => other.keys.some((key) => keys.includes(key)));
+  const fits = (visitor: Visitor) =>
+    rivalsOf(visitor)
+      .filter(isInside)
+      .reduce((sum, { weight }) => sum + weight, visitor.weight) <= room();
+  const ahead = (visitor: Visitor) => {
+    const rivals = rivalsOf(visitor);
+    return rivals.slice(0, rivals.indexOf(visitor)).filter(isWaiting);
+  };
+  const enter = (visitor: Visitor) => {
+    if (!fits(visitor)) wrong.push(`${visitor.name} is one too many`);
+    for (const other of ahead(visitor)) wrong.push(`${visitor.name} overtakes ${other.name}`);
+    visitor.state = "inside";
+  };
+  /** At the end of this turn. */
+  const look = async () => {
+    if (!isEager) return;
+    await drain();
+    for (const visitor of came.filter(isWaiting)) {
+      if (ahead(visitor).length === 0 && fits(visitor)) wrong.push(`${visitor.name} still waits`);
+    }
+  };
+
+  /** `accepts` are the errors that may end its wait, besides its signal's reason. */
+  const come = async (name: string, options: VisitOptions = {}) => {
+    const { weight = 1, keys = ["key"], signal, accepts = () => false } = options;
+    const visitor: Visitor = { name, keys, weight, signal, state: "waiting" };
+    const work = async () => {
+      enter(visitor);
+      await world.step("work");
+      visitor.state = "gone";
+      void look();
+    };
+    came.push(visitor);
+    void look();
+    try {
+      await hold(work, { weight, keys, signal });
+    } catch (error) {
+      const isExpected = accepts(error) || (signal?.aborted && error === signal.reason);
+      if (!isExpected) throw error;
+      if (visitor.state !== "waiting") wrong.push(`${name} was inside, and rejects`);
+    }
+    visitor.state = "gone";
+  };
+  const visit = (name: string, options?: VisitOptions) =>
+    world.spawn(name, () => come(name, options));
+  /** Who is inside already; returns what ends that. */
+  const guest = (name: string, permit: Permit, weight = 1) => {
+    const visitor: Visitor = { name, keys: ["key"], weight, signal: undefined, state: "inside" };
+    came.push(visitor);
+    return () => {
+      visitor.state = "gone";
+      permit.release();
+      void look();
+    };
+  };
+  return {
+    visit,
+    come,
+    guest,
+    look,
+    wrong,
+    waiting: () => named(isWaiting),
+    inside: () => named(isInside),
+    present: () => named((it) => isInside(it) || isWaiting(it)),
+  };
+}
+
+interface VisitOptions {
+  weight?: number;
+  keys?: string[];
+  signal?: AbortSignal | undefined;
+  accepts?: (error: unknown) => boolean;
+}
+
+function lockBySemaphore(usesRun: boolean): Lock {
+  const semaphore = new Semaphore(2);
+  return {
+    take: () => semaphore.tryAcquire({ weight: 2 })!,
+    async hold(work, { weight, signal }) {
+      if (usesRun) return semaphore.run(unlessAborted(work, signal), { weight, signal });
+      // Without options there is a quicker way, if permits are free and nobody is there.
+      const isSimple = weight === 1 && !signal;
+      using _permit = await semaphore.acquire(isSimple ? undefined : { weight, signal });
+      await work();
+    },
+    left: () => semaphore.permits - semaphore.available + semaphore.waiting,
+  };
+}
+
+/** When tokens must be there, 100 ms apart, from when callers came, and others left. */
+function referenceBucket(burst: number) {
+  const wrong: string[] = [];
+  let fullAt = performance.now();
+  let soonest = -Infinity;
+  return {
+    wrong,
+    left: () => void (soonest = performance.now()),
+    tokens: () => burst - Math.max(0, fullAt - performance.now()) / 100,
+    spend(came: number, tokens: number) {
+      const now = performance.now();
+      const due = Math.max(came, soonest, fullAt + (tokens - burst) * 100);
+      if (now !== due) wrong.push(`comes at ${now} instead of ${due}`);
+      fullAt = Math.max(fullAt, now) + tokens * 100;
+      soonest = now;
+    },
+  };
+}
+
+/** Work that fails if it is called after its abort. */
+function unlessAborted<T>(work: () => T, signal: AbortSignal | undefined): () => T {
+  return () => {
+    if (signal?.aborted) throw new Error("called after its abort");
+    return work();
+  };
+}
+
+/** A signal that may be aborted at any moment, or never. */
+function abortable(world: World): AbortSignal {
+  const controller = new AbortController();
+  world.abort(controller);
+  return controller.signal;
+}
+
+function isAbortError(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const all = globalThis.process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
+}
 
 interface Crowd {
   semaphore: Semaphore;
