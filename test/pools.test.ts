@@ -5,6 +5,7 @@
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { type Lease, Pool, type PoolOptions } from "../concepts/pools.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
@@ -1650,6 +1651,249 @@ describe("Pool", () => {
     },
   );
 });
+
+describe("in every order", () => {
+  const minutes = 120_000;
+
+  test.each([
+    { way: "use()", max: 1 },
+    { way: "acquire()", max: 1 },
+    { way: "use()", max: 2 },
+    { way: "acquire()", max: 2 },
+  ] as const)(
+    "$way with a max of $max: one is aborted, the others are served in order",
+    async ({ way, max }) => {
+      await everyOrder(async (world) => {
+        const { visit, finish } = customers(world, way, { max });
+        await Promise.all([visit("ann"), visit("bob", abortable(world)), visit("cid")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each(["use()", "acquire()"] as const)(
+    "%s: a resource that comes back meets an abort, and goes to the next",
+    async (way) => {
+      await everyOrder(async (world) => {
+        const { pool, visit, finish } = customers(world, way, { max: 1 });
+        const signal = abortable(world);
+        const lease = await pool.acquire();
+        const holder = world.spawn("holder", lease.release);
+        await Promise.all([holder, visit("ann", signal), visit("bob")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "two that share a signal leave a resource, or a place, to the third",
+    async () => {
+      await everyOrder(async (world) => {
+        const { visit, finish } = customers(world, "use()", { max: 1 });
+        const signal = abortable(world);
+        await Promise.all([visit("ann", signal), visit("bob", signal), visit("cid")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each(["use()", "acquire()"] as const)(
+    "%s: a create that fails costs one caller its resource, and no other",
+    async (way) => {
+      await everyOrder(async (world) => {
+        const options = { max: 1, fails: true };
+        const { visit, finish, failed } = customers(world, way, options);
+        const signal = abortable(world);
+        const told = await Promise.all([visit("ann", signal), visit("bob")]);
+        await finish();
+
+        expect(told.filter((outcome) => outcome === "create failed").length).toBeLessThanOrEqual(
+          failed(),
+        );
+      });
+    },
+    minutes,
+  );
+
+  test.each([1, 2])(
+    "with a max of %i each resource is validated before it is lent again, and replaced if broken",
+    async (max) => {
+      await everyOrder(async (world) => {
+        const { pool, visit, finish } = customers(world, "use()", { max, validates: true });
+        const lease = await pool.acquire();
+        const signal = abortable(world);
+        const holder = world.spawn("holder", lease.release);
+        await Promise.all([holder, visit("ann", signal), visit("bob")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "a discarded resource is destroyed, and another takes its place",
+    async () => {
+      await everyOrder(async (world) => {
+        const { pool, visit, finish } = customers(world, "use()", { max: 1 });
+        const lease = await pool.acquire();
+        const signal = abortable(world);
+        const holder = world.spawn("holder", lease.discard);
+        await Promise.all([holder, visit("ann", signal), visit("bob")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each(["use()", "acquire()"] as const)(
+    "%s: disposal refuses who is not served, and waits for who is",
+    async (way) => {
+      await everyOrder(async (world) => {
+        const { pool, visit, finish } = customers(world, way, { max: 1 });
+        const signal = abortable(world);
+        const closer = world.spawn("closer", () => pool[Symbol.asyncDispose]());
+        await Promise.all([closer, visit("ann"), visit("bob", signal)]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each([{ idleTimeout: 100 }, { maxLifetime: 100 }, { idleTimeout: 100, min: 1 }])(
+    "what times out is not lent, and what is lent doesn't time out: %j",
+    async (times) => {
+      await everyOrder(async (world) => {
+        const { visit, finish } = customers(world, "use()", { max: 1, ...times });
+        const late = world.spawn("late", () => sleep(100)).then(() => visit("bob"));
+        await Promise.all([visit("ann", abortable(world)), late]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+});
+
+interface Customer {
+  name: string;
+  signal: AbortSignal | undefined;
+  state: "waiting" | "inside" | "gone";
+}
+
+/**
+ * A pool whose creates and destroys are steps, and tasks that come, work with a resource for a step
+ * and leave. `finish` disposes the pool, and fails if a resource was lent to two, lent when it was
+ * not alive, or lost; if there were too many; if one overtook another, or was called after its
+ * abort.
+ */
+function customers(
+  world: World,
+  way: "use()" | "acquire()",
+  {
+    fails = false,
+    validates = false,
+    ...options
+  }: Omit<PoolOptions<{ users: number; isAlive: boolean }>, "create"> & {
+    fails?: boolean;
+    validates?: boolean;
+  },
+) {
+  const wrong: string[] = [];
+  const came: Customer[] = [];
+  let alive = 0;
+  let failed = 0;
+  const pool = new Pool<{ users: number; isAlive: boolean }>({
+    ...options,
+    async create(signal) {
+      if (++alive > options.max) wrong.push("too many are created");
+      try {
+        await world.step("create", { signal, fails: fails && failed === 0 && CREATE_FAILED });
+        return { users: 0, isAlive: true };
+      } catch (error) {
+        if (error === CREATE_FAILED) failed++;
+        alive--;
+        throw error;
+      }
+    },
+    async destroy(resource) {
+      if (!resource.isAlive || resource.users > 0) wrong.push("destroyed twice, or while in use");
+      resource.isAlive = false;
+      await world.step("destroy");
+      alive--;
+    },
+    ...(validates && {
+      async validate(resource, signal) {
+        if (resource.users > 0) wrong.push("validated while in use");
+        await world.step("validate", { signal, fails: true });
+        return true;
+      },
+    }),
+  });
+
+  /** Tells how it ended. */
+  const come = async (customer: Customer) => {
+    const { name, signal } = customer;
+    const work = async (resource: { users: number; isAlive: boolean }) => {
+      if (!resource.isAlive) wrong.push(`${name} gets a destroyed resource`);
+      if (++resource.users > 1) wrong.push(`${name} gets a lent resource`);
+      for (const other of came.slice(0, came.indexOf(customer))) {
+        const isWaiting = other.state === "waiting" && !other.signal?.aborted;
+        if (isWaiting) wrong.push(`${name} overtakes ${other.name}`);
+      }
+      customer.state = "inside";
+      await world.step("work");
+      resource.users--;
+    };
+    const call = async () => {
+      using lease = await pool.acquire(signal && { signal });
+      await work(lease.value);
+    };
+    const use = () =>
+      pool.use((resource) => {
+        if (signal?.aborted) wrong.push(`${name} is called after its abort`);
+        return work(resource);
+      }, signal && { signal });
+    came.push(customer);
+    try {
+      await (way === "use()" ? use() : call());
+      return "served";
+    } catch (error) {
+      if (customer.state === "inside") wrong.push(`${name} was served, and rejects`);
+      if (error === CREATE_FAILED) return "create failed";
+      if (signal?.aborted && error === signal.reason) return "aborted";
+      if (/it has been disposed/.test(String(error))) return "refused";
+      throw error;
+    } finally {
+      customer.state = "gone";
+    }
+  };
+  const visit = (name: string, signal?: AbortSignal) =>
+    world.spawn(name, () => come({ name, signal, state: "waiting" }));
+  const finish = async () => {
+    await pool[Symbol.asyncDispose]();
+    expect([wrong, alive, pool.size, pool.waiting]).toEqual([[], 0, 0, 0]);
+  };
+  return { pool, visit, finish, failed: () => failed };
+}
+
+const CREATE_FAILED = new Error("create failed");
+
+/** A signal that may be aborted at any moment, or never. */
+function abortable(world: World): AbortSignal {
+  const controller = new AbortController();
+  world.abort(controller);
+  return controller.signal;
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const all = globalThis.process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
+}
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
