@@ -1655,16 +1655,11 @@ describe("Pool", () => {
 describe("in every order", () => {
   const minutes = 120_000;
 
-  test.each([
-    { way: "use()", max: 1 },
-    { way: "acquire()", max: 1 },
-    { way: "use()", max: 2 },
-    { way: "acquire()", max: 2 },
-  ] as const)(
-    "$way with a max of $max: one is aborted, the others are served in order",
-    async ({ way, max }) => {
+  test.each(["use()", "acquire()"] as const)(
+    "%s: one is aborted, the others are served in order",
+    async (way) => {
       await everyOrder(async (world) => {
-        const { visit, finish } = customers(world, way, { max });
+        const { visit, finish } = customers(world, way, { max: 1 });
         await Promise.all([visit("ann"), visit("bob", abortable(world)), visit("cid")]);
         await finish();
       });
@@ -1672,11 +1667,15 @@ describe("in every order", () => {
     minutes,
   );
 
-  test.each(["use()", "acquire()"] as const)(
-    "%s: a resource that comes back meets an abort, and goes to the next",
-    async (way) => {
+  test.each([
+    { way: "use()", max: 1 },
+    { way: "acquire()", max: 1 },
+    { way: "use()", max: 2 },
+  ] as const)(
+    "$way with a max of $max: a resource that comes back meets an abort, and goes to the next",
+    async ({ way, max }) => {
       await everyOrder(async (world) => {
-        const { pool, visit, finish } = customers(world, way, { max: 1 });
+        const { pool, visit, finish } = customers(world, way, { max });
         const signal = abortable(world);
         const lease = await pool.acquire();
         const holder = world.spawn("holder", lease.release);
@@ -1718,12 +1717,13 @@ describe("in every order", () => {
     minutes,
   );
 
-  test.each([1, 2])(
-    "with a max of %i each resource is validated before it is lent again, and replaced if broken",
-    async (max) => {
+  test(
+    "each resource is validated before it is lent again, and replaced if it is broken",
+    async () => {
       await everyOrder(async (world) => {
-        const { pool, visit, finish } = customers(world, "use()", { max, validates: true });
+        const { pool, visit, finish } = customers(world, "use()", { max: 1, validates: true });
         const lease = await pool.acquire();
+        lease.value.state = "used";
         const signal = abortable(world);
         const holder = world.spawn("holder", lease.release);
         await Promise.all([holder, visit("ann", signal), visit("bob")]);
@@ -1742,6 +1742,69 @@ describe("in every order", () => {
         const signal = abortable(world);
         const holder = world.spawn("holder", lease.discard);
         await Promise.all([holder, visit("ann", signal), visit("bob")]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each(["use()", "acquire()"] as const)(
+    "%s: who gives two back and comes again at once is served after who waited",
+    async (way) => {
+      await everyOrder(async (world) => {
+        const { pool, visit, come, finish } = customers(world, way, { max: 2 });
+        const leases = [await pool.acquire(), await pool.acquire()];
+        const holder = world.spawn("holder", () => {
+          for (const { release } of leases) release();
+          return come("holder");
+        });
+        await Promise.all([holder, visit("ann"), visit("bob", abortable(world))]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "a create that hangs is aborted with its caller, and the next has one of its own",
+    async () => {
+      await everyOrder(async (world) => {
+        const { visit, come, finish } = customers(world, "use()", { max: 1, hangs: 1 });
+        const controller = new AbortController();
+        const { signal } = controller;
+        world.abort(controller, { surely: true });
+        const next = () => Promise.all([visit("bob"), visit("cid", signal)]);
+        await Promise.all([come("ann", signal).then(next), visit("dan", signal)]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test.each([1, 2])(
+    "while create %i hangs, and hears of no abort, all are served by the others",
+    async (hangs) => {
+      await everyOrder(async (world) => {
+        const options = { max: 2, hangs, isDeaf: true };
+        const { pool, visit, come, finish } = customers(world, "use()", options);
+        const lease = hangs === 2 ? await pool.acquire() : undefined;
+        const never = new AbortController().signal;
+        const ann = come("ann", never);
+        const holder = world.spawn("holder", () => lease?.release());
+        await Promise.all([ann, holder, visit("bob", never), visit("cid", abortable(world))]);
+        await finish();
+      });
+    },
+    minutes,
+  );
+
+  test(
+    "disposal aborts a create that hangs",
+    async () => {
+      await everyOrder(async (world) => {
+        const { pool, visit, finish } = customers(world, "use()", { max: 1, hangs: 1 });
+        const closer = world.spawn("closer", () => pool[Symbol.asyncDispose]());
+        await Promise.all([closer, visit("ann"), visit("bob", abortable(world))]);
         await finish();
       });
     },
@@ -1782,11 +1845,16 @@ interface Customer {
   state: "waiting" | "inside" | "gone";
 }
 
+interface Resource {
+  state: "new" | "used" | "broken" | "destroyed";
+  users: number;
+}
+
 /**
  * A pool whose creates and destroys are steps, and tasks that come, work with a resource for a step
  * and leave. `finish` disposes the pool, and fails if a resource was lent to two, lent when it was
- * not alive, or lost; if there were too many; if one overtook another, or was called after its
- * abort.
+ * broken, or lost; if there were too many; if one overtook another, or was called after its abort.
+ * The create whose number is `hangs` ends only by its signal, or if deaf, at the end.
  */
 function customers(
   world: World,
@@ -1794,23 +1862,33 @@ function customers(
   {
     fails = false,
     validates = false,
+    hangs = 0,
+    isDeaf = false,
     ...options
-  }: Omit<PoolOptions<{ users: number; isAlive: boolean }>, "create"> & {
+  }: Omit<PoolOptions<Resource>, "create"> & {
     fails?: boolean;
     validates?: boolean;
+    hangs?: number;
+    isDeaf?: boolean;
   },
 ) {
   const wrong: string[] = [];
   const came: Customer[] = [];
+  const end = Promise.withResolvers<void>();
+  let creates = 0;
   let alive = 0;
   let failed = 0;
-  const pool = new Pool<{ users: number; isAlive: boolean }>({
+  const pool = new Pool<Resource>({
     ...options,
     async create(signal) {
       if (++alive > options.max) wrong.push("too many are created");
       try {
-        await world.step("create", { signal, fails: fails && failed === 0 && CREATE_FAILED });
-        return { users: 0, isAlive: true };
+        if (++creates === hangs) {
+          if (!isDeaf) signal.addEventListener("abort", () => end.reject(signal.reason));
+          await end.promise;
+        } else
+          await world.step("create", { signal, fails: fails && failed === 0 && CREATE_FAILED });
+        return { state: "new", users: 0 };
       } catch (error) {
         if (error === CREATE_FAILED) failed++;
         alive--;
@@ -1818,25 +1896,29 @@ function customers(
       }
     },
     async destroy(resource) {
-      if (!resource.isAlive || resource.users > 0) wrong.push("destroyed twice, or while in use");
-      resource.isAlive = false;
+      if (resource.state === "destroyed") wrong.push("destroyed twice");
+      if (resource.users > 0) wrong.push("destroyed while in use");
+      resource.state = "destroyed";
       await world.step("destroy");
       alive--;
     },
     ...(validates && {
       async validate(resource, signal) {
         if (resource.users > 0) wrong.push("validated while in use");
+        resource.state = "broken";
         await world.step("validate", { signal, fails: true });
+        resource.state = "new";
         return true;
       },
     }),
   });
 
   /** Tells how it ended. */
-  const come = async (customer: Customer) => {
-    const { name, signal } = customer;
-    const work = async (resource: { users: number; isAlive: boolean }) => {
-      if (!resource.isAlive) wrong.push(`${name} gets a destroyed resource`);
+  const come = async (name: string, signal?: AbortSignal) => {
+    const customer: Customer = { name, signal, state: "waiting" };
+    const work = async (resource: Resource) => {
+      const isGood = resource.state === "new" || (resource.state === "used" && !validates);
+      if (!isGood) wrong.push(`${name} gets a ${resource.state} resource`);
       if (++resource.users > 1) wrong.push(`${name} gets a lent resource`);
       for (const other of came.slice(0, came.indexOf(customer))) {
         const isWaiting = other.state === "waiting" && !other.signal?.aborted;
@@ -1845,10 +1927,12 @@ function customers(
       customer.state = "inside";
       await world.step("work");
       resource.users--;
+      resource.state = "used";
     };
     const call = async () => {
       using lease = await pool.acquire(signal && { signal });
       await work(lease.value);
+      lease.release(); // and once more at the end
     };
     const use = () =>
       pool.use((resource) => {
@@ -1869,13 +1953,13 @@ function customers(
       customer.state = "gone";
     }
   };
-  const visit = (name: string, signal?: AbortSignal) =>
-    world.spawn(name, () => come({ name, signal, state: "waiting" }));
+  const visit = (name: string, signal?: AbortSignal) => world.spawn(name, () => come(name, signal));
   const finish = async () => {
+    end.resolve();
     await pool[Symbol.asyncDispose]();
     expect([wrong, alive, pool.size, pool.waiting]).toEqual([[], 0, 0, 0]);
   };
-  return { pool, visit, finish, failed: () => failed };
+  return { pool, visit, come, finish, failed: () => failed };
 }
 
 const CREATE_FAILED = new Error("create failed");
