@@ -612,8 +612,7 @@ export function limit(concurrency: number, options?: WaitOptions): Limit {
   requireWaitOptions("create limit", options);
   const permits = new Permits(concurrency);
   const run = (fn: (...args: unknown[]) => unknown, ...args: unknown[]) => {
-    const call = args.length > 0 && typeof fn === "function" ? () => fn(...args) : fn;
-    return permits.run("run limit", call, options);
+    return permits.run("run limit", fn, options, args);
   };
   const map = async (items: Iterable<unknown>, fn: (item: unknown, index: number) => unknown) => {
     if (!isIterable(items)) throw invalid("map limit", "items", "an iterable", items, TypeError);
@@ -736,29 +735,20 @@ class Permits {
     return this.#lend(weight);
   }
 
-  run(action: string, fn: () => unknown, options?: WeightOptions & WaitOptions): Promise<unknown> {
-    if (typeof fn !== "function") {
-      return Promise.reject(invalid(action, "fn", "a function", fn, TypeError));
-    }
-    // Called in a promise's reaction, `fn` finds its caller's AsyncLocalStorage.
-    return this.#wait(action, options, true).then((waiter) => this.#call(waiter, fn));
-  }
-
-  #call(waiter: Waiter<any>, fn: () => unknown): Promise<unknown> {
-    const fail = (error: unknown) => {
-      this.release(waiter.amount, waiter);
-      throw error;
-    };
-    const succeed = (result: unknown) => {
-      this.release(waiter.amount, waiter);
-      return result;
-    };
+  async run(
+    action: string,
+    fn: (...args: unknown[]) => unknown,
+    options?: WeightOptions & WaitOptions,
+    args?: unknown[],
+  ): Promise<unknown> {
+    requireFunction(action, "fn", fn);
+    // Called after an `await` of the caller's own, `fn` finds its AsyncLocalStorage.
+    const waiter: Waiter<any> = await this.#wait(action, options, true);
     try {
       if (waiter.signal?.aborted) throw waiter.signal.reason;
-      // As `await` does it: a `then` that was put on the promise is not called.
-      return then.call(Promise.resolve(fn()), succeed, fail);
-    } catch (error) {
-      return fail(error);
+      return await (args ? fn(...args) : fn());
+    } finally {
+      this.release(waiter.amount, waiter);
     }
   }
 
@@ -793,7 +783,8 @@ class Permits {
   }
 
   serve(): void {
-    for (let first; (first = this.line.first) && first.amount <= this.total - this.lent;) {
+    for (let first; this.lent < this.total && (first = this.line.first);) {
+      if (first.amount > this.total - this.lent) break;
       this.lent += first.amount;
       this.line.grant(first);
     }
@@ -819,16 +810,20 @@ class Permits {
   }
 
   #wait(action: string, options?: WeightOptions & WaitOptions, isCall = false): Promise<any> {
-    return new Promise((resolve, reject) => {
-      let weight = 1;
-      let signal: AbortSignal | undefined;
-      if (options !== undefined) {
+    let weight = 1;
+    let signal: AbortSignal | undefined;
+    if (options !== undefined) {
+      try {
         weight = this.requireWeight(action, options);
         signal = requireWaitOptions(action, options);
-        if (signal?.aborted) return reject(signal.reason);
+        signal?.throwIfAborted();
+      } catch (error) {
+        return Promise.reject(error);
       }
-      this.line.enter(new Waiter(resolve, reject, signal, weight, isCall));
-    });
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<any>();
+    this.line.enter(new Waiter(resolve, reject, signal, weight, isCall));
+    return promise;
   }
 
   requireWeight(action: string, options: WeightOptions | undefined): number {
@@ -843,8 +838,6 @@ class Permits {
     return invalid(action, "weight", `at most its ${this.total} permits`, weight);
   }
 }
-
-const { then } = Promise.prototype;
 
 function requireWaitOptions(action: string, options?: WaitOptions): AbortSignal | undefined {
   requireOptions(action, options);
