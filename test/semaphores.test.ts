@@ -2499,6 +2499,37 @@ describe("in every order", () => {
   );
 
   test(
+    "RateLimiter.tryAcquire(): never past a waiter",
+    async () => {
+      await everyOrder(async (world) => {
+        const limiter = new RateLimiter({ limit: 1, interval: 100, burst: 2 });
+        const hold: Hold = async (work, { weight, signal }) => {
+          await limiter.acquire({ tokens: weight, signal });
+          await work();
+        };
+        const { visit, wrong, waiting } = visitors(world, hold);
+        const taker = world.spawn("taker", async () => {
+          await sleep(100);
+          const ahead = waiting();
+          if (limiter.tryAcquire() && ahead.length > 0) {
+            wrong.push(`the taker overtakes ${ahead.join()}`);
+          }
+        });
+        const signal = abortable(world);
+        await Promise.all([
+          taker,
+          visit("ann", { weight: 2 }),
+          visit("bob", { weight: 2, signal }),
+        ]);
+
+        expect(wrong).toEqual([]);
+        expect(limiter.waiting).toBe(0);
+      });
+    },
+    minutes,
+  );
+
+  test(
     "RateLimiter.reserve(): a cancelled place is given to those behind, at once",
     async () => {
       await everyOrder(async (world) => {
