@@ -2298,8 +2298,7 @@ describe("in every order", () => {
         const holder = world.spawn("holder", leave);
         await Promise.all([holder, visit("ann", { signal, weight: permits }), visit("bob")]);
 
-        expect(wrong).toEqual([]);
-        expect(left()).toBe(0);
+        expect([wrong, left()]).toEqual([[], 0]);
       });
     },
     minutes,
@@ -2319,8 +2318,7 @@ describe("in every order", () => {
         });
         await Promise.all([holder, visit("ann", { signal }), visit("bob", { signal })]);
 
-        expect(wrong).toEqual([]);
-        expect(left()).toBe(0);
+        expect([wrong, left()]).toEqual([[], 0]);
       });
     },
     minutes,
@@ -2334,8 +2332,7 @@ describe("in every order", () => {
         const { visit, wrong } = visitors(world, hold, () => 2);
         await Promise.all([visit("ann"), visit("bob", { weight: 2 }), visit("cid")]);
 
-        expect(wrong).toEqual([]);
-        expect(left()).toBe(0);
+        expect([wrong, left()]).toEqual([[], 0]);
       });
     },
     minutes,
@@ -2363,8 +2360,7 @@ describe("in every order", () => {
           visit("cid"),
         ]);
 
-        expect(wrong).toEqual([]);
-        expect([semaphore.available, semaphore.waiting]).toEqual([to, 0]);
+        expect([wrong, [semaphore.available, semaphore.waiting]]).toEqual([[], [to, 0]]);
       });
     },
     minutes,
@@ -2389,8 +2385,7 @@ describe("in every order", () => {
         });
         await Promise.all([taker, visit("ann"), visit("bob", { weight: 2, signal })]);
 
-        expect(wrong).toEqual([]);
-        expect([semaphore.available, semaphore.waiting]).toEqual([2, 0]);
+        expect([wrong, [semaphore.available, semaphore.waiting]]).toEqual([[], [2, 0]]);
       });
     },
     minutes,
@@ -2415,8 +2410,7 @@ describe("in every order", () => {
         });
         await Promise.all([idle, visit("ann"), visit("bob", { signal })]);
 
-        expect(wrong).toEqual([]);
-        expect([semaphore.available, semaphore.waiting]).toEqual([1, 0]);
+        expect([wrong, [semaphore.available, semaphore.waiting]]).toEqual([[], [1, 0]]);
       });
     },
     minutes,
@@ -2443,8 +2437,7 @@ describe("in every order", () => {
         });
         await Promise.all([ann, visit("bob"), visit("cid", { signal })]);
 
-        expect(wrong).toEqual([]);
-        expect([mutex.locked, mutex.waiting]).toEqual([false, 0]);
+        expect([wrong, [mutex.locked, mutex.waiting]]).toEqual([[], [false, 0]]);
       });
     },
     minutes,
@@ -2467,8 +2460,7 @@ describe("in every order", () => {
           visit("hume", { keys: ["2", "0"] }),
         ]);
 
-        expect(wrong).toEqual([]);
-        expect(forks.size).toBe(0);
+        expect([wrong, forks.size]).toEqual([[], 0]);
       });
     },
     minutes,
@@ -2522,8 +2514,7 @@ describe("in every order", () => {
           visit("bob", { weight: 2, signal }),
         ]);
 
-        expect(wrong).toEqual([]);
-        expect(limiter.waiting).toBe(0);
+        expect([wrong, limiter.waiting]).toEqual([[], 0]);
       });
     },
     minutes,
@@ -2583,8 +2574,7 @@ describe("in every order", () => {
         const names = ["ann", "bob", "cid"];
         await Promise.all([owner, ...names.map((name) => visit(name, { accepts }))]);
 
-        expect(wrong).toEqual([]);
-        expect([run.activeCount, run.pendingCount]).toEqual([0, 0]);
+        expect([wrong, [run.activeCount, run.pendingCount]]).toEqual([[], [0, 0]]);
       });
     },
     minutes,
@@ -2616,8 +2606,7 @@ describe("in every order", () => {
         const items = ["a", "b", "c"];
         const [outcome] = await Promise.allSettled([run.map(items, fn)]);
 
-        expect(wrong).toEqual([]);
-        expect([running, run.activeCount, run.pendingCount]).toEqual([0, 0, 0]);
+        expect([wrong, [running, run.activeCount, run.pendingCount]]).toEqual([[], [0, 0, 0]]);
         if (outcome.status === "fulfilled") expect(outcome.value).toEqual(items);
         else expect([errors[0], signal.reason]).toContain(outcome.reason);
       });
