@@ -560,7 +560,7 @@ function pace<T>(
       const isFirst = !hub.isTiming;
       if (isFirst || isDebounce) pause();
       if (isFirst && leading) hub.put(value);
-      else releaseHold(trailing ? hub.kept.splice(0, 1, value) : value);
+      else discard(trailing ? hub.kept.splice(0, 1, value) : value);
       hub.readOn();
     },
     flush() {
@@ -749,7 +749,7 @@ export function parallelMap(
   };
   const deliver = (slot: { isReady: boolean; result: unknown }) => {
     slot.isReady = true;
-    if (!ordered) return hasFailed ? releaseHold(slot.result) : hub.put(slot.result);
+    if (!ordered) return hasFailed ? discard(slot.result) : hub.put(slot.result);
     while (slots.first?.isReady) hub.put(slots.shift().result);
   };
   const pull = () => {
@@ -779,7 +779,7 @@ export function parallelMap(
       return Promise.all([hub.closeSources(isUrgent), idle?.promise]).then(([errors]) => errors);
     },
     closed() {
-      while (slots.size > 0) releaseHold(slots.shift().result);
+      while (slots.size > 0) discard(slots.shift().result);
     },
   });
   return hub;
@@ -806,30 +806,20 @@ export function tee<T, const N extends number = number>(
   count: N,
 ): Tuple<Stream<T>, N> {
   requirePositiveInteger("tee", "count", count);
-  /** For how many readers an object waits that none of them has received. */
-  const unclaimed = new Map<unknown, number>();
   const readers = new Set<Hub<T>>();
   const hub = new Hub<T>("tee", [source], {
     arrived(value) {
-      if (isObject(value)) unclaimed.set(value, readers.size);
+      if (isObject(value)) owners.set(value, readers.size);
       for (const reader of readers) reader.put(value);
     },
     ended: () => readers.forEach((reader) => reader.finish()),
     failed: (error) => readers.forEach((reader) => reader.fail(error)),
   });
-  const drop = (value: T) => {
-    const left = unclaimed.get(value) ?? 0;
-    unclaimed.delete(value);
-    if (left > 1) unclaimed.set(value, left - 1);
-    if (left === 1) releaseHold(value);
-  };
   for (let n = 0; n < count; n++) {
     const reader: Hub<T> = new Hub("tee", [], {
       pull() {
         if (reader.ready === 0) hub.read();
       },
-      taken: (value) => void unclaimed.delete(value),
-      drop,
       shut(isUrgent) {
         readers.delete(reader);
         return readers.size === 0 ? errorsOf(hub[CLOSE](isUrgent)) : undefined;
@@ -1089,14 +1079,14 @@ class Transform<T, A, R> extends Upstream<R> {
         }
         this.isReading = false;
         if (this.#isOver) {
-          releaseHold(step.value);
+          discard(step.value);
           break;
         }
         let answer = this.#fn(step.value, this.#index++);
         if (isThenable(answer)) answer = await answer;
         const result = this.#select(step.value, answer as A);
         if (result === END) this.#limit = 0;
-        else if (this.#isOver) releaseHold(result);
+        else if (this.#isOver) discard(result);
         else if (result !== SKIP) return { done: false, value: result };
       }
     } catch (error) {
@@ -1185,7 +1175,7 @@ class Intake<T> {
 
   #hand(value: T): void {
     this.isReading = false;
-    if (this.#hub.isOver || this.#isClosed) return releaseHold(value);
+    if (this.#hub.isOver || this.#isClosed) return discard(value);
     this.#isHanding = true;
     try {
       this.#hub.arrived(value, this);
@@ -1223,7 +1213,7 @@ class Intake<T> {
 /** What an operator may replace in its {@link Hub}. */
 type Operator<T, S> = Pick<
   Hub<T, S>,
-  "pull" | "arrived" | "ended" | "failed" | "flush" | "taken" | "drop" | "shut" | "closed"
+  "pull" | "arrived" | "ended" | "failed" | "flush" | "taken" | "shut" | "closed"
 >;
 
 /** Stands between sources, or what else an operator has, and a consumer who may leave any time. */
@@ -1264,8 +1254,6 @@ class Hub<T, S = T> extends Upstream<T> {
   flush: () => void = doNothing;
   /** The consumer has received a value. */
   taken: (value: T) => void = doNothing;
-  /** Nobody will receive the value. */
-  drop: (value: T) => void = releaseHold;
   /** Stops all that feeds the stream. Called again when it becomes urgent. */
   shut = (isUrgent: boolean): Promise<unknown[]> | void => this.closeSources(isUrgent);
   /** Nothing runs any more. */
@@ -1358,7 +1346,7 @@ class Hub<T, S = T> extends Upstream<T> {
 
   /** Hands a value to the consumer, now or when it asks. */
   put(value: T): void {
-    if (this.#isLeft) return this.drop(value);
+    if (this.#isLeft) return discard(value);
     if (!this.isWanted) return this.#values.push(value);
     this.#waiters.shift().resolve({ done: false, value });
     this.taken(value);
@@ -1366,7 +1354,7 @@ class Hub<T, S = T> extends Upstream<T> {
   }
 
   replaceOldest(value: T): void {
-    this.drop(this.#values.shift());
+    discard(this.#values.shift());
     this.#values.push(value);
   }
 
@@ -1383,7 +1371,7 @@ class Hub<T, S = T> extends Upstream<T> {
 
   async [CLOSE](isUrgent: boolean): Promise<void> {
     this.#isLeft = true;
-    while (this.ready > 0) this.drop(this.#values.shift());
+    while (this.ready > 0) discard(this.#values.shift());
     this.#close(isUrgent);
     await this.#closed.promise;
     await this.#tell();
@@ -1394,7 +1382,7 @@ class Hub<T, S = T> extends Upstream<T> {
     if (this.#closing >= urgency) return;
     this.#closing = urgency;
     this.stopTimer();
-    releaseHold(this.kept);
+    discard(this.kept);
     this.kept = [];
     const shutting = Promise.try(async () => this.shut(isUrgent));
     const errors = await shutting.catch((error: unknown) => [error]);
@@ -1585,7 +1573,7 @@ class Guard<T> implements AsyncIterator<T, void> {
       answered.then((step) => {
         // Like `for await`, it takes no primitive for a result.
         if (!isObject(step)) return reject(new TypeError(`${describe(step)} is not a result`));
-        if (this.#isClosed) releaseHold(step.value);
+        if (this.#isClosed) discard(step.value);
         resolve(this.#isClosed ? DONE : step);
       }, reject);
     });
@@ -1642,6 +1630,19 @@ class Fifo<T> {
     }
     return value;
   }
+}
+
+/** How many streams will receive or drop an object that tee has handed to several. */
+const owners = new WeakMap<object, number>();
+
+/** Releases a hold that nobody will receive, or those in a batch or a row. */
+function discard(value: unknown): void {
+  const isLast = (it: unknown) => {
+    const others = isObject(it) ? (owners.get(it) ?? 1) - 1 : 0;
+    if (others > 0) owners.set(it as object, others);
+    return others === 0;
+  };
+  if (isLast(value)) releaseHold(Array.isArray(value) ? value.filter(isLast) : value);
 }
 
 function valueOrSkip<T>(value: T, isIn: unknown): T | typeof SKIP {

@@ -2664,6 +2664,26 @@ describe("a hold that nobody receives is released", () => {
     expect(hold.released).toBe(1);
   });
 
+  it.each<[string, (source: Source<Hold>) => Stream<unknown>]>([
+    ["buffer", (source) => buffer(source, 2)],
+    ["batch", (source) => batch(source, 3)],
+    ["buffer of batches", (source) => buffer(batch(source, 1), 2)],
+  ])(
+    "what a %s of a reader of tee drops, unless another has received it",
+    async (_clock, _name, read) => {
+      const holds = [holdOf(), holdOf()];
+      const [plain, other] = tee(concat(holds, interval(1000)), 2);
+      await plain.next();
+      await plain.next();
+      const stream = read(other as Stream<Hold>);
+      const first = stream.next();
+      await turn();
+      await Promise.all([stream.return(), plain.return(), first]);
+
+      expect(holds.map(({ released }) => released)).toEqual([0, 0]);
+    },
+  );
+
   test("what tee has read for two readers when both leave, but not when one has received it", async () => {
     for (const isReceived of [false, true]) {
       const hold = holdOf();
