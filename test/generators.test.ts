@@ -30,6 +30,7 @@ import {
   throttle,
   zip,
 } from "../concepts/generators.ts";
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { type VirtualClock, virtualTime } from "../concepts/virtual-time.ts";
 
 describe("Start here", () => {
@@ -3117,6 +3118,73 @@ describe("what is open is closed, once", () => {
   });
 });
 
+describe("in every order", () => {
+  const two = { concurrency: 2 };
+
+  /** Of two sources "a" is left only after its `next()`; "b" is a function that heeds its signal. */
+  const made: Record<string, (play: Play) => Stream<unknown>> = {
+    merge: ({ source }) => merge(source("a", 2), source("b", 1)),
+    zip: ({ source }) => zip(source("a", 2, "shortest"), source("b", 1, "shortest")),
+    concat: ({ source }) => concat(source("a", 1), source("b", 1)),
+    "buffer of 1": ({ source }) => buffer(source("a", 3), 1),
+    "buffer of 2": ({ source }) => buffer(source("b", 3), 2),
+    "merge of buffers": ({ source }) => merge(buffer(source("a", 1), 2), buffer(source("b", 1), 2)),
+    batch: ({ source }) => batch(source("a", 3), 2),
+    "batch with maxWait": ({ source }) => batch(source("b", 3), 2, { maxWait: 10 }),
+    parallelMap: ({ source, work }) => parallelMap(source("a", 3), work, two),
+    "parallelMap, unordered": ({ source, work }) =>
+      parallelMap(source("b", 3), work, { ...two, ordered: false }),
+    flatMap: ({ source, open }) => flatMap(source("a", 2), open),
+    "flatMap at once": ({ source, open }) => flatMap(source("b", 2), open, two),
+    switchMap: ({ source, open }) => switchMap(source("a", 2), open),
+    debounce: ({ source }) => debounce(source("a", 3), 10),
+    throttle: ({ source }) => throttle(source("b", 3), 10, { trailing: true }),
+    tee({ source, readAlso }) {
+      const [one, other] = tee(source("a", 2), 2);
+      readAlso(one);
+      return other;
+    },
+    "buffers of tee": ({ source, readAlso }) => {
+      const [one, other] = tee(source("b", 2), 2);
+      readAlso(buffer(one, 2));
+      return buffer(other, 1);
+    },
+  };
+
+  const ways: Record<string, (play: Play, stream: Stream<unknown>) => Promise<void>> = {
+    "read to its end": (play, stream) => play.read(stream),
+    "left by break": (play, stream) => play.read(stream, 1),
+    async "left in the middle"({ world, tell, read }, stream) {
+      const leaving = world.spawn("leaver", () => tell(stream.return()));
+      await Promise.all([read(stream), leaving]);
+    },
+    async aborted({ world, hurry, read }, stream) {
+      const controller = new AbortController();
+      const { signal } = controller;
+      world.abort(controller, { reason: "aborted" });
+      signal.addEventListener("abort", hurry);
+      await read(takeUntil(stream, signal, { reject: true }));
+    },
+  };
+
+  for (const [way, leave] of Object.entries(ways)) {
+    test.each(Object.entries(made))(
+      `a stream of sources that fail is ${way}: %s`,
+      async (name, make) => {
+        await everyOrder(async (world) => {
+          const play = playOf(world);
+          await leave(play, make(play));
+          await play.check({
+            isOrdered: !name.includes("unordered"),
+            isWhole: way === "read to its end" && !/zip|switchMap|debounce|throttle/.test(name),
+          });
+        });
+      },
+      120_000,
+    );
+  }
+});
+
 describe("a source's answers are taken as `for await` takes them", () => {
   const sourceOf = (next: () => unknown, close?: () => unknown) =>
     ({ [Symbol.asyncIterator]: () => ({ next, return: close }) }) as AsyncIterable<number>;
@@ -3418,6 +3486,157 @@ function probe(options: ProbeOptions) {
     },
   };
   return { source, seen };
+}
+
+/** A small part of the orders, or many more with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const { process } = globalThis as { process?: { env: Record<string, string | undefined> } };
+  const all = process?.env["ORDERS"] === "all";
+  const result = await interleavings(scenario, { maxRuns: all ? 2000 : 80, maxMs: Infinity });
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
+}
+
+type Play = ReturnType<typeof playOf>;
+
+/**
+ * Sources whose every move is a step that may fail, consumers, and what must hold in the end. Values
+ * are holds: each is received or released. Whether an error is told that a source throws in the
+ * middle of a `next()`, after another error or an abort, is left open: nobody waits for it.
+ */
+function playOf(world: World) {
+  type Origin = { isClosed?: boolean };
+  const items: ReturnType<typeof itemOf>[] = [];
+  const received: typeof items = [];
+  const [thrown, late, told]: [Set<unknown>, Set<unknown>, unknown[]] = [new Set(), new Set(), []];
+  const [ends, others]: [Promise<void>[], Promise<void>[]] = [[], []];
+  const reading = new Set<Origin>();
+  let abandoned: Set<Origin> | undefined;
+  let moves = 0;
+  let readers = 0;
+
+  const hurry = () => void (abandoned ??= new Set(reading));
+  const step = async (label: string, origin?: Origin, signal?: AbortSignal) => {
+    const error = new Error(`${label} failed`);
+    try {
+      await world.step(label, { fails: error, signal });
+    } catch (caught) {
+      if (caught === error) {
+        const isLate = readers === 0 || origin?.isClosed || abandoned?.has(origin!);
+        (isLate ? late : thrown).add(error);
+        hurry();
+      }
+      throw caught;
+    } finally {
+      moves++;
+    }
+  };
+  const itemOf = (origin: Origin, n: number) => ({ ...holdOf(), origin, n });
+  const add = (origin: Origin, n: number) => items[items.push(itemOf(origin, n)) - 1]!;
+  const receive = (value: unknown) => void received.push(...[value as any].flat());
+
+  const source = (name: string, count: number, isShortest?: "shortest"): Source<any> => {
+    const origin: Origin = {};
+    const end = Promise.withResolvers<void>();
+    let [opened, n, closes, endedAt] = [0, 0, 0, -1];
+    const iterate = (signal?: AbortSignal) => {
+      expect(++opened).toBe(1);
+      ends.push(end.promise);
+      const iterator = {
+        [Symbol.asyncIterator]: () => iterator,
+        async next() {
+          expect([name, reading.has(origin), closes, endedAt]).toEqual([name, false, 0, -1]);
+          reading.add(origin);
+          let value: unknown;
+          try {
+            await step(`${name}${n}`, origin, signal);
+            if (n < count) value = add(origin, n++);
+            else if (isShortest) hurry();
+            return { done: !value, value };
+          } finally {
+            reading.delete(origin);
+            if (!value) endedAt = moves;
+            if (origin.isClosed || (!value && closes === 0)) end.resolve();
+          }
+        },
+        async return() {
+          // It may end in the very turn in which it is closed.
+          const isOpen = endedAt < 0 || endedAt === moves;
+          expect([name, closes++, isOpen]).toEqual([name, 0, true]);
+          try {
+            await step(`close ${name}`, origin);
+          } finally {
+            origin.isClosed = true;
+            if (!reading.has(origin)) end.resolve();
+          }
+          return { done: true, value: undefined };
+        },
+      };
+      return iterator;
+    };
+    return name < "b" ? { [Symbol.asyncIterator]: () => iterate() } : iterate;
+  };
+  const tell = async (promise: Promise<unknown>) => {
+    const outcome = await Promise.allSettled([promise]);
+    const leaves = (error: any): unknown[] => error.errors?.flatMap(leaves) ?? [error];
+    for (const { reason } of outcome as any[]) if (reason) told.push(...leaves(reason));
+  };
+  const read = async (stream: AsyncIterable<unknown>, count = Infinity) => {
+    readers++;
+    const loop = async () => {
+      let left = count;
+      for await (const value of stream) {
+        receive(value);
+        await world.step("consumes");
+        if (--left === 0) break;
+      }
+    };
+    await tell(loop());
+    readers--;
+  };
+  const results: Origin = {};
+
+  return {
+    world,
+    source,
+    hurry,
+    tell,
+    read,
+    readAlso: (stream: Stream<unknown>) => others.push(world.spawn("another", () => read(stream))),
+    open(value: any, index: number): Source<any> {
+      expect([readers, abandoned]).toEqual([1, undefined]); // nothing is called after the end
+      receive(value);
+      return source(index === 0 ? "a'" : "c", 1);
+    },
+    async work(value: any, index: number, signal: AbortSignal) {
+      expect([readers, abandoned, signal.aborted]).toEqual([1, undefined, false]);
+      receive(value);
+      await step(`work ${index}`, undefined, signal);
+      return add(results, index);
+    },
+    async check({ isOrdered = true, isWhole = true }) {
+      await Promise.all(others);
+      await Promise.all(ends);
+      await world.step("then");
+      const counts = new Map<unknown, number>();
+      for (const item of received) counts.set(item, (counts.get(item) ?? 0) + 1);
+      const most = 1 + others.length;
+      for (const item of items) {
+        const count = counts.get(item) ?? 0;
+        expect([count <= most, item.released]).toEqual([true, count > 0 ? 0 : 1]);
+        if (isWhole && thrown.size + late.size === 0) expect(count).toBe(most);
+      }
+      const numbers = Map.groupBy(received, ({ origin }) => origin);
+      for (const its of numbers.values()) {
+        const all = its.map(({ n }) => n);
+        if (isOrdered && most === 1) expect(all).toEqual(all.toSorted());
+      }
+      const errors = most === 1 ? told : [...new Set(told)];
+      expect(new Set(errors).size).toBe(errors.length);
+      const known = new Set(["aborted", ...thrown, ...late]);
+      expect(errors.filter((error) => !known.has(error))).toEqual([]);
+      expect([...thrown].filter((error) => !told.includes(error))).toEqual([]);
+    },
+  };
 }
 
 /** A generator cleans up when it ends by itself, too; an iterator is told by `return()` only. */
