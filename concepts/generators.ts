@@ -1164,8 +1164,10 @@ class Intake<T> {
     try {
       for await (const value of generator) {
         this.#hand(value);
-        if (!this.isReading) await new Promise<void>((resolve) => (this.#goOn = resolve));
-        this.#goOn = undefined;
+        if (!this.isReading) {
+          await new Promise<void>((resolve) => (this.#goOn = resolve));
+          this.#goOn = undefined;
+        }
       }
       this.#ended();
     } catch (error) {
@@ -1621,11 +1623,13 @@ class Fifo<T> {
 
   /** Only when it isn't empty. */
   shift(): T {
-    const value = this.#items[this.#head]!;
-    this.#items[this.#head++] = undefined as never;
+    const items = this.#items;
+    const value = items[this.#head]!;
+    items[this.#head++] = undefined as never;
     // Moves what is left when at least as much has gone, so that a value is moved once on average.
-    if (2 * this.#head >= this.#items.length) {
-      this.#items.splice(0, this.#head);
+    if (2 * this.#head >= items.length) {
+      if (this.size === 0) items.length = 0;
+      else items.splice(0, this.#head);
       this.#head = 0;
     }
     return value;
