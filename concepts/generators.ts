@@ -421,7 +421,7 @@ function flatten(
     },
     async shut(isUrgent) {
       // The inner sources first, as if the loops were nested.
-      const errors = await hub.closeSources(isUrgent, inner());
+      const errors = await hub.closeSources(isUrgent, [...hub.leaving, ...inner()]);
       return [...errors, ...(await outer.close(isUrgent))];
     },
   });
@@ -1222,6 +1222,8 @@ type Operator<T, S> = Pick<
 class Hub<T, S = T> extends Upstream<T> {
   /** Those that have not ended, in order. */
   readonly intakes = new Set<Intake<S>>();
+  /** Those that are being closed while the stream goes on. */
+  readonly leaving = new Set<Intake<any>>();
   /** Values that wait for others. */
   kept: S[] = [];
   stopTimer: () => void = doNothing;
@@ -1286,9 +1288,13 @@ class Hub<T, S = T> extends Upstream<T> {
     });
   }
 
-  /** Closes one source; the stream goes on, and ends without it if it is silent. */
+  /** Closes one source; the stream goes on, and ends without it if it is silent then. */
   async leave(intake: Intake<any>): Promise<void> {
-    intake.close(false).then((errors) => errors.forEach(this.failed));
+    this.leaving.add(intake);
+    intake.close(false).then((errors) => {
+      errors.forEach(this.failed);
+      this.leaving.delete(intake);
+    });
     await intake.close(true);
     this.remove(intake);
   }

@@ -1252,6 +1252,15 @@ describe("switchMap", () => {
     expect(inner[1]!.seen).toMatchObject({ closed: 1 });
   });
 
+  it("waits in the end for the cleanup of one before that was left in its next()", async (clock) => {
+    const slow = probe({ kind: "generator", every: 50, count: 1, cleanupFails: true });
+    const inner = (ms: number) => (ms === 0 ? slow.source : [ms]);
+
+    expect(await errorOf(Array.fromAsync(switchMap(comeAt(0, 10, 55), inner)))).toBe(dirty);
+
+    expect(clock.elapsed).toBe(60);
+  });
+
   it("switches also while the consumer is busy", async (clock) => {
     const inner = [probe({}), probe({})];
     const stream = switchMap(comeAt(0, 50), (ms) => inner[ms / 50]!.source);
