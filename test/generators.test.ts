@@ -3528,7 +3528,7 @@ function probe(options: ProbeOptions) {
 async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
   const { process } = globalThis as { process?: { env: Record<string, string | undefined> } };
   const all = process?.env["ORDERS"] === "all";
-  const result = await interleavings(scenario, { maxRuns: all ? 2000 : 80, maxMs: Infinity });
+  const result = await interleavings(scenario, { maxRuns: all ? 2000 : 40, maxMs: Infinity });
   if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
 }
 
