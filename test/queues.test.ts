@@ -4,7 +4,14 @@
  */
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
-import { PriorityQueue, Queue, QueueClosedError, Stack } from "../concepts/queues.ts";
+import { interleavings, type World } from "../concepts/interleavings.ts";
+import {
+  PriorityQueue,
+  Queue,
+  QueueClosedError,
+  Stack,
+  type WaitOptions,
+} from "../concepts/queues.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
 const { Bun } = globalThis as { Bun?: { gc(force: boolean): void } };
@@ -1040,7 +1047,329 @@ describe("PriorityQueue", () => {
   });
 });
 
+describe("in every order", () => {
+  type Scenario = (world: World) => Promise<void>;
+  const kinds = [
+    { kind: "Queue", create: (maxSize?: number) => new Queue<number>(maxSize) },
+    { kind: "PriorityQueue", create: (maxSize?: number) => new PriorityQueue<number>(maxSize) },
+    { kind: "Stack", create: (maxSize?: number) => new Stack<number>(maxSize) },
+  ];
+  const ofEachKind = kinds.flatMap(({ kind, create }): [string, Scenario][] => [
+    [
+      `${kind}: a get() that is aborted takes nothing, and its item goes to the next`,
+      async (world) => {
+        const queue = create();
+        const signal = mayAbort(world);
+        const [got, came, served]: [number[], string[], string[]] = [[], [], []];
+        const get = (name: string, options?: WaitOptions) => async () => {
+          came.push(name);
+          got.push(await queue.get(options));
+          served.push(name);
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", get("aborted", { signal })),
+          world.spawn("patient", get("patient")),
+          world.spawn("producer", async () => {
+            queue.tryPut(1);
+            queue.tryPut(2);
+            await world.step("later");
+            queue.tryPut(3);
+          }),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect(got).toHaveLength(2 - errors.length);
+        expect(served).toEqual(came.filter((name) => served.includes(name)));
+        expect([...got, ...drain(queue)].sort()).toEqual([1, 2, 3]);
+        expect(queue.waiting).toBe(0);
+      },
+    ],
+    [
+      `${kind}: a put() that is aborted adds nothing, and its place goes to the next`,
+      async (world) => {
+        const queue = create(1);
+        const signal = mayAbort(world);
+        const [added, got]: number[][] = [[], []];
+        const put = (item: number, options?: WaitOptions) => async () => {
+          await queue.put(item, options);
+          added!.push(item);
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", put(1, { signal })),
+          world.spawn("patient", put(2)),
+          world.spawn("other", put(3)),
+          world.spawn("consumer", async () => {
+            for (let n = 0; n < 2; n++) {
+              got!.push(await queue.get());
+              expect(queue.size).toBeLessThanOrEqual(1);
+              await world.step("use it");
+            }
+          }),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect(added).toHaveLength(3 - errors.length);
+        expect([...got!, ...drain(queue)].sort()).toEqual(added!.sort());
+        expect(queue.waiting).toBe(0);
+      },
+    ],
+    [
+      `${kind}: two loops share all that was put before the close, and end`,
+      async (world) => {
+        const queue = create(1);
+        const [added, got]: number[][] = [[], []];
+        const consume = async () => {
+          for await (const item of queue) {
+            got!.push(item);
+            await world.step("use it");
+          }
+        };
+        // It may come with any other step, some microtasks later.
+        mayAbort(world, { surely: true }).addEventListener("abort", () => queue.close());
+        const errors = await errorsOf(
+          world.spawn("producer", async () => {
+            for (const item of [1, 2, 3]) {
+              await queue.put(item);
+              added!.push(item);
+            }
+          }),
+          world.spawn("consumer 1", consume),
+          world.spawn("consumer 2", consume),
+        );
+        for (const error of errors) expect(error).toBeInstanceOf(QueueClosedError);
+        expect(got!.toSorted()).toEqual(added!);
+        expect([queue.size, queue.waiting]).toEqual([0, 0]);
+      },
+    ],
+  ]);
+
+  test.each<[string, Scenario]>([
+    ...ofEachKind,
+    [
+      "Queue: items and getters keep their order, whoever is aborted",
+      async (world) => {
+        const queue = new Queue<number>(2);
+        const signal = mayAbort(world);
+        const came: string[] = [];
+        const got: [string, number][] = [];
+        const get = (name: string, options?: WaitOptions) => async () => {
+          came.push(name);
+          const item = await queue.get(options);
+          got.push([name, item]);
+        };
+        const errors = await errorsOf(
+          world.spawn("ann", get("ann")),
+          world.spawn("bob", get("bob", { signal })),
+          world.spawn("cyd", get("cyd")),
+          world.spawn("producer", async () => {
+            for (const item of [1, 2, 3]) await queue.put(item);
+          }),
+        );
+        const served = came.filter((name) => name !== "bob" || errors.length === 0);
+        expect(got).toEqual(served.map((name, index) => [name, index + 1]));
+        expect(drain(queue)).toEqual([1, 2, 3].slice(served.length));
+      },
+    ],
+    [
+      "Queue: join() returns when all that was taken is done, or dropped by the close",
+      async (world) => {
+        const queue = new Queue<number>();
+        let unfinished = 0;
+        const put = () => {
+          queue.tryPut(unfinished++);
+          queue.tryPut(unfinished++);
+        };
+        put();
+        mayAbort(world).addEventListener("abort", () => {
+          unfinished -= queue.size;
+          queue.close({ immediate: true });
+        });
+        const work = async () => {
+          while (queue.tryGet() !== undefined) {
+            await world.step("work");
+            unfinished--;
+            queue.done();
+          }
+        };
+        await Promise.all([
+          world.spawn("worker 1", work),
+          world.spawn("worker 2", work),
+          world.spawn("joiner", async () => {
+            await queue.join();
+            expect(unfinished).toBe(0);
+          }),
+        ]);
+        expect(() => queue.done()).toThrow(RangeError);
+      },
+    ],
+    [
+      "Queue: an immediate close unblocks all, and drops what nobody has received",
+      async (world) => {
+        const released: number[] = [];
+        const lease = (id: number) => {
+          const release = () => void released.push(id);
+          return { id, release, [Symbol.dispose]: release };
+        };
+        const queue = new Queue<ReturnType<typeof lease>>(1);
+        const signal = mayAbort(world);
+        const closing = mayAbort(world, { surely: true });
+        closing.addEventListener("abort", () => queue.close({ immediate: true }));
+        const [added, got]: number[][] = [[], []];
+        const put = (id: number) => async () => {
+          await queue.put(lease(id));
+          added!.push(id);
+        };
+        const get = (options?: WaitOptions) => async () => {
+          got!.push((await queue.get(options)).id);
+          queue.done();
+        };
+        const errors = await errorsOf(
+          world.spawn("putter 1", put(1)),
+          world.spawn("putter 2", put(2)),
+          world.spawn("aborted", get({ signal })),
+          world.spawn("patient", get()),
+        );
+        for (const error of errors) {
+          if (error !== signal.reason) expect(error).toBeInstanceOf(QueueClosedError);
+        }
+        queue.close({ immediate: true });
+        expect([...got!, ...released].sort()).toEqual(added!.sort());
+        expect([queue.size, queue.waiting]).toEqual([0, 0]);
+        await queue.join();
+      },
+    ],
+    [
+      "Queue: a close with an error is told after the last item, to each loop once",
+      async (world) => {
+        const queue = new Queue<number>();
+        const error = new Error("broken");
+        const [added, got]: number[][] = [[], []];
+        const consume = async () => {
+          for await (const item of queue) got!.push(item);
+        };
+        mayAbort(world, { surely: true }).addEventListener("abort", () => queue.close({ error }));
+        const errors = await errorsOf(
+          world.spawn("consumer 1", consume),
+          world.spawn("consumer 2", consume),
+          world.spawn("producer", async () => {
+            for (const item of [1, 2]) {
+              await queue.put(item);
+              added!.push(item);
+              await world.step("make another");
+            }
+          }),
+        );
+        const refused = errors.filter((it) => it !== error);
+        expect(errors).toHaveLength(2 + refused.length);
+        for (const it of refused) expect(it).toMatchObject({ cause: error });
+        expect(got).toEqual(added!);
+      },
+    ],
+    [
+      "Queue: a loop that is left while it waits takes nothing",
+      async (world) => {
+        const queue = new Queue<number>();
+        const got: number[] = [];
+        const loop = queue[Symbol.asyncIterator]();
+        mayAbort(world).addEventListener("abort", () => void loop.return!());
+        const take = async () => {
+          const { done, value } = await loop.next();
+          if (!done) got.push(value);
+          await loop.return!();
+        };
+        await Promise.all([
+          world.spawn("loop", take),
+          world.spawn("patient", async () => void got.push(await queue.get())),
+          world.spawn("producer", async () => {
+            queue.tryPut(1);
+            await world.step("make another");
+            queue.tryPut(2);
+          }),
+        ]);
+        expect([...got, ...drain(queue)].sort()).toEqual([1, 2]);
+        expect(queue.waiting).toBe(0);
+      },
+    ],
+    [
+      "Queue.select: takes one item of all queues, or none when it is aborted",
+      async (world) => {
+        const queues = [new Queue<number>(), new Queue<number>()] as const;
+        const signal = mayAbort(world);
+        const got: number[] = [];
+        const errors = await errorsOf(
+          world.spawn("select", async () => {
+            const { queue, item } = await Queue.select(queues, { signal });
+            expect(queue).toBe(queues[item - 1]!);
+            got.push(item);
+          }),
+          world.spawn("producer 1", () => queues[0].tryPut(1)),
+          world.spawn("producer 2", () => queues[1].put(2)),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect(got).toHaveLength(1 - errors.length);
+        expect([...got, ...queues.flatMap(drain)].sort()).toEqual([1, 2]);
+        expect(queues.map((queue) => queue.waiting)).toEqual([0, 0]);
+      },
+    ],
+    [
+      "Queue.select: leaves the item of the other queue to one that waits behind it",
+      async (world) => {
+        const queues = [new Queue<number>(), new Queue<number>()] as const;
+        const signal = mayAbort(world);
+        const got: number[] = [];
+        const produce = async () => {
+          for (const [index, queue] of queues.entries()) queue.tryPut(index);
+          await world.step("make another");
+          queues[1].tryPut(2);
+        };
+        const errors = await errorsOf(
+          world.spawn("select", async () => {
+            got.push((await Queue.select(queues, { signal })).item);
+          }),
+          world.spawn("patient", async () => void got.push(await queues[1].get())),
+          world.spawn("producer", produce),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect([...got, ...queues.flatMap(drain)].sort()).toEqual([0, 1, 2]);
+        expect(queues.map((queue) => queue.waiting)).toEqual([0, 0]);
+      },
+    ],
+  ])(
+    "%s",
+    async (_, scenario) => {
+      await everyOrder(scenario);
+    },
+    120_000,
+  );
+});
+
 function ignore(): void {}
+
+/** An abort that may come at any moment, or never, unless `surely`. */
+function mayAbort(world: World, options?: { surely: boolean }): AbortSignal {
+  const controller = new AbortController();
+  world.abort(controller, options);
+  return controller.signal;
+}
+
+function drain<T>(queue: Queue<T>): T[] {
+  const items: T[] = [];
+  while (queue.size > 0) items.push(queue.tryGet()!);
+  return items;
+}
+
+/** What those of the tasks have rejected with that have failed. */
+async function errorsOf(...tasks: Promise<unknown>[]): Promise<unknown[]> {
+  const outcomes = await Promise.allSettled(tasks);
+  return outcomes.flatMap((it) => (it.status === "rejected" ? [it.reason] : []));
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const { process } = globalThis as { process?: { env: Record<string, string | undefined> } };
+  const all = process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
+}
 
 /** Long enough for all that follows from microtasks. */
 async function turn(): Promise<void> {

@@ -1,5 +1,6 @@
 import { describe, expect, expectTypeOf, test } from "bun:test";
 
+import { interleavings, type World } from "../concepts/interleavings.ts";
 import { Mutex } from "../concepts/semaphores.ts";
 import {
   AsyncEvent,
@@ -1407,6 +1408,268 @@ describe("ReadWriteLock", () => {
   });
 });
 
+describe("in every order", () => {
+  test.each<[string, (world: World) => Promise<void>]>([
+    [
+      "AsyncEvent: a pulse wakes those that wait, in order, and no others",
+      async (world) => {
+        const event = new AsyncEvent();
+        const { came, passed, left, all } = threeWait(world, (options) => event.wait(options));
+        let early: string[] = [];
+        await world.spawn("pulse", () => {
+          event.set();
+          event.clear();
+          early = [...came];
+        });
+        await world.step("later");
+        expect(passed).toEqual(early.filter((name) => !left.includes(name)));
+
+        event.set();
+        await all;
+      },
+    ],
+    [
+      "Latch: nobody passes before all have reported, and all do then, in order",
+      async (world) => {
+        const latch = new Latch(2);
+        const { all } = threeWait(world, async (options) => {
+          await latch.wait(options);
+          expect(latch.count).toBe(0);
+        });
+        const report = () => latch.countDown();
+        await Promise.all([world.spawn("one", report), world.spawn("two", report), all]);
+        expect(latch.waiting).toBe(0);
+      },
+    ],
+    [
+      "Condition: a notification that meets an abort goes on to the next",
+      async (world) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const signal = mayAbort(world);
+        const items = ["a", "b"];
+        const stock: string[] = [];
+        const taken: string[] = [];
+        const take = async (options?: WaitOptions) => {
+          using _lock = await mutex.lock();
+          await condition.waitFor(() => {
+            expect(options?.signal?.aborted ?? false).toBe(false);
+            return stock.length > 0;
+          }, options);
+          taken.push(stock.shift()!);
+          await world.step("use it");
+        };
+        const put = async () => {
+          for (const item of items) {
+            using _lock = await mutex.lock();
+            await world.step("make an item");
+            stock.push(item);
+            condition.notify();
+          }
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", () => take({ signal })),
+          world.spawn("patient", () => take()),
+          world.spawn("producer", put),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect(taken).toHaveLength(2 - errors.length);
+        expect([...taken, ...stock]).toEqual(items);
+        expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
+      },
+    ],
+    [
+      "Condition: wait() holds the lock whenever it ends, and takes it in order",
+      async (world) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const inside = onlyOne();
+        const allCame = Promise.withResolvers<void>();
+        let count = 0;
+        const waiters = threeWait(world, async (options) => {
+          const lock = await mutex.lock();
+          if (++count === 3) allCame.resolve();
+          try {
+            await condition.wait(options);
+          } finally {
+            await inside(() => world.step("after the wait"));
+            lock.release();
+          }
+        });
+        const notifyAll = () => mutex.run(() => condition.notifyAll());
+        await world.spawn("notifier", notifyAll);
+        await allCame.promise;
+        await notifyAll();
+        await waiters.all;
+        expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
+      },
+    ],
+    [
+      "Condition: three take turns, each told by another",
+      async (world) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const turns: number[] = [];
+        const play = async (player: number) => {
+          using _lock = await mutex.lock();
+          for (let round = 0; round < 2; round++) {
+            await condition.waitFor(() => turns.length % 3 === player);
+            turns.push(player);
+            condition.notifyAll();
+            await world.step("play");
+          }
+        };
+        await Promise.all([0, 1, 2].map((n) => world.spawn(`player ${n}`, () => play(n))));
+        expect(turns).toEqual([0, 1, 2, 0, 1, 2]);
+      },
+    ],
+    [
+      "Condition: an async predicate is not called after the abort, and takes no notification along",
+      async (world) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const signal = mayAbort(world);
+        let isReady = false;
+        const look = async (options?: WaitOptions) => {
+          using _lock = await mutex.lock();
+          const isAborted = () => options?.signal?.aborted ?? false;
+          await condition.waitFor(async () => {
+            expect(isAborted()).toBe(false);
+            await world.step("look");
+            return isReady;
+          }, options);
+          condition.notify();
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", () => look({ signal })),
+          world.spawn("patient", () => look()),
+          world.spawn("setter", () =>
+            mutex.run(() => {
+              isReady = true;
+              condition.notify();
+            }),
+          ),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
+      },
+    ],
+    [
+      "Barrier: an aborted party leaves, and another takes its place",
+      async (world) => {
+        const barrier = new Barrier(2);
+        const indexes: number[] = [];
+        const three = threeWait(world, async (options) => {
+          indexes.push(await barrier.wait(options));
+        });
+        const breaking = world.spawn("breaker", async () => {
+          await world.step("later");
+          expect(barrier.waiting).toBeLessThan(2);
+          barrier.abort();
+        });
+        await Promise.all([three.all, breaking]);
+        // One alone passes only if the other is aborted when both are there.
+        const isAlone = three.left.includes("bob") && indexes.length === 1;
+        expect(isAlone ? [0, 1] : indexes.toSorted()).toEqual(indexes.length > 0 ? [0, 1] : []);
+        expect([barrier.waiting, barrier.broken]).toEqual([0, true]);
+      },
+    ],
+    [
+      "Barrier: both parties of a round pass or both are refused, whenever it is reset",
+      async (world) => {
+        const barrier = new Barrier(2);
+        const arrive = async (): Promise<number> => {
+          for (;;) {
+            try {
+              return await barrier.wait();
+            } catch (error) {
+              expect(error).toBeInstanceOf(BrokenBarrierError);
+            }
+          }
+        };
+        // It may come with any other step, some microtasks later.
+        mayAbort(world).addEventListener("abort", () => barrier.reset());
+        const indexes = await Promise.all([world.spawn("ann", arrive), world.spawn("bob", arrive)]);
+        expect(indexes.sort()).toEqual([0, 1]);
+        expect([barrier.waiting, barrier.broken]).toEqual([0, false]);
+      },
+    ],
+    [
+      "Barrier: nobody begins a round before all have ended the last one",
+      async (world) => {
+        const barrier = new Barrier(3);
+        const ended = [0, 0];
+        const play = async () => {
+          for (const round of [0, 1]) {
+            await world.step("play");
+            ended[round]!++;
+            await barrier.wait();
+            expect(ended[round]).toBe(3);
+          }
+        };
+        await Promise.all(["ann", "bob", "cyd"].map((name) => world.spawn(name, play)));
+        expect(barrier.waiting).toBe(0);
+      },
+    ],
+    ...(["read", "write"] as const).map((kind): [string, (world: World) => Promise<void>] => [
+      `ReadWriteLock: a writer is alone, and all are let in as they came (one may leave: to ${kind})`,
+      async (world) => {
+        const lock = new ReadWriteLock();
+        const inside: string[] = [];
+        await threeWait(
+          world,
+          (options, name) =>
+            (kind === "write") === (name === "bob") ? lock.write(options) : lock.read(options),
+          async (hold) => {
+            using _hold = hold;
+            const isWriter = "downgrade" in hold;
+            inside.push(isWriter ? "writer" : "reader");
+            if (inside.includes("writer")) expect(inside).toHaveLength(1);
+            expect(lock.writing).toBe(isWriter);
+            await world.step(isWriter ? "write" : "read");
+            inside.splice(inside.indexOf(isWriter ? "writer" : "reader"), 1);
+          },
+        ).all;
+        expect([lock.readers, lock.writing, lock.waiting]).toEqual([0, false, 0]);
+      },
+    ]),
+    [
+      "ReadWriteLock: no other writer comes between writing and reading what was written",
+      async (world) => {
+        const lock = new ReadWriteLock();
+        const signal = mayAbort(world);
+        let version = 0;
+        const write = async (options?: WaitOptions) => {
+          using hold = await lock.write(options);
+          const written = ++version;
+          await world.step("write");
+          hold.downgrade();
+          await world.step("read it again");
+          expect(version).toBe(written);
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", () => write({ signal })),
+          world.spawn("patient", () => write()),
+          world.spawn("impatient", () => {
+            const isFree = lock.readers === 0 && !lock.writing && lock.waiting === 0;
+            using writer = lock.tryWrite();
+            expect(writer !== undefined).toBe(isFree);
+            if (writer) version++;
+          }),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        expect([lock.readers, lock.writing, lock.waiting]).toEqual([0, false, 0]);
+      },
+    ],
+  ])(
+    "%s",
+    async (_, scenario) => {
+      await everyOrder(scenario);
+    },
+    120_000,
+  );
+});
+
 test.each<[object, string]>([
   [new AsyncEvent(), 'AsyncEvent {"isSet":false,"waiting":0}'],
   [new Latch(2), 'Latch {"count":2,"waiting":0}'],
@@ -1592,6 +1855,70 @@ class OwnMutex implements ConditionMutex {
       await lockAgain();
     }
   }
+}
+
+/** An abort that may come at any moment, or never. */
+function mayAbort(world: World): AbortSignal {
+  const controller = new AbortController();
+  world.abort(controller);
+  return controller.signal;
+}
+
+/**
+ * Ann, Bob and Cyd wait, and are let in as they came. Bob may be aborted: then he has left.
+ *
+ * `then` is what each does with what it has received.
+ */
+function threeWait<T>(
+  world: World,
+  wait: (options: WaitOptions, name: string) => Promise<T>,
+  then?: (received: T) => Promise<void>,
+) {
+  const signal = mayAbort(world);
+  const [came, passed, left]: string[][] = [[], [], []];
+  const tasks = ["ann", "bob", "cyd"].map((name) =>
+    world.spawn(name, async () => {
+      came!.push(name);
+      try {
+        const received = await wait(name === "bob" ? { signal } : {}, name);
+        passed!.push(name);
+        await then?.(received);
+      } catch (error) {
+        if (error instanceof BrokenBarrierError) return;
+        if (name !== "bob" || error !== signal.reason) throw error;
+        left!.push(name);
+      }
+    }),
+  );
+  const all = Promise.all(tasks).then(() => {
+    expect(passed).toEqual(came!.filter((name) => passed!.includes(name)));
+  });
+  return { came: came!, passed: passed!, left: left!, all };
+}
+
+/** Runs a function, and fails if another one is running. */
+function onlyOne(): (fn: () => Promise<void>) => Promise<void> {
+  let running = 0;
+  return async (fn) => {
+    expect(++running).toBe(1);
+    await fn();
+    running--;
+  };
+}
+
+/** What those of the tasks have rejected with that have failed. */
+async function errorsOf(...tasks: Promise<unknown>[]): Promise<unknown[]> {
+  const outcomes = await Promise.allSettled(tasks);
+  return outcomes.flatMap((it) => (it.status === "rejected" ? [it.reason] : []));
+}
+
+/** A small part of the orders, or all with `bun run test:orders`. */
+async function everyOrder(scenario: (world: World) => unknown): Promise<void> {
+  const { process } = globalThis as { process?: { env: Record<string, string | undefined> } };
+  const all = process?.env["ORDERS"] === "all";
+  const part = all ? { maxRuns: 200_000, maxMs: 60_000 } : { maxRuns: 300, maxMs: Infinity };
+  const result = await interleavings(scenario, part);
+  if (all) console.log(`orders: ${result.runs}`); // summed up by test:orders
 }
 
 /** Long enough for all that follows from microtasks. */
