@@ -1123,7 +1123,10 @@ describe("in every order", () => {
           }
         };
         // It may come with any other step, some microtasks later.
-        mayAbort(world, { surely: true }).addEventListener("abort", () => queue.close());
+        mayAbort(world, { surely: true }).addEventListener("abort", () => {
+          got!.push(...drain(queue));
+          queue.close();
+        });
         const errors = await errorsOf(
           world.spawn("producer", async () => {
             for (const item of [1, 2, 3]) {
@@ -1146,7 +1149,7 @@ describe("in every order", () => {
     [
       "Queue: items and getters keep their order, whoever is aborted",
       async (world) => {
-        const queue = new Queue<number>(2);
+        const queue = new Queue<number>();
         const signal = mayAbort(world);
         const came: string[] = [];
         const got: [string, number][] = [];
@@ -1159,13 +1162,14 @@ describe("in every order", () => {
           world.spawn("ann", get("ann")),
           world.spawn("bob", get("bob", { signal })),
           world.spawn("cyd", get("cyd")),
-          world.spawn("producer", async () => {
-            for (const item of [1, 2, 3]) await queue.put(item);
+          world.spawn("producer", () => {
+            for (const item of [1, 2, 3, 4]) queue.tryPut(item);
+            return get("producer")();
           }),
         );
         const served = came.filter((name) => name !== "bob" || errors.length === 0);
         expect(got).toEqual(served.map((name, index) => [name, index + 1]));
-        expect(drain(queue)).toEqual([1, 2, 3].slice(served.length));
+        expect(drain(queue)).toEqual([1, 2, 3, 4].slice(served.length));
       },
     ],
     [
@@ -1236,6 +1240,47 @@ describe("in every order", () => {
         await queue.join();
       },
     ],
+    ...[false, true].map((immediate): [string, Scenario] => [
+      `Queue: an item, a close${immediate ? ", immediate," : ""} and an abort in one turn`,
+      async (world) => {
+        const queue = new Queue<number>();
+        const signal = mayAbort(world);
+        const got: number[] = [];
+        const get = (options?: WaitOptions) => async () => void got.push(await queue.get(options));
+        const errors = await errorsOf(
+          world.spawn("aborted", get({ signal })),
+          world.spawn("patient", get()),
+          world.spawn("producer", () => {
+            queue.tryPut(1);
+            queue.close({ immediate });
+          }),
+        );
+        expect(got.length + errors.length).toBe(2);
+        const ends = errors.filter((it) => it instanceof QueueClosedError);
+        expect(errors.filter((it) => it !== signal.reason)).toEqual(ends);
+        // Dropped only if nobody has received it.
+        if (immediate) expect(got.length).toBeLessThan(2);
+        else expect(got).toEqual([1]);
+        expect([queue.size, queue.waiting]).toEqual([0, 0]);
+      },
+    ]),
+    [
+      "Queue: never holds more than it has places, whatever comes back from an aborted get()",
+      async (world) => {
+        const queue = new Queue<number>(1);
+        const signal = mayAbort(world);
+        const errors = await errorsOf(
+          world.spawn("aborted", async () => void (await queue.get({ signal }))),
+          world.spawn("producer", async () => {
+            for (const item of [1, 2]) queue.tryPut(item);
+            await world.step("later");
+            expect(queue.size).toBeLessThan(2);
+            queue.close();
+          }),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+      },
+    ],
     [
       "Queue: a close with an error is told after the last item, to each loop once",
       async (world) => {
@@ -1269,7 +1314,11 @@ describe("in every order", () => {
         const queue = new Queue<number>();
         const got: number[] = [];
         const loop = queue[Symbol.asyncIterator]();
-        mayAbort(world).addEventListener("abort", () => void loop.return!());
+        let waiting = 0;
+        mayAbort(world).addEventListener("abort", () => {
+          void loop.return!();
+          waiting = queue.waiting;
+        });
         const take = async () => {
           const { done, value } = await loop.next();
           if (!done) got.push(value);
@@ -1284,6 +1333,7 @@ describe("in every order", () => {
             queue.tryPut(2);
           }),
         ]);
+        expect(waiting).toBeLessThan(2);
         expect([...got, ...drain(queue)].sort()).toEqual([1, 2]);
         expect(queue.waiting).toBe(0);
       },
