@@ -174,12 +174,12 @@ export interface ConditionMutex {
   /** Whether it is held. */
   readonly locked: boolean;
   /**
-   * Unlocks it, calls `fn` at once, and locks it again for the same holder when `fn` has settled,
-   * waiting in line if necessary. `lockAgain`, if there is one, takes the place in line at once.
+   * Unlocks it, and calls `fn` at once. `lockAgain` takes the place in line at once, and resolves
+   * when the mutex is locked again for the same holder. A condition calls it, and `fn` never settles.
    *
    * @throws {Error} nobody holds the mutex
    */
-  unlockWhile<T>(fn: (lockAgain?: () => unknown) => PromiseLike<T>): Promise<T>;
+  unlockWhile<T>(fn: (lockAgain: () => PromiseLike<unknown>) => PromiseLike<T>): PromiseLike<T>;
 }
 
 /**
@@ -229,6 +229,12 @@ export class Condition {
 
   readonly #mutex: ConditionMutex;
   readonly #line = new Line<void>();
+  #lockAgain: (() => PromiseLike<unknown>) | undefined;
+  /** One for all waits: a function for each would cost memory as long as it waits. */
+  readonly #keepLockAgain = (lockAgain: () => PromiseLike<unknown>) => {
+    this.#lockAgain = lockAgain;
+    return NEVER;
+  };
 
   /** @param mutex a `Mutex` of semaphores.ts, or one like it; several conditions may share it */
   constructor(mutex: ConditionMutex) {
@@ -251,28 +257,28 @@ export class Condition {
    * @throws the signal's reason, once it is aborted and the mutex is locked again
    */
   wait(options?: WaitOptions): Promise<void> {
-    let signal: AbortSignal | undefined;
-    try {
-      signal = signalIn("wait for Condition", options);
+    return new Promise((resolve, reject) => {
+      const signal = signalIn("wait for Condition", options);
       signal?.throwIfAborted();
       this.#requireLock("wait for Condition");
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (!signal) return this.#sleep(undefined, doNothing);
-    // Between the notification and the lock, an abort passes the notification on.
-    let notifications = 1;
-    const passOn = () => {
-      this.#notify(notifications);
-      notifications = 0;
-    };
-    let stopListening = doNothing;
-    const onNotified = () => void (stopListening = onAbort(signal, passOn));
-    return this.#sleep(signal, onNotified).then(() => {
-      stopListening();
-      if (!signal.aborted) return;
-      passOn();
-      throw signal.reason;
+      const lockAgain = this.#unlock();
+      const leave = (reason: unknown) => {
+        const locking = lockAgain();
+        if (reason !== NOTIFIED) return void locking.then(() => reject(reason), reject);
+        if (!signal) return void locking.then(() => resolve(), reject);
+        // Between the notification and the lock, an abort passes the notification on.
+        let notifications = 1;
+        const passOn = () => this.#notify(notifications--);
+        const stopListening = onAbort(signal, passOn);
+        const onLocked = () => {
+          stopListening();
+          if (!signal.aborted) return resolve();
+          passOn();
+          reject(signal.reason);
+        };
+        locking.then(onLocked, reject);
+      };
+      this.#line.join(new Waiter<void>(doNothing, leave, signal));
     });
   }
 
@@ -321,18 +327,11 @@ export class Condition {
     this.notify(this.waiting);
   }
 
-  #sleep(signal: AbortSignal | undefined, onNotified: () => void): Promise<void> {
-    const sleep = (lockAgain: () => unknown = doNothing) =>
-      new Promise<void>((resolve, reject) => {
-        const leave = (reason: unknown) => {
-          lockAgain();
-          if (reason !== NOTIFIED) return reject(reason);
-          onNotified();
-          resolve();
-        };
-        this.#line.join(new Waiter<void>(doNothing, leave, signal));
-      });
-    return this.#mutex.unlockWhile(sleep);
+  /** Unlocks the mutex, and returns what locks it again. */
+  #unlock(): () => PromiseLike<unknown> {
+    this.#lockAgain = undefined;
+    const unlocking = this.#mutex.unlockWhile(this.#keepLockAgain);
+    return this.#lockAgain ?? (() => unlocking);
   }
 
   #notify(n: number): void {
@@ -346,6 +345,9 @@ export class Condition {
 
 /** The reason for which a waiter leaves the line of a {@link Condition} when it is notified. */
 const NOTIFIED = Symbol();
+
+/** Keeps nothing of those that wait for it: unlike a pending promise, it doesn't know them. */
+const NEVER: PromiseLike<never> = { then: () => NEVER as PromiseLike<any> };
 
 type Truthy<T> = Exclude<T, false | 0 | 0n | "" | null | undefined>;
 

@@ -1852,7 +1852,7 @@ class OwnMutex implements ConditionMutex {
     else this.locked = false;
   }
 
-  async unlockWhile<T>(fn: (lockAgain: () => unknown) => PromiseLike<T>): Promise<T> {
+  async unlockWhile<T>(fn: (lockAgain: () => Promise<void>) => PromiseLike<T>): Promise<T> {
     let locking: Promise<void> | undefined;
     const lockAgain = () => (locking ??= this.lock());
     this.unlock();
