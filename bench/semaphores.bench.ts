@@ -1,5 +1,12 @@
-import { KeyedMutex, limit, Mutex, RateLimiter, Semaphore } from "../concepts/semaphores.ts";
-import { checkThresholds, judge } from "./thresholds.ts";
+import {
+  KeyedMutex,
+  limit,
+  Mutex,
+  RateLimiter,
+  Semaphore,
+  type WaitOptions,
+} from "../concepts/semaphores.ts";
+import { checkCrowd, checkThresholds } from "./thresholds.ts";
 
 const COUNT = 1_000;
 const semaphore = new Semaphore(8);
@@ -75,12 +82,11 @@ await checkThresholds([
   },
 ]);
 
-await checkCrowd("Semaphore.acquire", (controllers) => {
+await checkCrowd("Semaphore.acquire", () => {
   const line = new Semaphore(1);
   const held = line.tryAcquire()!;
-  const pass = async (options?: { signal: AbortSignal }) => (await line.acquire(options)).release();
-  const waiting = controllers.flatMap(({ signal }) => [pass({ signal }), pass()]);
-  return () => (held.release(), Promise.allSettled(waiting));
+  const wait = async (options?: WaitOptions) => (await line.acquire(options)).release();
+  return { wait, wake: () => held.release() };
 });
 
 function all<T>(task: (index: number) => Promise<T>, count = COUNT): Promise<T[]> {
@@ -116,63 +122,3 @@ async function cancelTogether(count: number): Promise<void> {
   controller.abort();
   await Promise.allSettled(waiting);
 }
-
-function shuffle<T>(values: T[]): T[] {
-  for (let last = values.length - 1; last > 0; last--) {
-    const other = Math.floor(Math.random() * (last + 1));
-    [values[last], values[other]] = [values[other]!, values[last]!];
-  }
-  return values;
-}
-
-/** Brings waiters in line, half of them with a signal each; returns what lets all of them go. */
-type Crowd = (controllers: AbortController[]) => () => Promise<unknown>;
-
-/** Judges what a waiter costs in a crowd, held against one in a crowd of a tenth. */
-async function checkCrowd(name: string, crowd: Crowd): Promise<void> {
-  const isQuick = process.env["BENCH"] === "quick";
-  const size = isQuick ? 100_000 : 1_000_000;
-  let ratios = { time: NaN, memory: NaN };
-  const measureAll = async () => {
-    await perWaiter(crowd, 10_000); // Warm.
-    const few = await perWaiter(crowd, size / 10);
-    const many = await perWaiter(crowd, size);
-    ratios = { time: many.time / few.time, memory: many.memory / few.memory };
-  };
-  for (const unit of ["time", "memory"] as const) {
-    const threshold = {
-      name: `${unit} per waiter, of whom half are aborted in random order`,
-      subject: [`${name}, ${size}`, doNothing],
-      baseline: [`${size / 10}`, doNothing],
-      atMost: (unit === "time" ? 2 : 1.2) * (isQuick ? 2 : 1),
-    } as const;
-    const { met, line } = await judge(threshold, async () => {
-      if (unit === "time") await measureAll();
-      return { low: ratios[unit], median: ratios[unit], high: ratios[unit] };
-    });
-    console.log(line);
-    if (!met) process.exitCode = 1;
-  }
-}
-
-async function perWaiter(crowd: Crowd, size: number): Promise<{ time: number; memory: number }> {
-  const controllers = Array.from({ length: size / 2 }, () => new AbortController());
-  const before = await heapSize();
-  const start = performance.now();
-  const letGo = crowd(controllers);
-  const arrived = performance.now();
-  const memory = (await heapSize()) - before;
-  const restart = performance.now();
-  for (const controller of shuffle(controllers)) controller.abort();
-  await letGo();
-  const ms = arrived - start + (performance.now() - restart);
-  return { time: ms / size, memory: memory / size };
-}
-
-async function heapSize(): Promise<number> {
-  await new Promise((resolve) => setImmediate(resolve));
-  Bun.gc(true);
-  return process.memoryUsage().heapUsed;
-}
-
-function doNothing(): void {}

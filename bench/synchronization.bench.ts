@@ -1,5 +1,3 @@
-import { heapStats } from "bun:jsc";
-
 import { Mutex } from "../concepts/semaphores.ts";
 import {
   AsyncEvent,
@@ -7,10 +5,9 @@ import {
   Condition,
   Latch,
   ReadWriteLock,
+  type WaitOptions,
 } from "../concepts/synchronization.ts";
-import { checkThresholds, judge } from "./thresholds.ts";
-
-const isQuick = process.env["BENCH"] === "quick";
+import { checkCrowd, checkThresholds } from "./thresholds.ts";
 
 await checkThresholds([
   {
@@ -56,6 +53,21 @@ await checkThresholds([
     atMost: 4,
   },
 ]);
+
+await checkCrowd("AsyncEvent.wait", () => {
+  const event = new AsyncEvent();
+  return { wait: (options) => event.wait(options), wake: () => event.set() };
+});
+
+await checkCrowd("Condition.wait", () => {
+  const mutex = new Mutex();
+  const condition = new Condition(mutex);
+  const wait = (options?: WaitOptions) => {
+    const { release } = mutex.tryLock()!;
+    return condition.wait(options).then(release, release);
+  };
+  return { wait, wake: () => mutex.run(() => condition.notifyAll()) };
+});
 
 async function waitForEvent(): Promise<void> {
   const event = new AsyncEvent();
@@ -165,124 +177,4 @@ async function lockTwice(): Promise<void> {
     for (let n = 0; n < 1000; n++) (await mutex.lock()).release();
   };
   await Promise.all([use(), use()]);
-}
-
-// A crowd waits, half of it is aborted in random order, and the others are woken. What counts is
-// that a crowd costs as much as ten of a tenth.
-
-/** Brings a crowd to wait, and returns what wakes it. Calls `done` for each that is settled. */
-type Crowd = (size: number, signals: AbortSignal[], done: () => void) => () => unknown;
-
-const crowds: Record<string, Crowd> = {
-  AsyncEvent: (size, signals, done) => {
-    const event = new AsyncEvent();
-    for (let n = 0; n < size; n++) {
-      void event.wait(n % 2 ? { signal: signals[(n >> 1) % signals.length] } : {}).then(done, done);
-    }
-    return () => event.set();
-  },
-  Condition: (size, signals, done) => {
-    const mutex = new Mutex();
-    const condition = new Condition(mutex);
-    const wait = async (options: { signal?: AbortSignal | undefined }) => {
-      const lock = await mutex.lock();
-      await condition.wait(options).catch(() => {});
-      lock.release();
-      done();
-    };
-    for (let n = 0; n < size; n++) {
-      void wait(n % 2 ? { signal: signals[(n >> 1) % signals.length] } : {});
-    }
-    return () => mutex.run(() => condition.notifyAll());
-  },
-};
-
-// A task that waits for a condition keeps four times as much on the heap.
-const sizes = { AsyncEvent: isQuick ? 100_000 : 1_000_000, Condition: isQuick ? 50_000 : 200_000 };
-for (const [name, size] of Object.entries(sizes)) {
-  let growth: Cost | undefined = await measureGrowth(name, size);
-  for (const what of ["time", "bytes"] as const) {
-    const threshold = {
-      name: `${what}, when half of those that wait are aborted in random order`,
-      subject: [`${name}, ${size.toLocaleString("en")}`, () => {}],
-      baseline: [`ten times ${(size / 10).toLocaleString("en")}`, () => {}],
-      atMost: (what === "time" ? 2 : 1.1) * (isQuick ? 2 : 1),
-    } as const;
-    const { met, line } = await judge(threshold, async () => {
-      const { [what]: median } = (growth ??= await measureGrowth(name, size));
-      if (median > threshold.atMost) growth = undefined;
-      return { low: median, median, high: median };
-    });
-    console.log(line);
-    if (!met) process.exitCode = 1;
-  }
-}
-
-/** What a crowd costs. */
-interface Cost {
-  /** Microseconds of the processor. */
-  time: number;
-  /** Bytes of the heap, while it waits. */
-  bytes: number;
-}
-
-/** How many times as much a crowd costs as ten of a tenth. */
-async function measureGrowth(name: string, size: number): Promise<Cost> {
-  // Warm, so that the first don't pay for the compiler.
-  for (let n = 0; n < 20; n++) await measure(crowds[name]!, 1000);
-  const few: Cost = { time: 0, bytes: 0 };
-  for (let n = 0; n < 10; n++) {
-    const { time, bytes } = await measure(crowds[name]!, size / 10);
-    few.time += time;
-    few.bytes += bytes;
-  }
-  const many = await measure(crowds[name]!, size);
-  return { time: many.time / few.time, bytes: many.bytes / few.bytes };
-}
-
-/** In processor time: a single long run can't be told from one that others have interrupted. */
-async function measure(crowd: Crowd, size: number): Promise<Cost> {
-  // Ten listen to each signal.
-  const controllers = Array.from({ length: size / 20 }, () => new AbortController());
-  const signals = controllers.map(({ signal }) => signal);
-  let settled = 0;
-  const before = await heapSize();
-  const start = cpuTime();
-  const wake = crowd(size, signals, () => void settled++);
-  await turn();
-  const started = cpuTime();
-  // A few bytes for each, so that a ratio of next to nothing is none.
-  const bytes = Math.max(16 * size, (await heapSize()) - before);
-  const middle = cpuTime();
-  for (const controller of shuffle(controllers)) controller.abort();
-  wake();
-  while (settled < size) await turn();
-  return { time: started - start + cpuTime() - middle, bytes };
-}
-
-/** Microseconds. */
-function cpuTime(): number {
-  const { user, system } = process.cpuUsage();
-  return user + system;
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
-
-/** In later turns, when nothing is left on the stack. */
-async function heapSize(): Promise<number> {
-  for (let n = 0; n < 2; n++) {
-    await turn();
-    Bun.gc(true);
-  }
-  return heapStats().heapSize;
-}
-
-function shuffle<T>(values: T[]): T[] {
-  for (let last = values.length - 1; last > 0; last--) {
-    const other = Math.floor(Math.random() * (last + 1));
-    [values[last], values[other]] = [values[other]!, values[last]!];
-  }
-  return values;
 }

@@ -3,6 +3,8 @@
  * same run, because an absolute time says more about the machine and its other guests than about
  * the code.
  */
+import { heapStats } from "bun:jsc";
+
 import { B, bench, group, measure, run, summary } from "mitata";
 
 import { compete, type Ratio } from "./peers/rounds.ts";
@@ -63,6 +65,91 @@ export async function judge(
   const spread = `half of the rounds lie between ${low.toFixed(2)} and ${high.toFixed(2)}`;
   const busy = low <= atMost ? "; some are within, so the machine may be busy: try again" : "";
   return { met, line: `${line}\n     measured three times; ${spread}${busy}` };
+}
+
+/** Something that a crowd waits for. */
+export interface Crowded {
+  /** One of the crowd. Settles when it has been woken or aborted. */
+  wait(options: { signal: AbortSignal } | undefined): Promise<unknown>;
+  /** Wakes those that are left, `count` of them. */
+  wake(count: number): unknown;
+}
+
+/**
+ * Checks that a crowd takes as much time and memory for each waiter as a tenth of it, of a million
+ * or, with `BENCH=quick`, a tenth of that. Half of it is aborted in random order.
+ */
+export async function checkCrowd(name: string, create: () => Crowded): Promise<void> {
+  const size = isQuick ? 100_000 : 1_000_000;
+  const measureGrowth = async () => {
+    const few = await measureCrowd(create(), size / 10);
+    const many = await measureCrowd(create(), size);
+    return { time: many.time / few.time, memory: many.memory / few.memory };
+  };
+  // Warm, so that the first don't pay for the compiler.
+  for (let n = 0; n < 10; n++) await measureCrowd(create(), 1000);
+  await measureCrowd(create(), size / 10);
+  let growth: Awaited<ReturnType<typeof measureGrowth>> | undefined = await measureGrowth();
+  for (const unit of ["time", "memory"] as const) {
+    const threshold = {
+      name: `${unit} per waiter, when half of them are aborted in random order`,
+      subject: [`${name}, ${size.toLocaleString("en")}`, () => {}],
+      baseline: [(size / 10).toLocaleString("en"), () => {}],
+      atMost: (unit === "time" ? 2 : 1.2) * (isQuick ? 2 : 1),
+    } as const;
+    const { met, line } = await judge(threshold, async () => {
+      const { [unit]: ratio } = (growth ??= await measureGrowth());
+      if (ratio > threshold.atMost) growth = undefined;
+      return { low: ratio, median: ratio, high: ratio };
+    });
+    console.log(line);
+    if (!met) process.exitCode = 1;
+  }
+}
+
+/** What each of a crowd costs, in processor time: one long run is interrupted by others. */
+async function measureCrowd(
+  { wait, wake }: Crowded,
+  size: number,
+): Promise<{ time: number; memory: number }> {
+  // Each signal has ten waiters all over the line: a controller costs more than a waiter.
+  const controllers = Array.from({ length: size / 20 }, () => new AbortController());
+  const options = controllers.map(({ signal }) => ({ signal }));
+  let settled = 0;
+  const done = () => void settled++;
+  const before = await heapSize();
+  const start = cpuTime();
+  for (let n = 0; n < size; n++) {
+    void wait(n % 2 ? options[(n >> 1) % options.length] : undefined).then(done, done);
+  }
+  const arrived = cpuTime();
+  const memory = (await heapSize()) - before;
+  const restart = cpuTime();
+  for (const controller of shuffle(controllers)) controller.abort();
+  wake(size / 2);
+  while (settled < size) await new Promise((resolve) => setImmediate(resolve));
+  return { time: (arrived - start + cpuTime() - restart) / size, memory: memory / size };
+}
+
+/** Microseconds. */
+function cpuTime(): number {
+  const { user, system } = process.cpuUsage();
+  return user + system;
+}
+
+/** In a later turn, when nothing is left on the stack. */
+async function heapSize(): Promise<number> {
+  await new Promise((resolve) => setImmediate(resolve));
+  Bun.gc(true);
+  return heapStats().heapSize;
+}
+
+function shuffle<T>(values: T[]): T[] {
+  for (let last = values.length - 1; last > 0; last--) {
+    const other = Math.floor(Math.random() * (last + 1));
+    [values[last], values[other]] = [values[other]!, values[last]!];
+  }
+  return values;
 }
 
 async function measureRatio({ name, subject, baseline }: Threshold): Promise<Ratio> {

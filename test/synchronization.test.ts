@@ -1444,12 +1444,13 @@ describe("in every order", () => {
         expect(latch.waiting).toBe(0);
       },
     ],
-    [
-      "Condition: a notification that meets an abort goes on to the next",
+    // An abort comes up to three microtasks after a step; to get the lock again takes longer.
+    ...[0, 4, 8].map((hops): [string, (world: World) => Promise<void>] => [
+      `Condition: a notification that meets an abort goes on to the next, ${hops} microtasks later`,
       async (world) => {
         const mutex = new Mutex();
         const condition = new Condition(mutex);
-        const signal = mayAbort(world);
+        const signal = mayAbort(world, hops);
         const items = ["a", "b"];
         const stock: string[] = [];
         const taken: string[] = [];
@@ -1480,7 +1481,7 @@ describe("in every order", () => {
         expect([...taken, ...stock]).toEqual(items);
         expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
       },
-    ],
+    ]),
     [
       "Condition: wait() holds the lock whenever it ends, and takes it in order",
       async (world) => {
@@ -1864,11 +1865,16 @@ class OwnMutex implements ConditionMutex {
   }
 }
 
-/** An abort that may come at any moment, or never. */
-function mayAbort(world: World): AbortSignal {
-  const controller = new AbortController();
-  world.abort(controller);
-  return controller.signal;
+/** An abort that may come at any moment, and some microtasks later; or never. */
+function mayAbort(world: World, hops = 0): AbortSignal {
+  const [first, last] = [new AbortController(), new AbortController()];
+  world.abort(first);
+  if (hops === 0) return first.signal;
+  first.signal.addEventListener("abort", async () => {
+    for (let hop = 0; hop < hops; hop++) await undefined;
+    last.abort();
+  });
+  return last.signal;
 }
 
 /**
