@@ -747,6 +747,20 @@ describe.each([
 });
 
 describe("Queue", () => {
+  test("a loop's code doesn't run before that of a getter who was let in", async () => {
+    const queue = new Queue<number>();
+    const order: string[] = [];
+    void queue.get().then(() => order.push("getter"));
+    const loop = queue[Symbol.asyncIterator]();
+
+    queue.tryPut(1);
+    queue.tryPut(2);
+    void loop.next().then(() => order.push("loop"));
+    await turn();
+
+    expect(order).toEqual(["getter", "loop"]);
+  });
+
   test.skipIf(!Bun)("gives its memory back when a crowd has passed (needs Bun)", async () => {
     const jsc = "bun:jsc";
     const { heapStats } = await import(jsc);
