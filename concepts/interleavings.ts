@@ -1233,10 +1233,10 @@ class AbortListeners extends Set<(reason: unknown) => void> {
 /** Globals that are replaced for a run, until all are put back. */
 class Stage {
   over = false;
-  /** The timer functions outside. */
+  /** The functions outside, by their names. */
   readonly platform: Record<PropertyKey, any> = {};
   readonly realNow: () => number = performance.now.bind(performance);
-  /** What is to be done in the end, backwards. */
+  /** What is to be done in the end. */
   readonly undo: (() => unknown)[] = [];
   readonly #action: string;
   #channel: MessageChannel | undefined;
@@ -1255,7 +1255,7 @@ class Stage {
   leave(): void {
     this.over = true;
     this.#channel?.port1.close();
-    for (const putBack of this.undo.splice(0).reverse()) putBack();
+    for (const putBack of this.undo.splice(0)) putBack();
   }
 
   /** Calls back in the next turn of the event loop, after all promises have been worked off. */
@@ -1271,7 +1271,7 @@ class Stage {
   override(target: object, name: PropertyKey, virtual: (...args: any[]) => unknown): void {
     const original = (target as Record<PropertyKey, any>)[name];
     if (!original) return;
-    if (target === globalThis) this.platform[name] = original;
+    this.platform[name] = original;
     const stage = this;
     // A method has the name, and can't be constructed.
     const methods = {

@@ -216,18 +216,16 @@ class Run<T> implements VirtualClock {
   readonly #begin = (): void => {
     if (this.#failures) return this.#end();
     this.#world.stage.nextTurn(this.#turn);
-    const settle = (outcome: PromiseSettledResult<T>) => {
-      this.#outcome = outcome;
-      if (this.#world.stage.over && outcome.status === "fulfilled") releaseHold(outcome.value);
-    };
     Promise.try(this.#body, this).then(
-      (value) => settle({ status: "fulfilled", value }),
-      (reason) => settle({ status: "rejected", reason }),
+      (value) => {
+        this.#outcome = { status: "fulfilled", value };
+        if (this.#world.stage.over) releaseHold(value);
+      },
+      (reason) => (this.#outcome = { status: "rejected", reason }),
     );
   };
 
   readonly #turn = (): void => {
-    if (this.#world.stage.over) return;
     if (this.#isDone()) return this.#end();
     if (this.#isToWait()) return void this.#world.stage.platform["setTimeout"](this.#turn, 1);
     // First of all, because the callback may block and turn the event loop itself, as `expect()
@@ -255,7 +253,7 @@ class Run<T> implements VirtualClock {
     if (this.#failures) return false;
     const { clock, stage } = this.#world;
     const { idle } = this.#settings;
-    if (clock.size > 0 && (idle === 0 || clock.next!.due === clock.elapsed)) return false;
+    if (clock.next?.due === clock.elapsed) return false;
     if (this.#idleSince !== clock.changes) this.#idleTurns = 0;
     this.#idleSince = clock.changes;
     const turns = clock.size === 0 ? Math.max(GRACE, idle) : idle;
@@ -319,7 +317,7 @@ class Clock {
    * rounded alike, and later than the platform's, so that it never goes back. Not at 0, which some
    * caches take for "never".
    */
-  now: number = 2 ** Math.max(20, Math.ceil(Math.log2(performance.now() + 1)));
+  now: number = 2 ** Math.max(20, Math.ceil(Math.log2(performance.now())));
   /** How many timers wait. */
   size = 0;
   /** How many timers were set or cleared. */
@@ -347,7 +345,7 @@ class Clock {
       const timer = this.#timers[0];
       if (!timer || timer.entry === timer.order) return timer;
       this.#removeHead();
-      if (timer.order >= 0) this.#insert(timer);
+      if (timer.order) this.#insert(timer);
     }
   }
 
@@ -357,19 +355,19 @@ class Clock {
     timer.dueNow = Math.max(timer.dueNow, this.now + timer.delay);
     this.#count(timer, 1);
     timer.order = this.changes;
-    if (timer.entry < 0) this.#insert(timer);
+    if (!timer.entry) this.#insert(timer);
   }
 
   clear(timer: Timer): void {
-    if (timer.order < 0) return;
-    timer.order = -1;
+    if (!timer.order) return;
+    timer.order = 0;
     this.#count(timer, -1);
     if (this.#timers.length < 2 * this.size + 100) return;
     const timers = this.#timers;
     this.#timers = [];
     for (const timer of timers) {
-      timer.entry = -1;
-      if (timer.order >= 0) this.#insert(timer);
+      timer.entry = 0;
+      if (timer.order) this.#insert(timer);
     }
   }
 
@@ -417,7 +415,7 @@ class Clock {
   #removeHead(): void {
     const timers = this.#timers;
     const dues = this.#dues;
-    timers[0]!.entry = -1;
+    timers[0]!.entry = 0;
     const last = timers.pop()!;
     const size = timers.length;
     if (size === 0) return;
@@ -460,10 +458,10 @@ class Timer {
   /** When it fires: as `elapsed` has it, and as `performance.now` will say it, exactly. */
   due = 0;
   dueNow = 0;
-  /** Which one it is of all that were set; -1 while it is not set. */
-  order = -1;
-  /** What `order` was when it came into the {@link Clock}'s heap; -1 while it is not there. */
-  entry = -1;
+  /** Which one it is of all that were set; 0 while it is not set. */
+  order = 0;
+  /** What `order` was when it came into the {@link Clock}'s heap; 0 while it is not there. */
+  entry = 0;
   /** How many timers of 0 ms have led to it. */
   chain = 0;
   readonly kind: "Timeout" | "Interval" | "Immediate" | "Signal";
@@ -484,7 +482,7 @@ class Timer {
     kind: Timer["kind"],
     delay: number,
     callback: Callback,
-    args: readonly unknown[],
+    ...args: readonly unknown[]
   ) {
     this.#world = world;
     this.kind = kind;
@@ -496,13 +494,13 @@ class Timer {
   }
 
   fire(): void {
-    if (this.#id && this.kind !== "Interval") this.#world.timers.delete(this.#id);
+    if (this.kind !== "Interval") this.#world.timers.delete(this.#id);
     try {
       if (this.#context) this.#context.runInAsyncScope(this.#callback, this, ...this.#args);
       else Reflect.apply(this.#callback, this, this.#args);
     } finally {
       // Only now, as on the platforms: what the callback has set comes before the next round.
-      if (this.kind === "Interval" && !this.#cleared && this.order < 0) this.#world.clock.set(this);
+      if (this.kind === "Interval" && !this.#cleared && !this.order) this.#world.clock.set(this);
     }
   }
 
@@ -529,7 +527,7 @@ class Timer {
     if (over) {
       platform["clearTimeout"](this.#successor);
       this.#successor = platform[`set${this.kind}`](this.#callback, this.delay, ...this.#args);
-      if (!this.#hasRef) this.#successor.unref?.();
+      if (!this.#hasRef) this.#successor.unref();
     } else {
       clock.clear(this);
       clock.set(this);
@@ -540,9 +538,9 @@ class Timer {
   close(): this {
     this.#cleared = true;
     const { timers, clock, stage } = this.#world;
-    if (this.#id) timers.delete(this.#id);
+    timers.delete(this.#id);
     clock.clear(this);
-    if (this.#successor) stage.platform["clearTimeout"](this.#successor);
+    stage.platform["clearTimeout"](this.#successor);
     return this;
   }
 
@@ -565,7 +563,7 @@ class World {
   readonly stage: Stage = new Stage(START);
   readonly clock = new Clock();
   /** Timers whose number was asked for. */
-  readonly timers = new Map<number, Timer>();
+  readonly timers = new Map<number | undefined, Timer>();
   readonly AsyncResource: any = builtin("node:async_hooks")?.AsyncResource;
   readonly #startDate: number;
 
@@ -584,30 +582,29 @@ class World {
     const world = this;
     const { stage } = world;
     const { platform } = stage;
-    let probe: unknown;
-    const set = (kind: Timer["kind"], delay: number, callback: Callback, args: unknown[]) => {
+    // In browsers timers are plain numbers.
+    const probe = setTimeout(doNothing);
+    clearTimeout(probe);
+    const set = (kind: Timer["kind"], delay: number, callback: Callback, ...args: unknown[]) => {
       requireFunction(`call set${kind}`, "callback", callback);
-      const timer = new Timer(world, kind, delay, callback, args);
-      // In browsers timers are plain numbers.
-      if (!probe) platform["clearTimeout"]((probe = platform["setTimeout"](doNothing)));
+      const timer = new Timer(world, kind, delay, callback, ...args);
       return typeof probe === "number" ? +timer : timer;
     };
     stage.override(globalThis, "setTimeout", (callback, ms, ...args) =>
-      set("Timeout", toDelay(ms), callback, args),
+      set("Timeout", toDelay(ms), callback, ...args),
     );
     // An interval of 0 ms would never let the clock go on. Node makes it 1, too.
     stage.override(globalThis, "setInterval", (callback, ms, ...args) =>
-      set("Interval", Math.max(1, toDelay(ms)), callback, args),
+      set("Interval", Math.max(1, toDelay(ms)), callback, ...args),
     );
     stage.override(globalThis, "setImmediate", (callback, ...args) =>
-      set("Immediate", 0, callback, args),
+      set("Immediate", 0, callback, ...args),
     );
     for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
       stage.override(globalThis, name, (timer) => {
-        const isId = typeof timer === "number" || typeof timer === "string";
-        const own = isId ? world.timers.get(Number(timer)) : timer;
-        if (own instanceof Timer) own.close();
-        else platform[name]?.(timer);
+        const own = timer instanceof Timer ? timer : world.timers.get(Number(timer));
+        if (own) own.close();
+        else platform[name](timer);
       });
     }
     world.#overridePromisified("Timeout");
@@ -623,7 +620,7 @@ class World {
       const controller = new AbortController();
       const abort = () =>
         controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
-      new Timer(world, "Signal", holdsAny ? whole : toDelay(whole), abort, []);
+      new Timer(world, "Signal", holdsAny ? whole : toDelay(whole), abort);
       return controller.signal;
     });
   }
@@ -645,7 +642,7 @@ class World {
           stopListening();
           resolve(value);
         };
-        const timer = new Timer(this, kind, toDelay(ms), fire, []);
+        const timer = new Timer(this, kind, toDelay(ms), fire);
         const stopListening = onAbort(signal, () => {
           timer.close();
           resolve(original(...args));
@@ -712,10 +709,10 @@ class AbortListeners extends Set<(reason: unknown) => void> {
 /** Globals that are replaced for a run, until all are put back. */
 class Stage {
   over = false;
-  /** The timer functions outside. */
+  /** The functions outside, by their names. */
   readonly platform: Record<PropertyKey, any> = {};
   readonly realNow: () => number = performance.now.bind(performance);
-  /** What is to be done in the end, backwards. */
+  /** What is to be done in the end. */
   readonly undo: (() => unknown)[] = [];
   readonly #action: string;
   #channel: MessageChannel | undefined;
@@ -734,7 +731,7 @@ class Stage {
   leave(): void {
     this.over = true;
     this.#channel?.port1.close();
-    for (const putBack of this.undo.splice(0).reverse()) putBack();
+    for (const putBack of this.undo.splice(0)) putBack();
   }
 
   /** Calls back in the next turn of the event loop, after all promises have been worked off. */
@@ -750,7 +747,7 @@ class Stage {
   override(target: object, name: PropertyKey, virtual: (...args: any[]) => unknown): void {
     const original = (target as Record<PropertyKey, any>)[name];
     if (!original) return;
-    if (target === globalThis) this.platform[name] = original;
+    this.platform[name] = original;
     const stage = this;
     // A method has the name, and can't be constructed.
     const methods = {
