@@ -732,6 +732,27 @@ describe("the house is left as it was found", () => {
     expect(replacedGlobals()).toEqual(before);
   });
 
+  test("clears the timer by which it sees what the platform's timers are", async () => {
+    const { setTimeout: set, clearTimeout: clear } = globalThis;
+    const timers = new Set<unknown>();
+    globalThis.setTimeout = ((...args: Parameters<typeof setTimeout>) => {
+      const timer = set(...args);
+      timers.add(timer);
+      return timer;
+    }) as typeof setTimeout;
+    globalThis.clearTimeout = ((timer?: number) => {
+      timers.delete(timer);
+      clear(timer);
+    }) as typeof clearTimeout;
+    try {
+      await virtualTime(() => sleep(100));
+    } finally {
+      Object.assign(globalThis, { setTimeout: set, clearTimeout: clear });
+    }
+
+    expect(timers.size).toBe(0);
+  });
+
   test("leaves no property behind", async () => {
     const before = Reflect.ownKeys(globalThis);
     await virtualTime(() => {});
@@ -1363,6 +1384,22 @@ describe("as on the platforms", () => {
       const refreshed = (n: number) => (n % 3 === 0 && "refresh" in Object(timers[n]) ? 1 : 0);
       const order = (n: number) => (n % 7) * 10_000 + refreshed(n) * 1000 + n;
       expect(fired.filter((n) => n % 7 > 0)).toEqual([...left].sort((a, b) => order(a) - order(b)));
+    });
+  });
+
+  test("a timer that is refreshed over and over outlives a crowd that is cleared", async () => {
+    await virtualTime(async (clock) => {
+      let fired = 0;
+      const crowd = Array.from({ length: 300 }, () => setTimeout(() => {}, 10));
+      const timer = setTimeout(() => fired++, 10);
+      for (const other of crowd) {
+        clearTimeout(other);
+        timer.refresh?.();
+      }
+      expect(clock.pending).toBe(1);
+      await sleep(10);
+
+      expect(fired).toBe(1);
     });
   });
 
