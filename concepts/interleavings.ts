@@ -258,7 +258,7 @@ interface Branch {
   /** What need not be chosen after these until something touches the same. */
   readonly asleep: readonly Choice[];
   /** What the run pended on that this branches off from, to see that it goes the same way again. */
-  readonly expected: readonly (readonly string[])[];
+  readonly expected: readonly (readonly Seen[])[];
 }
 
 /** What all runs share. */
@@ -278,7 +278,9 @@ interface Budget {
   readonly onProgress: InterleavingsOptions["onProgress"];
 }
 
-/** Chooses what comes next; `undefined` leaves the run. */
+const ANY: Branch = { path: [], switches: 0, asleep: [], expected: [] };
+
+/** Chooses what comes next after the branch; `undefined` leaves the run. */
 type Choose = (run: Run) => Choice | undefined;
 
 class Search {
@@ -300,6 +302,7 @@ class Search {
 
   stop(reason: unknown): void {
     this.#stopped ??= { reason };
+    Run.current?.stop(reason);
   }
 
   /** Hears of rejections that would end the process. */
@@ -325,7 +328,7 @@ class Search {
   }
 
   async replay(path: readonly Choice[]): Promise<InterleavingsResult> {
-    await this.#run((run) => {
+    await this.#run(ANY, (run) => {
       const options = run.options();
       const wanted = path[run.path.length] ?? options[0];
       return options.find((option) => format([option]) === format([wanted!])) ?? wanted;
@@ -350,7 +353,7 @@ class Search {
 
   /** Tries all orders that have at most so many switches; false if there are too many. */
   async #inOrder(maxSwitches: number, sleeps: boolean): Promise<boolean> {
-    const branches: Branch[][] = [[{ path: [], switches: 0, asleep: [], expected: [] }]];
+    const branches: Branch[][] = [[ANY]];
     for (let switches = 0; switches < branches.length; switches++) {
       for (let branch; (branch = branches[switches]?.pop());) {
         if (this.#isOver(10)) return false;
@@ -364,16 +367,12 @@ class Search {
     return true;
   }
 
-  async #follow({ path, asleep, expected }: Branch, add: (branch: Branch) => void): Promise<void> {
+  #follow(branch: Branch, add: (branch: Branch) => void): Promise<void> {
+    let { asleep } = branch;
     const isAwake = ({ id, fails, abort }: Choice) =>
       abort !== undefined || !asleep.some((it) => it.id === id && it.fails === fails);
 
-    await this.#run((run) => {
-      const at = run.path.length;
-      if (at < path.length) {
-        run.compare(expected[at]!);
-        return path[at];
-      }
+    return this.#run(branch, (run) => {
       const options = run.options();
       const awake = asleep.length > 0 ? options.filter(isAwake) : options;
       const [first] = awake;
@@ -415,7 +414,7 @@ class Search {
       const priorities = new Map<unknown, number>();
       let lowest = -1;
       const changes = Array.from({ length: PRIORITY_CHANGES }, () => Math.floor(random() * length));
-      await this.#run((run) => {
+      await this.#run(ANY, (run) => {
         const options = run.options();
         const ownerOf = ({ id }: Choice) => {
           const pending = run.find(id)!;
@@ -437,8 +436,8 @@ class Search {
     }
   }
 
-  async #run(choose: Choose): Promise<void> {
-    const run = new Run(this.#place, choose);
+  async #run(branch: Branch, choose: Choose): Promise<void> {
+    const run = new Run(this.#place, branch, choose);
     const ended = await run.end();
     this.#choices += run.path.length;
     if (!ended) return void this.#cut++;
@@ -512,29 +511,44 @@ interface Lane {
   readonly name: string;
   readonly run: Run;
   ended: boolean;
-  /** What it did last, and the wrapped calls that it waits for. */
+  /** What it did last. */
   last: string;
-  readonly calls: Set<string>;
 }
 
 /** What waits to be chosen. */
-interface Pending {
+class Pending {
   readonly kind: "start" | "step" | "timer" | "abort";
-  readonly label: string;
-  /** With the name of its lane. */
-  readonly title: string;
   readonly lane: Lane;
-  readonly on: readonly string[] | undefined;
+  readonly label: string;
+  readonly go: () => void;
+  fail: (() => void) | undefined = undefined;
+  stopListening: (() => void) | undefined = undefined;
+  on: readonly string[] | undefined = undefined;
+  /** When it fires, if it is a timer. */
+  due = 0;
+  /** Whether it may be left: an abort that need not come, the timer of `AbortSignal.timeout`. */
+  optional = false;
   /** Which one it is of all in its run. */
   readonly id: number;
   /** How many choices had been made when it came. */
   readonly since: number;
-  /** When it fires, if it is a timer. */
-  readonly due: number;
-  /** Whether it may be left: an abort that need not come, the timer of `AbortSignal.timeout`. */
-  readonly optional: boolean;
-  readonly go: () => void;
-  readonly fail: (() => void) | undefined;
+
+  constructor(kind: Pending["kind"], lane: Lane, label: string, go: () => void) {
+    this.kind = kind;
+    this.lane = lane;
+    this.label = label;
+    this.go = go;
+    this.id = lane.run.made++;
+    this.since = lane.run.path.length;
+    lane.run.pending.push(this);
+  }
+}
+
+/** What is kept of something pending. */
+interface Seen {
+  readonly id: number;
+  readonly lane: string;
+  readonly label: string;
 }
 
 /** Something pending that may come next, alone or with an abort. */
@@ -555,8 +569,11 @@ class Run implements World {
   static current: Run | undefined;
 
   readonly path: Choice[] = [];
-  /** The labels of what was pending at each choice. */
-  readonly pendings: string[][] = [];
+  readonly pending: Pending[] = [];
+  /** What was pending at each choice. */
+  readonly pendings: (readonly Seen[])[] = [];
+  /** How many have been pending. */
+  made = 0;
   switches = 0;
   elapsed = 0;
   readonly timers = new Map<number, Timer>();
@@ -565,13 +582,14 @@ class Run implements World {
   #forced = 0;
   #first: Choice | undefined;
   readonly #place: Place;
+  readonly #branch: Branch;
   readonly #choose: Choose;
-  readonly #pending: Pending[] = [];
-  #made = 0;
   /** Whether anything says what it touches. */
   #declares = false;
   readonly #lanes: Lane[] = [];
   readonly #spawned: Spawned<unknown>[] = [];
+  /** The wrapped calls that are waited for. */
+  readonly #calls = new Set<{ readonly lane: Lane; readonly label: string }>();
   /** Which lane ran last: the one that a switch leaves. */
   #lane: Lane;
   /** For how many milliseconds it may still wait for what happens outside. */
@@ -581,8 +599,9 @@ class Run implements World {
   #outcome: PromiseSettledResult<unknown> | undefined;
   #error: { kind: InterleavingErrorKind; cause: unknown } | undefined;
 
-  constructor(place: Place, choose: Choose) {
+  constructor(place: Place, branch: Branch, choose: Choose) {
     this.#place = place;
+    this.#branch = branch;
     this.#choose = choose;
     this.#lane = this.#addLane("scenario");
   }
@@ -614,23 +633,42 @@ class Run implements World {
     } catch (error) {
       reject(error);
     }
+    this.#leave();
+  };
+
+  /** Ends the run where it is. */
+  stop(reason: unknown): void {
+    this.#ended.reject(reason);
+    this.#leave();
+  }
+
+  #leave(): void {
     this.#over = true;
+    for (const pending of this.pending) pending.stopListening?.();
     this.timers.clear();
     Run.current = undefined;
-  };
+  }
 
   /** Makes a choice; `undefined` if the run goes on. */
   #proceed(): boolean | undefined {
     if (this.#error) throw this.#failure(this.#error.kind, this.#error.cause);
-    if (this.#outcome) return this.#leave(this.#outcome);
+    const at = this.path.length;
+    const follows = at < this.#branch.path.length;
+    if (this.#outcome?.status === "rejected") {
+      throw this.#failure("failure", this.#outcome.reason);
+    }
+    if (this.#outcome) {
+      if (follows) throw this.#otherwise(at);
+      return this.#conclude(this.#outcome.value);
+    }
     if (this.#isStuck()) {
-      if (this.#grace-- === 0) throw this.#failure("deadlock");
+      if (this.#grace-- === 0) throw follows ? this.#otherwise(at) : this.#failure("deadlock");
       return void this.#place.stage.platform["setTimeout"](this.#turn, 1);
     }
     this.#grace = GRACE;
-    if (this.path.length === MAX_CHOICES) throw this.#failure("endless");
-    this.pendings.push(this.#pending.map(({ title }) => title));
-    const choice = this.#choose(this);
+    if (at === MAX_CHOICES) throw this.#failure("endless");
+    this.pendings.push(follows ? this.#asExpected(at) : this.#see());
+    const choice = follows ? this.#branch.path[at] : this.#choose(this);
     if (!choice) return false;
     // First of all, because what is chosen may block and turn the event loop itself.
     this.#place.stage.nextTurn(this.#turn);
@@ -638,10 +676,25 @@ class Run implements World {
     return undefined;
   }
 
-  compare(expected: readonly string[]): void {
-    const now = this.pendings.at(-1)!;
-    if (now.length === expected.length && now.every((label, i) => label === expected[i])) return;
-    throw this.#failure("nondeterministic", undefined, expected);
+  #see(): Seen[] {
+    return this.pending.map(({ id, lane, label }) => ({ id, lane: lane.name, label }));
+  }
+
+  /** What was pending in the run that this branches off from, if the same is again. */
+  #asExpected(at: number): readonly Seen[] {
+    const expected = this.#branch.expected[at]!;
+    const { pending } = this;
+    let same = pending.length === expected.length;
+    for (let i = 0; same && i < pending.length; i++) {
+      const { lane, label } = expected[i]!;
+      same = pending[i]!.label === label && pending[i]!.lane.name === lane;
+    }
+    if (same) return expected;
+    throw this.#otherwise(at);
+  }
+
+  #otherwise(at: number): InterleavingError {
+    return this.#failure("nondeterministic", undefined, this.#branch.expected[at]);
   }
 
   /** An error that would otherwise end the process. */
@@ -659,17 +712,14 @@ class Run implements World {
       requireSignal(action, signal);
       signal?.throwIfAborted();
       this.#refuseDead(action);
-      const settle = (how: () => void) => () => {
-        stopListening();
-        how();
-      };
-      const failing = fails !== undefined && fails !== false;
-      const error = fails === true ? new Error(`Step ${label} fails`) : fails;
-      const pending = this.add("step", label, settle(resolve), {
-        on,
-        fail: failing ? settle(() => reject(error)) : undefined,
-      });
-      const stopListening = onAbort(signal ?? undefined, (reason) => {
+      const pending = new Pending("step", this.lane, label, resolve);
+      if (on) this.#declare(pending, on);
+      if (fails !== undefined && fails !== false) {
+        const error = fails === true ? new Error(`Step ${label} fails`) : fails;
+        pending.fail = () => reject(error);
+      }
+      if (!signal) return;
+      pending.stopListening = onAbort(signal, (reason) => {
         this.remove(pending);
         reject(reason);
       });
@@ -698,19 +748,21 @@ class Run implements World {
       const { signal } = Object(args.at(-1)) as { signal?: unknown };
       const step: StepOptions = { on: typeof on === "function" ? on(...args) : on, fails };
       if (signal instanceof AbortSignal) step.signal = signal;
-      const call = () => Promise.try((): R => Reflect.apply(fn, this, args));
-      const { calls } = run.lane;
+      const waiting = { lane: run.lane, label };
 
       if (at === "call") await run.step(label, step);
       else if (at === "both") await run.step(label, { ...step, fails: undefined });
-      const reply = call();
+      const reply = Promise.try((): R => Reflect.apply(fn, this, args));
       reply.catch(doNothing); // It may have to wait for its turn.
-      calls.add(label);
+      run.#calls.add(waiting);
+      let isDue = false;
       try {
         if (at !== "call") await run.step(at === "both" ? `${label} replies` : label, step);
+        isDue = true;
         return await reply;
       } finally {
-        calls.delete(label);
+        run.#calls.delete(waiting);
+        if (!isDue) reply.then(releaseHold, doNothing);
       }
     };
   }
@@ -723,14 +775,18 @@ class Run implements World {
     const on = touched(action, options.on);
     this.#refuseDead(action);
     const lane = this.#addLane(name);
-    const spawned = new Spawned<T>((resolve) => {
-      const start = () => {
-        const ended = this.within(lane, () => Promise.try(task));
-        resolve(ended);
-        const end = () => (lane.ended = true);
-        ended.then(end, end);
+    const spawned = new Spawned<T>((resolve, reject) => {
+      const start = async () => {
+        try {
+          resolve(await this.within(lane, task));
+        } catch (reason) {
+          spawned.fail(reason);
+          reject(reason);
+        }
+        lane.ended = true;
       };
-      this.add("start", "starts", start, { on, lane });
+      const pending = new Pending("start", lane, "starts", start);
+      if (on) this.#declare(pending, on);
     });
     this.#spawned.push(spawned);
     return spawned;
@@ -747,27 +803,17 @@ class Run implements World {
     requireString(action, "label", label);
     const { lane } = this;
     const abort = () => this.within(lane, () => controller.abort(reason));
-    this.add("abort", label, abort, { lane, optional: !surely });
-  }
-
-  add(
-    kind: Pending["kind"],
-    label: string,
-    go: () => void,
-    { on, lane = this.lane, due = 0, optional = false, fail }: Partial<Pending> = {},
-  ): Pending {
-    const id = this.#made++;
-    const since = this.path.length;
-    const title = `${lane.name}: ${label}`;
-    if (on) this.#declares = true;
-    const pending = { kind, label, title, go, on, lane, due, optional, fail, id, since };
-    if (!this.#over) this.#pending.push(pending);
-    return pending;
+    new Pending("abort", lane, label, abort).optional = !surely;
   }
 
   remove(pending: Pending): void {
-    const index = this.#pending.indexOf(pending);
-    if (index >= 0) this.#pending.splice(index, 1);
+    const index = this.pending.indexOf(pending);
+    if (index >= 0) this.pending.splice(index, 1);
+  }
+
+  #declare(pending: Pending, on: readonly string[]): void {
+    pending.on = on;
+    this.#declares = true;
   }
 
   /** How many orders of the same choices stand for the same run. */
@@ -803,7 +849,7 @@ class Run implements World {
     let hasSteps = false;
     let first = Infinity;
     const aborts: Pending[] = [];
-    for (const pending of this.#pending) {
+    for (const pending of this.pending) {
       if (pending.kind === "timer") first = Math.min(first, pending.due);
       else if (pending.kind === "abort") aborts.push(pending);
       else hasSteps = true;
@@ -815,10 +861,10 @@ class Run implements World {
       if (pending.kind === "timer") return !hasSteps && isDue(pending);
       return pending.kind !== "abort" || (!hasSteps && first === Infinity && !pending.optional);
     };
-    const canGoOn = this.#pending.some((it) => it.lane === this.#lane && isReady(it));
+    const canGoOn = this.pending.some((it) => it.lane === this.#lane && isReady(it));
 
     const options: Choice[][] = [[], [], [], []];
-    for (const pending of this.#pending) {
+    for (const pending of this.pending) {
       const { id, kind, lane, on } = pending;
       const ready = isReady(pending);
       if (kind === "timer" && !isDue(pending)) continue;
@@ -842,7 +888,7 @@ class Run implements World {
   }
 
   find(id: number): Pending | undefined {
-    return this.#pending.find((pending) => pending.id === id);
+    return this.pending.find((pending) => pending.id === id);
   }
 
   #take(choice: Choice): void {
@@ -858,6 +904,7 @@ class Run implements World {
     this.#chosen.push(pending);
     this.switches += choice.cost;
     this.remove(pending);
+    pending.stopListening?.();
     if (pending.kind !== "abort") this.#lane = pending.lane;
     pending.lane.last = pending.label;
     if (pending.kind === "timer") this.elapsed = Math.max(this.elapsed, pending.due);
@@ -871,7 +918,7 @@ class Run implements World {
   /** Whether an earlier call of the same lane waits for the same kind of turn. */
   #overtakes(pending: Pending): boolean {
     const { lane, kind, due, id } = pending;
-    for (const other of this.#pending) {
+    for (const other of this.pending) {
       if (other.lane !== lane || other === pending || other.kind === "abort") continue;
       if ((other.kind === "timer") !== (kind === "timer")) continue;
       if (other.due < due || (other.due === due && other.id < id)) return true;
@@ -881,7 +928,7 @@ class Run implements World {
 
   /** Whether nothing is left but aborts that need not come. */
   #isStuck(): boolean {
-    return !this.#pending.some(({ kind, optional }) => kind !== "abort" || !optional);
+    return !this.pending.some(({ kind, optional }) => kind !== "abort" || !optional);
   }
 
   within<T>(lane: Lane, fn: () => T): T {
@@ -890,19 +937,19 @@ class Run implements World {
   }
 
   #addLane(name: string): Lane {
-    const lane = { name, run: this, ended: false, last: "", calls: new Set<string>() };
+    const lane = { name, run: this, ended: false, last: "" };
     this.#lanes.push(lane);
     return lane;
   }
 
-  #leave(outcome: PromiseSettledResult<unknown>): true {
-    if (outcome.status === "rejected") throw this.#failure("failure", outcome.reason);
-    releaseHold(outcome.value);
+  /** Whether all has ended well with the scenario. */
+  #conclude(result: unknown): true {
+    releaseHold(result);
     const failed = this.#spawned.find((spawned) => spawned.failure && !spawned.asked);
     if (failed) throw this.#failure("unhandled", failed.failure!.reason);
     const [, ...tasks] = this.#lanes;
     const isLeft = (pending: Pending) => pending.kind !== "abort" && !pending.optional;
-    if (this.#pending.some(isLeft) || tasks.some(({ ended }) => !ended)) {
+    if (this.pending.some(isLeft) || tasks.some(({ ended }) => !ended)) {
       throw this.#failure("leak");
     }
     return true;
@@ -915,7 +962,7 @@ class Run implements World {
   #failure(
     kind: InterleavingErrorKind,
     cause?: unknown,
-    expected?: readonly string[],
+    expected?: readonly Seen[],
   ): InterleavingError {
     const failed = this.#spawned.find((spawned) => spawned.failure && !spawned.asked);
     if (kind === "deadlock" && failed) return this.#failure("unhandled", failed.failure!.reason);
@@ -932,7 +979,7 @@ class Run implements World {
     return new InterleavingError(lines.join("\n\n"), caused);
   }
 
-  #what(kind: InterleavingErrorKind, cause: unknown, expected: readonly string[] = []): string {
+  #what(kind: InterleavingErrorKind, cause: unknown, expected: readonly Seen[] = []): string {
     const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : describe(cause);
     if (kind === "failure") return `The scenario fails: ${reason}`;
     if (kind === "unhandled") return `A rejection is unhandled: ${reason}`;
@@ -940,7 +987,7 @@ class Run implements World {
     if (kind === "nondeterministic") {
       return (
         `The scenario is not deterministic. At choice ${this.path.length + 1} there were ` +
-        `${list(expected)}, and now there are ${list(this.pendings.at(-1)!)}.`
+        `${list(titles(expected))}, and now there are ${list(titles(this.#see()))}.`
       );
     }
     if (kind === "leak") {
@@ -954,15 +1001,15 @@ class Run implements World {
     const [scenario] = this.#lanes;
     const waits = this.#lanes.flatMap((lane) => {
       if (lane.ended || lane === scenario) return [];
-      const calls = [...lane.calls].map((call) => `${lane.name}, in ${call}`);
-      if (calls.length > 0) return calls;
-      const isPending = this.#pending.some((pending) => pending.lane === lane);
+      const calls = [...this.#calls].filter((call) => call.lane === lane);
+      if (calls.length > 0) return calls.map(({ label }) => `${lane.name}, in ${label}`);
+      const isPending = this.pending.some((pending) => pending.lane === lane);
       if (isPending) return [];
       return [lane.last ? `${lane.name}, after "${lane.last}"` : lane.name];
     });
-    const pending = this.#pending.filter(({ kind }) => kind !== "abort");
+    const pending = this.pending.filter(({ kind }) => kind !== "abort");
     if (waits.length + pending.length === 0) return ["the scenario"];
-    return [...waits, ...pending.map(({ title }) => title)];
+    return [...waits, ...pending.map(({ lane, label }) => `${lane.name}: ${label}`)];
   }
 
   /** A row for each choice, a column for each lane. */
@@ -982,7 +1029,7 @@ class Run implements World {
       "also pending",
     );
     const rows = this.#chosen.map((pending, i) => {
-      const also = this.pendings[i]!.filter((title) => title !== pending.title);
+      const also = titles(this.pendings[i]!.filter(({ id }) => id !== pending.id));
       const mark = `${this.path[i]!.cost > 0 ? "→ " : ""}${i + 1}`;
       return rowOf(mark, cells[i]!, also.join(", "));
     });
@@ -1003,9 +1050,10 @@ class Spawned<T> extends Promise<T> {
     return Promise;
   }
 
-  constructor(executor: (resolve: (value: T | PromiseLike<T>) => void) => void) {
-    super(executor);
-    super.then(undefined, (reason) => (this.failure = { reason }));
+  /** Notes that it will be rejected, which is no rejection that ends the process. */
+  fail(reason: unknown): void {
+    this.failure = { reason };
+    super.then(undefined, doNothing);
   }
 
   override then<R1 = T, R2 = never>(
@@ -1022,6 +1070,10 @@ function labelOf({ label }: Pending, { fails, abort, ticks }: Choice): string {
   if (abort === undefined) return event;
   if (ticks < 0) return `abort, ${event}`;
   return `${event}, abort${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
+}
+
+function titles(seen: readonly Seen[]): string[] {
+  return seen.map(({ lane, label }) => `${lane}: ${label}`);
 }
 
 function list(items: readonly string[]): string {
@@ -1079,9 +1131,9 @@ class Timer {
   }
 
   #set(lane: Lane, optional: boolean): void {
-    const go = () => this.#fire(lane);
-    const due = this.#run.elapsed + this.#delay;
-    this.#pending = this.#run.add("timer", this.#label, go, { lane, due, optional });
+    this.#pending = new Pending("timer", lane, this.#label, () => this.#fire(lane));
+    this.#pending.due = this.#run.elapsed + this.#delay;
+    this.#pending.optional = optional;
   }
 
   #fire(lane: Lane): void {
@@ -1153,20 +1205,20 @@ function replaceGlobals({ stage, storage }: Place): void {
       return "process" in globalThis ? timer : Number(timer);
     });
     stage.override(globalThis, `clear${kind}`, (timer) => {
-      const isId = typeof timer === "number" || typeof timer === "string";
-      const own = isId ? Run.current?.timers.get(Number(timer)) : timer;
-      if (own instanceof Timer) own.close();
-      else platform[`clear${kind}`]?.(timer);
+      const own = timer instanceof Timer ? timer : Run.current?.timers.get(Number(timer));
+      if (own) own.close();
+      else platform[`clear${kind}`](timer);
     });
   }
   const { timeout } = AbortSignal;
   stage.override(AbortSignal, "timeout", (ms) => {
     const lane = laneNow();
-    if (!lane) return timeout.call(AbortSignal, ms);
+    // The platform refuses what it refuses, and holds what is too long for a timer.
+    if (!lane || toDelay(ms) !== ms) return timeout.call(AbortSignal, ms);
     const controller = new AbortController();
     const abort = () =>
       controller.abort(new DOMException("The operation timed out.", "TimeoutError"));
-    new Timer(lane, "AbortSignal.timeout", toDelay(ms), abort, { optional: true });
+    new Timer(lane, "AbortSignal.timeout", ms, abort, { optional: true });
     return controller.signal;
   });
   const elapsed = () => Run.current?.elapsed ?? 0;
@@ -1329,7 +1381,7 @@ class Stage {
     if (!other) return;
     // Below the line of the function itself stands that of its caller.
     const place = String(other.stack)
-      .match(/^.*:\d+:\d+.*$/gm)?.[1]
+      .match(/.*:\d+:\d.*/g)?.[1]
       ?.trim()
       .replace(/^at /, "");
     throw new Error(

@@ -805,7 +805,7 @@ class Stage {
     if (!other) return;
     // Below the line of the function itself stands that of its caller.
     const place = String(other.stack)
-      .match(/^.*:\d+:\d+.*$/gm)?.[1]
+      .match(/.*:\d+:\d.*/g)?.[1]
       ?.trim()
       .replace(/^at /, "");
     throw new Error(

@@ -712,6 +712,26 @@ describe("world", () => {
       });
     });
 
+    test("a hold that is replied too late, or in vain, is released", async () => {
+      await interleavings(async (world) => {
+        let held = 0;
+        const acquire = world.steps(
+          async (_options: { signal: AbortSignal }) => {
+            held++;
+            return { release: () => held--, [Symbol.dispose]: () => {} };
+          },
+          "acquire",
+          { fails: true },
+        );
+        const controller = new AbortController();
+        world.abort(controller);
+        const hold = await acquire({ signal: controller.signal }).catch(() => undefined);
+        hold?.release();
+        await undefined;
+        expect(held).toBe(0);
+      });
+    });
+
     test("fails as a step does, before the call or in place of its reply", async () => {
       const error = new Error("unreachable");
       for (const at of ["reply", "call", "both"] as const) {
@@ -999,6 +1019,12 @@ describe("timers", () => {
     expect(times).toEqual([10, 20, 30]);
   });
 
+  test.each([[-1], [NaN], ["x"]])("AbortSignal.timeout(%s) is refused as outside", async (ms) => {
+    const timeout = () => AbortSignal.timeout(ms as number);
+    expect(timeout).toThrow();
+    await interleavings(() => expect(timeout).toThrow());
+  });
+
   test("AbortSignal.timeout aborts in its time, and is no leak", async () => {
     const seen = new Set<boolean>();
     await interleavings(async (world) => {
@@ -1070,6 +1096,30 @@ describe("InterleavingError", () => {
     });
 
     expect(ended).toBe(1);
+  });
+
+  test.each([
+    ["ends earlier", () => {}, "now there are nothing"],
+    ["gets stuck", () => new Promise(() => {}), "now there are nothing"],
+  ])("a scenario that %s, unlike the run before, is not deterministic", async (_, other, text) => {
+    let runs = 0;
+    const error = await failureOf(async (world) => {
+      if (runs++ > 0) return other();
+      await Promise.all([world.step("a"), world.step("b")]);
+    });
+
+    expect(error.kind).toBe("nondeterministic");
+    expect(error.message).toContain("At choice 1 there were scenario: a; scenario: b, and");
+    expect(error.message).toContain(text);
+  });
+
+  test("two calls alike are both drawn as pending", async () => {
+    const { message } = await failureOf(async (world) => {
+      await Promise.all([world.step("same"), world.step("same")]);
+      throw new Error("draw it");
+    });
+
+    expect(message).toMatch(/1 {2}same +scenario: same$/m);
   });
 
   test("a task that still waits when the scenario has ended is a leak", async () => {
@@ -1176,6 +1226,42 @@ describe("the budget", () => {
     const [first, second] = told;
     expect(second!.switches).toBeGreaterThanOrEqual(first!.switches);
     expect(first!.waiting).toBeGreaterThan(0);
+  });
+
+  test("its signal ends a run that waits for I/O at once", async () => {
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const { setTimeout: realTimeout } = globalThis;
+    const run = interleavings(
+      () => {
+        realTimeout(() => controller.abort(reason), 1);
+        return new Promise(() => {});
+      },
+      { signal: controller.signal },
+    );
+
+    await expect(run).rejects.toBe(reason);
+  });
+
+  test("runs that are left on the way leave no listener on a signal from outside", async () => {
+    const { signal } = new AbortController();
+    const listeners = new Set<unknown>();
+    const { addEventListener, removeEventListener } = signal;
+    signal.addEventListener = (...args: [string, unknown]) => {
+      listeners.add(args[1]);
+      Reflect.apply(addEventListener, signal, args);
+    };
+    signal.removeEventListener = (...args: [string, unknown]) => {
+      listeners.delete(args[1]);
+      Reflect.apply(removeEventListener, signal, args);
+    };
+    const { cut } = await interleavings(async (world) => {
+      const step = (on: string) => world.step(on, { on, signal });
+      await Promise.all([step("a"), step("b").then(() => step("b"))]);
+    });
+
+    expect(cut).toBeGreaterThan(0);
+    expect(listeners.size).toBe(0);
   });
 
   test("its signal ends it between two runs, and rejects with the reason", async () => {
