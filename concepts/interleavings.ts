@@ -578,6 +578,8 @@ class Run implements World {
   elapsed = 0;
   readonly timers = new Map<number, Timer>();
   readonly #chosen: Pending[] = [];
+  /** The aborts in the turns of these. */
+  readonly #glued: (Pending | undefined)[] = [];
   /** How many choices were made up to the last that was not the first option. */
   #forced = 0;
   #first: Choice | undefined;
@@ -902,6 +904,7 @@ class Run implements World {
     this.path.push(choice);
     if (choice !== this.#first) this.#forced = this.path.length;
     this.#chosen.push(pending);
+    this.#glued.push(abort);
     this.switches += choice.cost;
     this.remove(pending);
     pending.stopListening?.();
@@ -909,7 +912,7 @@ class Run implements World {
     pending.lane.last = pending.label;
     if (pending.kind === "timer") this.elapsed = Math.max(this.elapsed, pending.due);
     if (abort) this.remove(abort);
-    if (ticks < 0) abort?.go();
+    if (ticks < 0) abort!.go();
     if (fails) pending.fail!();
     else pending.go();
     if (abort && ticks >= 0) after(ticks, abort.go);
@@ -1016,7 +1019,9 @@ class Run implements World {
   #draw(): string {
     const lanes = this.#lanes.filter((lane) => this.#chosen.some((it) => it.lane === lane));
     const cells = this.#chosen.map((pending, i) =>
-      lanes.map((lane) => (pending.lane === lane ? labelOf(pending, this.path[i]!) : "")),
+      lanes.map((lane) =>
+        pending.lane === lane ? labelOf(pending, this.path[i]!, this.#glued[i]) : "",
+      ),
     );
     const widths = lanes.map((lane, i) =>
       Math.max(lane.name.length, ...cells.map((row) => row[i]!.length)),
@@ -1065,11 +1070,11 @@ class Spawned<T> extends Promise<T> {
   }
 }
 
-function labelOf({ label }: Pending, { fails, abort, ticks }: Choice): string {
+function labelOf({ label }: Pending, { fails, ticks }: Choice, abort?: Pending): string {
   const event = fails ? `${label} fails` : label;
-  if (abort === undefined) return event;
-  if (ticks < 0) return `abort, ${event}`;
-  return `${event}, abort${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
+  if (!abort) return event;
+  if (ticks < 0) return `${abort.label}, ${event}`;
+  return `${event}, ${abort.label}${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
 }
 
 function titles(seen: readonly Seen[]): string[] {

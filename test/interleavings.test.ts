@@ -280,6 +280,21 @@ describe("interleavings", () => {
       expect(runs).toBe(4);
     });
 
+    test.each([
+      { steps: 29, orders: 30 },
+      { steps: 30, orders: 1 },
+    ])("a step beside $steps counts as $orders orders", async ({ steps, orders }) => {
+      const result = await interleavings(async (world) => {
+        const many = async () => {
+          for (let i = 0; i < steps; i++) await world.step("a", { on: "a" });
+        };
+        await Promise.all([many(), world.step("b", { on: "b" })]);
+      });
+
+      // A run of more than 30 choices isn't counted.
+      expect([result.runs, result.orders]).toEqual([1, orders]);
+    });
+
     test("what touches nothing is independent of all that is declared", async () => {
       const { runs, orders } = await interleavings(async (world) => {
         const labels = ["a", "b", "c"];
@@ -877,6 +892,24 @@ describe("world", () => {
       expect(message).toContain("user leaves");
     });
 
+    test.each([
+      ["0+1@-1", "user leaves, work"],
+      ["0+1@0", "work, user leaves"],
+      ["0+1@2", "work, user leaves 2 microtasks later"],
+    ])("in the turn of a step, %s, it is drawn as %s", async (schedule, drawn) => {
+      const scenario = async (world: World) => {
+        const controller = new AbortController();
+        const work = world.step("work");
+        world.abort(controller, { label: "user leaves" });
+        await work;
+        for (let i = 0; i < 3; i++) await undefined;
+        throw new Error("draw it");
+      };
+      const { message } = await failureOf(scenario, { schedule });
+
+      expect(message).toMatch(new RegExp(`1 {2}${drawn} +scenario: user leaves$`, "m"));
+    });
+
     test("an abort that never came is no leak", async () => {
       await interleavings((world) => world.abort(new AbortController()));
     });
@@ -1241,6 +1274,21 @@ describe("the budget", () => {
     );
 
     await expect(run).rejects.toBe(reason);
+  });
+
+  test("its signal, aborted from inside, ends the run as well", async () => {
+    const controller = new AbortController();
+    let told = "";
+    const run = interleavings(
+      async (world) => {
+        controller.abort("enough");
+        await world.step("after").catch((error) => (told = error.message));
+      },
+      { signal: controller.signal },
+    );
+
+    await expect(run).rejects.toBe("enough");
+    expect(told).toBe("Cannot wait for step: its run has ended");
   });
 
   test("runs that are left on the way leave no listener on a signal from outside", async () => {
