@@ -15,6 +15,8 @@ import {
 } from "../concepts/interleavings.ts";
 import { virtualTime } from "../concepts/virtual-time.ts";
 
+const { Bun } = globalThis as { Bun?: any };
+
 describe("Start here", () => {
   /** Check, await, act: two of these together create the user twice. */
   const makeUsers = (exists: (name: string) => Promise<boolean>) => {
@@ -1007,11 +1009,11 @@ describe("timers", () => {
         };
         await Promise.all([world.spawn("poll", poll), world.spawn("prepare", prepare)]);
       },
-      { maxRuns: 50, maxMs: Infinity },
+      { maxRuns: 500, maxMs: Infinity },
     );
 
     expect(exhaustive).toBe(false);
-    expect(runs).toBe(55);
+    expect(runs).toBe(550);
   });
 
   test.each(["Timeout", "Interval", "Immediate"])(
@@ -1147,11 +1149,12 @@ describe("InterleavingError", () => {
   });
 
   test("two calls alike are both drawn as pending", async () => {
-    const { message } = await failureOf(async (world) => {
+    const { message, switches } = await failureOf(async (world) => {
       await Promise.all([world.step("same"), world.step("same")]);
       throw new Error("draw it");
     });
 
+    expect(switches).toBe(0);
     expect(message).toMatch(/1 {2}same +scenario: same$/m);
   });
 
@@ -1177,6 +1180,19 @@ describe("InterleavingError", () => {
       await promise;
     });
     expect(waiting.message).toContain('something is left: stuck, after "starts".');
+  });
+
+  test.each([
+    { steps: 60, left: 0 },
+    { steps: 62, left: 2 },
+  ])("of $steps choices it leaves out $left in the middle", async ({ steps, left }) => {
+    const { message } = await failureOf(async (world) => {
+      for (let step = 1; step <= steps; step++) await world.step("go");
+      throw new Error("draw it");
+    });
+
+    expect(message.match(/^ +\d+ {2}go$/gm)).toHaveLength(60);
+    expect(message.match(/^ +… (\d+) choices …$/m)?.[1]).toBe(left > 0 ? `${left}` : undefined);
   });
 
   test("a scenario that doesn't end is given up", async () => {
@@ -1385,6 +1401,62 @@ describe("the house it visits", () => {
     await interleavings(() => void (kept = setTimeout));
 
     await new Promise<void>((resolve) => kept!(resolve, 0));
+  });
+
+  test("needs nothing that browsers don't have", async () => {
+    const names = ["process", "setImmediate", "clearImmediate", "Temporal"];
+    const hidden = names.map(
+      (it) => [it, Object.getOwnPropertyDescriptor(globalThis, it)] as const,
+    );
+    for (const name of names) Reflect.deleteProperty(globalThis, name);
+    const { promise, resolve } = Promise.withResolvers<string>();
+    try {
+      const { runs } = await interleavings(
+        async (world) => {
+          const task = async () => {
+            const timer = setTimeout(() => {}, 1000);
+            expect(typeof timer).toBe("number");
+            clearTimeout(timer);
+            for (let step = 0; step < 2; step++) await world.step("go");
+          };
+          await Promise.all(["a", "b", "c"].map((name) => world.spawn(name, task)));
+          await new Promise((then) => setTimeout(then, 1000));
+        },
+        // It belongs to no run, and its timer is the platform's.
+        { maxMs: Infinity, onProgress: () => void setTimeout(resolve, 0, "fired") },
+      );
+      expect(runs).toBe(1680);
+    } finally {
+      for (const [name, own] of hidden) if (own) Object.defineProperty(globalThis, name, own);
+    }
+    expect(await promise).toBe("fired");
+  });
+
+  test.skipIf(!Bun)("ends with a test that hasn't awaited it (needs Bun)", async () => {
+    const concept = new URL("../concepts/interleavings.ts", import.meta.url).pathname;
+    const file = `/tmp/interleavings-${crypto.randomUUID()}.test.ts`;
+    await Bun.write(
+      file,
+      `import { expect, test } from "bun:test";
+      import { interleavings } from "${concept}";
+      let forgotten;
+      test("forgets", () => {
+        forgotten = interleavings(() => new Promise(() => {})).catch((error) => error);
+      });
+      test("next", async () => {
+        expect((await forgotten).message).toBe(
+          "The test has ended before the exploration. Was it awaited?",
+        );
+        expect((await interleavings(() => {})).runs).toBe(1);
+      });`,
+    );
+    // Outside the repository, whose bunfig.toml may hide the tests that pass.
+    const command = [process.execPath, "test", file];
+    const child = Bun.spawn(command, { cwd: "/tmp", stdout: "ignore", stderr: "pipe" });
+    const output = await new Response(child.stderr).text();
+    await Bun.file(file).delete();
+
+    expect(output).toContain("(pass) next");
   });
 
   test("refuses to run under fake timers", async () => {
