@@ -910,7 +910,7 @@ class Run implements World {
     pending.stopListening?.();
     if (pending.kind !== "abort") this.#lane = pending.lane;
     pending.lane.last = pending.label;
-    if (pending.kind === "timer") this.elapsed = Math.max(this.elapsed, pending.due);
+    this.elapsed = Math.max(this.elapsed, pending.due);
     if (abort) this.remove(abort);
     if (ticks < 0) abort!.go();
     if (fails) pending.fail!();
@@ -1115,7 +1115,7 @@ class Timer {
   readonly #delay: number;
   readonly #repeats: boolean;
   readonly #callback: () => unknown;
-  #pending: Pending | undefined;
+  #pending!: Pending;
   #id = 0;
   #cleared = false;
 
@@ -1142,7 +1142,6 @@ class Timer {
   }
 
   #fire(lane: Lane): void {
-    if (!this.#repeats) this.#run.timers.delete(this.#id);
     try {
       this.#run.within(lane, this.#callback);
     } catch (error) {
@@ -1153,13 +1152,12 @@ class Timer {
 
   close(): this {
     this.#cleared = true;
-    this.#run.timers.delete(this.#id);
-    if (this.#pending) this.#run.remove(this.#pending);
+    this.#run.remove(this.#pending);
     return this;
   }
 
   refresh(): this {
-    if (this.#cleared || !this.#pending) return this;
+    if (this.#cleared) return this;
     const { lane, optional } = this.#pending;
     this.#run.remove(this.#pending);
     this.#set(lane, optional);

@@ -700,6 +700,15 @@ describe("world", () => {
       ]);
     });
 
+    test("at both, its reply is labelled as one", async () => {
+      const { message } = await failureOf(async (world) => {
+        await world.steps(() => {}, "fn", { at: "both" })();
+        throw new Error("draw it");
+      });
+
+      expect(message).toMatch(/1 {2}fn\(\)\n +2 {2}fn\(\) replies\n/);
+    });
+
     test("passes on this, arguments, result and error, and labels a call by them", async () => {
       const { message } = await failureOf(async (world) => {
         const database = {
@@ -1036,6 +1045,27 @@ describe("timers", () => {
       expect(error.message).toContain(`scenario: set${kind}`);
     },
   );
+
+  test("a timer that is refreshed is due anew, and one that was cleared stays cleared", async () => {
+    await interleavings(async () => {
+      const start = performance.now();
+      const times: number[] = [];
+      const timer = setTimeout(() => times.push(performance.now() - start), 100);
+      if (typeof timer === "number") return;
+      const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+      await sleep(60);
+      timer.refresh();
+      await sleep(60);
+      expect(times).toEqual([]);
+      await sleep(60);
+      timer.refresh();
+      await sleep(101);
+      expect(times).toEqual([160, 280]);
+      timer.refresh();
+      clearTimeout(timer);
+      timer.refresh();
+    });
+  });
 
   test("an interval goes on until it is cleared", async () => {
     const times: number[] = [];
