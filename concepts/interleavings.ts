@@ -356,8 +356,8 @@ class Search {
     const branches: Branch[][] = [[ANY]];
     for (let switches = 0; switches < branches.length; switches++) {
       for (let branch; (branch = branches[switches]?.pop());) {
-        if (this.#isOver(10)) return false;
         this.#report(switches, branches);
+        if (this.#isOver(10)) return false;
         await this.#follow(branch, (next) => {
           if (next.switches > maxSwitches) return;
           (branches[next.switches] ??= []).push(sleeps ? next : { ...next, asleep: [] });

@@ -823,6 +823,7 @@ describe("world", () => {
 
       expect(error.kind).toBe("unhandled");
       expect(error.cause).toBe(cause);
+      expect(error.message).toContain("A rejection is unhandled: Error: broken");
     });
 
     test("the lane of a step is that of the task, whoever has woken it", async () => {
@@ -865,6 +866,11 @@ describe("world", () => {
       };
 
       expect((await interleavings(scenario(true))).runs).toBe(1);
+      const failing = await failureOf(async (world) => {
+        await scenario(true)(world);
+        throw new Error("aborted");
+      });
+      expect(failing.switches).toBe(0);
       expect((await failureOf(scenario(false))).kind).toBe("deadlock");
     });
 
@@ -1188,6 +1194,37 @@ describe("InterleavingError", () => {
     expect(message).toMatch(/1 {2}same +scenario: same$/m);
   });
 
+  test("each wait for I/O has its own time before a deadlock is named", async () => {
+    const { setTimeout: realTimeout } = globalThis;
+    await interleavings(async (world) => {
+      for (let round = 0; round < 2; round++) {
+        // Together more turns than are waited for.
+        for (let turn = 0; turn < 35; turn++) await new Promise((r) => realTimeout(r, 1));
+        await world.step("then");
+      }
+    });
+  });
+
+  test.each([
+    ["setTimeout of 10 ms", () => void setTimeout(() => {}, 10)],
+    ["setTimeout", () => void setTimeout(() => {}, 0)],
+    ["setInterval of 1 ms", () => void setInterval(() => {}, 0)],
+    ["setImmediate", () => void setImmediate(() => {})],
+  ])("a timer that is left is named: %s", async (name, scenario) => {
+    const { message } = await failureOf(scenario);
+
+    expect(message).toContain(`something is left: scenario: ${name}.`);
+  });
+
+  test("timers alone, fired as they are due, need no switch", async () => {
+    const { switches } = await failureOf(async () => {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      throw new Error("at once");
+    });
+
+    expect(switches).toBe(0);
+  });
+
   test("a task that still waits when the scenario has ended is a leak", async () => {
     const { kind, message } = await failureOf(async (world) => {
       void world.spawn("forgotten", async () => {
@@ -1322,6 +1359,21 @@ describe("the budget", () => {
     await expect(run).rejects.toBe(reason);
   });
 
+  test("its signal, aborted while progress is told, ends it before the next run", async () => {
+    const controller = new AbortController();
+    let runs = 0;
+    const run = interleavings(
+      async (world) => {
+        runs++;
+        await Promise.all(Array.from({ length: 7 }, (_, n) => world.step(`${n}`)));
+      },
+      { onProgress: () => controller.abort("enough"), signal: controller.signal, maxMs: Infinity },
+    );
+
+    await expect(run).rejects.toBe("enough");
+    expect(runs).toBe(1000);
+  });
+
   test("its signal, aborted from inside, ends the run as well", async () => {
     const controller = new AbortController();
     let told = "";
@@ -1424,6 +1476,20 @@ describe("the house it visits", () => {
     });
 
     expect(runs).toBe(1);
+  });
+
+  test("a timer that was set before can be cleared in a run", async () => {
+    let fired = false;
+    const before = setTimeout(() => (fired = true), 1);
+
+    const { runs } = await interleavings(async (world) => {
+      clearTimeout(before);
+      clearTimeout(undefined);
+      await world.step("then");
+    });
+    await new Promise((resolve) => setTimeout(resolve, 2));
+
+    expect([runs, fired]).toEqual([1, false]);
   });
 
   test("a setTimeout kept from inside is the platform's afterwards", async () => {
