@@ -906,13 +906,15 @@ class Run implements World {
     this.#chosen.push(pending);
     this.#glued.push(abort);
     this.switches += choice.cost;
-    this.remove(pending);
-    pending.stopListening?.();
     if (pending.kind !== "abort") this.#lane = pending.lane;
     pending.lane.last = pending.label;
     this.elapsed = Math.max(this.elapsed, pending.due);
     if (abort) this.remove(abort);
     if (ticks < 0) abort!.go();
+    // What the abort has cleared or ended comes no more.
+    if (ticks < 0 && !this.pending.includes(pending)) return;
+    this.remove(pending);
+    pending.stopListening?.();
     if (fails) pending.fail!();
     else pending.go();
     if (abort && ticks >= 0) after(ticks, abort.go);

@@ -898,6 +898,27 @@ describe("world", () => {
       ]);
     });
 
+    test("right before a timer, it may clear it, and the timer doesn't fire", async () => {
+      await interleavings(async (world) => {
+        const controller = new AbortController();
+        const { signal } = controller;
+        world.abort(controller);
+        let isTooLate = false;
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(() => {
+            isTooLate = signal.aborted;
+            resolve();
+          }, 10);
+          signal.addEventListener("abort", () => {
+            clearTimeout(timer);
+            resolve();
+          });
+        });
+        await Promise.resolve();
+        expect(isTooLate).toBe(false);
+      });
+    });
+
     test("is drawn by its label, where it comes", async () => {
       const { message } = await failureOf(async (world) => {
         const controller = new AbortController();
