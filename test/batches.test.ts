@@ -1500,7 +1500,8 @@ function createServer(config: Partial<ProjectConfig>, send?: Sending) {
     other,
     stop,
     isDraining: false,
-    app: withExchanges(new Elysia()).onError(({ error, set }) => {
+    // Its compiler would set a timer to forget what it has read, on the virtual clock.
+    app: withExchanges(new Elysia({ sucrose: { gcTime: null } })).onError(({ error, set }) => {
       if (!(error instanceof Problem)) return;
       set.status = error.status;
       Object.assign(set.headers, error.headers);
