@@ -128,7 +128,7 @@ export async function serve(
   const stopped = app.stop();
   // What is answered may still be on its way. A client that does not take it is not waited for.
   await timeout(() => stopped, LAST_WORDS_MS).catch(() => app.server?.stop(true));
-  await stopped;
+  await timeout(() => stopped, LAST_WORDS_MS).catch(() => {});
 }
 
 async function main(signal: AbortSignal): Promise<void> {
