@@ -268,12 +268,22 @@ function withDefaults(options: RetryOptions) {
   if (jitter !== "full" && jitter !== "none") {
     throw invalid("retry", "jitter", '"full" or "none"', jitter);
   }
-  for (const [name, hook] of Object.entries({ retryIf, delay, onRetry })) {
-    if (hook !== undefined) requireFunction("retry", name, hook);
-  }
+  if (retryIf !== undefined) requireFunction("retry", "retryIf", retryIf);
+  if (delay !== undefined) requireFunction("retry", "delay", delay);
+  if (onRetry !== undefined) requireFunction("retry", "onRetry", onRetry);
   requireSignal("retry", signal);
-  const backoff = { attempts, baseDelay, factor, maxDelay, maxElapsed, jitter };
-  return { ...backoff, retryIf, delay, onRetry, signal };
+  return {
+    attempts,
+    baseDelay,
+    factor,
+    maxDelay,
+    maxElapsed,
+    jitter,
+    retryIf,
+    delay,
+    onRetry,
+    signal,
+  };
 }
 
 const DEFAULTS = withDefaults({});
