@@ -1,4 +1,4 @@
-// async-concepts 0.2.0, MIT License. A file to copy and own; please keep this line.
+// async-concepts 0.3.0, MIT License. A file to copy and own; please keep this line.
 
 /**
  * # Interleavings
