@@ -29,7 +29,7 @@ await checkThresholds([
     name: "1,000 calls through a closed circuit, one after another",
     subject: ["CircuitBreaker.call", () => inARow(() => breaker.call(work))],
     baseline: bare,
-    atMost: 4.5,
+    atMost: 4,
   },
   {
     name: "1,000 errors as values",

@@ -68,8 +68,7 @@ if (!isQuick) {
 }
 for (const name of Object.keys(crowds).slice(1)) {
   const slack = isQuick ? 2 : 1;
-  // Items of mapConcurrent keep three times as much on the heap, and the collector pays for that.
-  await judge(name, "time", (name === "mapConcurrent" ? 1.56 : 1.3) * slack, ({ ms }) => ms);
+  await judge(name, "time", 1.3 * slack, ({ ms }) => ms);
   await judge(name, "memory", 1.3 * slack, ({ bytes }) => bytes);
 }
 

@@ -1,7 +1,7 @@
 import { interleavings, type World } from "../concepts/interleavings.ts";
 import { checkThresholds } from "./thresholds.ts";
 
-/** 2,520 orders of ten choices. */
+/** 4,200 orders of ten choices. */
 const TASKS = [3, 2, 2];
 const CHOICES = 42_000;
 

@@ -31,7 +31,7 @@ await checkThresholds([
     name: "1,000 tasks with 8 permits",
     subject: ["Semaphore.run", () => all(() => semaphore.run(work))],
     baseline: ["Promise.all", () => all(work)],
-    atMost: 6,
+    atMost: 5.4,
   },
   {
     name: "1,000 tasks, 8 at once",
@@ -43,19 +43,19 @@ await checkThresholds([
       },
     ],
     baseline: ["eight loops", () => Promise.all(Array.from({ length: 8 }, loop))],
-    atMost: 8,
+    atMost: 6.4,
   },
   {
     name: "1,000 tasks in line for a lock",
     subject: ["Mutex.run", () => all(() => single.run(work))],
     baseline: ["a promise chain", chain],
-    atMost: 3.3,
+    atMost: 2.5,
   },
   {
     name: "1,000 keys that are free",
     subject: ["KeyedMutex.run", () => all((n) => keyed.run(n, work))],
     baseline: ["Promise.all", () => all(work)],
-    atMost: 16,
+    atMost: 14,
   },
   {
     name: "1,000 tokens that are there",

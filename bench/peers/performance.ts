@@ -76,6 +76,6 @@ export const jobs: Job[] = [
         },
       },
     ],
-    reach: { fastest: 1.2, floor: 1 },
+    reach: { fastest: 1, floor: 1 },
   },
 ];

@@ -111,7 +111,7 @@ export const jobs: Job[] = [
         },
       },
     ],
-    reach: { fastest: 1.5, floor: 3 },
+    reach: { fastest: 1, floor: 2 },
   },
   {
     name: "Barrier: 8 parties meet 125 times",
@@ -146,7 +146,7 @@ export const jobs: Job[] = [
         },
       },
     ],
-    reach: { fastest: 1, floor: 4 },
+    reach: { fastest: 1, floor: 3 },
   },
   {
     name: "ReadWriteLock: 1,000 reads, free",
@@ -269,7 +269,7 @@ export const jobs: Job[] = [
         },
       },
     ],
-    reach: { fastest: 3 },
+    reach: { fastest: 2 },
   },
 ];
 
