@@ -19,7 +19,7 @@ import { auth } from "./server/auth.ts";
 import { batches } from "./server/batches.ts";
 import { type Config, parseConfig } from "./server/config.ts";
 import { files } from "./server/files.ts";
-import { type Answers, Exchanges, limits } from "./server/limits.ts";
+import { type Answers, Exchanges, LAST_WORDS_MS, limits } from "./server/limits.ts";
 import { createLog } from "./server/logs.ts";
 import { Metrics, metricsPage } from "./server/metrics.ts";
 import { documentation } from "./server/openapi.ts";
@@ -30,9 +30,6 @@ export { type Config, parseConfig };
 
 /** What has to be answered above all when there is too much to do. */
 const UNLIMITED = new Set(["/health", "/health/", "/metrics", "/metrics/"]);
-
-/** How long those who hear that the server stops have to say so, in ms. */
-const LAST_WORDS_MS = 500;
 
 /**
  * The service as an Elysia app, which listens to nothing. Limits, problems, metrics and documentation

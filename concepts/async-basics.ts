@@ -446,25 +446,6 @@ class Waiters extends Map<Settlers, () => void> {
   }
 }
 
-/** Calls back in the event loop's next turn. Returns what cancels it, unless it is a message. */
-function onNextTurn(callback: () => void): () => void {
-  const { setImmediate, clearImmediate } = globalThis as {
-    setImmediate?: (callback: () => void) => unknown;
-    clearImmediate?: (immediate: unknown) => void;
-  };
-  if (setImmediate) {
-    const immediate = setImmediate(callback);
-    return () => clearImmediate!(immediate);
-  }
-  const { port1, port2 } = new MessageChannel();
-  port1.onmessage = () => {
-    port1.close();
-    callback();
-  };
-  port2.postMessage(undefined);
-  return doNothing;
-}
-
 /** What {@link run} uses of `process`. Bundlers for browsers define one that has nothing but `env`. */
 interface HostProcess {
   exitCode?: unknown;
@@ -528,6 +509,25 @@ function startTimer(ms: number, callback: () => void): () => void {
   };
   wait(ms);
   return () => clearTimeout(timer);
+}
+
+/** Calls back in the event loop's next turn. Returns what cancels it, unless it is a message. */
+function onNextTurn(callback: () => void): () => void {
+  const { setImmediate, clearImmediate } = globalThis as {
+    setImmediate?: (callback: () => void) => unknown;
+    clearImmediate?: (immediate: unknown) => void;
+  };
+  if (setImmediate) {
+    const immediate = setImmediate(callback);
+    return () => clearImmediate!(immediate);
+  }
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => {
+    port1.close();
+    callback();
+  };
+  port2.postMessage(undefined);
+  return doNothing;
 }
 
 /**

@@ -257,7 +257,7 @@ interface Branch {
   readonly switches: number;
   /** What need not be chosen after these until something touches the same. */
   readonly asleep: readonly Choice[];
-  /** What the run pended on that this branches off from, to see that it goes the same way again. */
+  /** What was pending in the run that this branches off from: it must be the same again. */
   readonly expected: readonly (readonly Seen[])[];
 }
 

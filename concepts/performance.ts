@@ -568,7 +568,7 @@ class Run {
         this.#lastTurn = performance.now();
         resolve();
       };
-      const stop = ms > 0 ? startTimer(ms, end) : startTurn(end);
+      const stop = ms > 0 ? startTimer(ms, end) : onNextTurn(end);
       this.#waits.add(end);
     });
   }
@@ -592,17 +592,6 @@ function kindOf(error: unknown): string {
   } catch {
     return describe(error);
   }
-}
-
-/** Calls back in the event loop's next turn, or soon after where there is no `setImmediate`. */
-function startTurn(callback: () => void): () => void {
-  const { setImmediate, clearImmediate } = globalThis as {
-    setImmediate?: (callback: () => void) => unknown;
-    clearImmediate?: (immediate: unknown) => void;
-  };
-  if (!setImmediate) return startTimer(0, callback);
-  const immediate = setImmediate(callback);
-  return () => clearImmediate!(immediate);
 }
 
 /** Keeps a {@link Timeline}. */
@@ -739,6 +728,25 @@ function startTimer(ms: number, callback: () => void): () => void {
   };
   wait(ms);
   return () => clearTimeout(timer);
+}
+
+/** Calls back in the event loop's next turn. Returns what cancels it, unless it is a message. */
+function onNextTurn(callback: () => void): () => void {
+  const { setImmediate, clearImmediate } = globalThis as {
+    setImmediate?: (callback: () => void) => unknown;
+    clearImmediate?: (immediate: unknown) => void;
+  };
+  if (setImmediate) {
+    const immediate = setImmediate(callback);
+    return () => clearImmediate!(immediate);
+  }
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => {
+    port1.close();
+    callback();
+  };
+  port2.postMessage(undefined);
+  return doNothing;
 }
 
 /**

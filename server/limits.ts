@@ -24,7 +24,7 @@ const CLIENT_GONE = 499;
 const MAX_DEPTH = 100;
 
 /** How long those who hear that the server stops have to say so, in ms. */
-const LAST_WORDS_MS = 500;
+export const LAST_WORDS_MS = 500;
 
 /** What an exchange uses of the context that handlers get. */
 export interface Context {
