@@ -1721,16 +1721,26 @@ function thrownBy(fn: () => unknown): unknown {
 /** Where a run leaves word for other copies of the file. */
 const RUNNING = Symbol.for("async-concepts.virtual-time");
 
-/** Runs on a platform that doesn't have these globals. */
+/**
+ * Runs on a platform that doesn't have these globals. `process` is missed only while the run begins,
+ * because a test runner needs it meanwhile.
+ */
 async function without<T>(names: readonly string[], fn: () => Promise<T>): Promise<T> {
   const hidden = names.map(
     (name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)] as const,
   );
+  const putBack = (isDue: (name: string) => boolean) => {
+    for (const [name, own] of hidden) {
+      if (own && isDue(name)) Object.defineProperty(globalThis, name, own);
+    }
+  };
   for (const name of names) Reflect.deleteProperty(globalThis, name);
   try {
-    return await fn();
+    const running = fn();
+    putBack((name) => name === "process");
+    return await running;
   } finally {
-    for (const [name, own] of hidden) if (own) Object.defineProperty(globalThis, name, own);
+    putBack(() => true);
   }
 }
 
