@@ -561,6 +561,7 @@ describe("retry", () => {
         const error = await throwing(thrown, how === "sync" ? { [hook]: sync } : {});
 
         expect(error).toBeInstanceOf(SuppressedError);
+        expect(error).toHaveProperty("message", "Handling an error failed");
         expect(flattenErrors(error)).toEqual([thrown, busy]);
         expect(clock.pending).toBe(0);
       });
@@ -1374,6 +1375,22 @@ describe("CircuitBreaker", () => {
       expect(breaker.state).toBe("open");
     });
 
+    test.skipIf(!Bun)("many calls take no more memory than a few (needs Bun)", async () => {
+      const jsc = "bun:jsc";
+      const { heapStats } = await import(jsc);
+      const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
+      using clock = manualClock();
+      const breaker = new CircuitBreaker(options);
+      // Of the tenths of the window two have one call each, the third all the others.
+      for (let tenth = 0; tenth < 2; tenth++, clock.now += 100) await breaker.call(up);
+      const before = heapSize();
+
+      for (let n = 0; n < 20_000; n++) await breaker.call(up);
+
+      expect(heapSize() - before).toBeLessThan(200_000);
+      expect(breaker.state).toBe("closed");
+    });
+
     test("a single probe that fails opens it again", async () => {
       await virtualTime(async () => {
         const breaker = new CircuitBreaker(options);
@@ -1830,6 +1847,9 @@ describe("splitErrors", () => {
 
     expect(matched!.stack).toBe("mine");
     expect(error.stack).toBe(stack!);
+    expect(Object.getOwnPropertyDescriptor(matched, "message")).toEqual(
+      Object.getOwnPropertyDescriptor(new Error(""), "message"),
+    );
   });
 
   test("a group of which nothing is split off is no copy", () => {

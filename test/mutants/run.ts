@@ -48,7 +48,7 @@ async function check(name: string): Promise<boolean> {
     await symlink(join(root, "node_modules"), join(folder, "node_modules"));
     const tests =
       name === "server" ? "test/server test/batches test/upstream" : `test/${name}.test.ts`;
-    const command = `timeout 30 bun test --bail ${tests}`;
+    const command = `timeout 15 bun test --bail ${tests}`;
     const config = {
       testRunner: "command",
       commandRunner: { command },
@@ -57,7 +57,7 @@ async function check(name: string): Promise<boolean> {
       coverageAnalysis: "off",
       checkers: [],
       reporters: ["json", "progress-append-only"],
-      timeoutMS: 32_000,
+      timeoutMS: 17_000,
       symlinkNodeModules: true,
     };
     await Bun.write(join(folder, "stryker.conf.json"), JSON.stringify(config));
