@@ -36,17 +36,6 @@ describe.each(concepts.map((concept) => [concept.name, concept] as const))(
       expect(await Bun.file(join(root, "bench", `${name}.bench.ts`)).exists()).toBe(true);
     });
 
-    test("does nothing when it is imported", async () => {
-      const importer = Bun.spawn([process.execPath, "-e", importQuietly, path], {
-        stdout: "pipe",
-        stderr: "pipe",
-      });
-
-      expect(await textOf(importer.stderr)).toBe("");
-      expect(await textOf(importer.stdout)).toBe("");
-      expect(await importer.exited).toBe(0);
-    });
-
     test("begins with a line that says where a copy comes from", () => {
       expect(source.split("\n")[0]).toBe(
         `// async-concepts ${version}, MIT License. A file to copy and own; please keep this line.`,
@@ -125,6 +114,18 @@ describe("what several concepts need", () => {
   });
 });
 
+test("imported, no concept does anything", async () => {
+  const paths = concepts.map(({ path }) => path);
+  const importer = Bun.spawn([process.execPath, "-e", importQuietly, ...paths], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+
+  expect(await textOf(importer.stderr)).toBe("");
+  expect(await textOf(importer.stdout)).toBe("");
+  expect(await importer.exited).toBe(0);
+});
+
 test("run as programs, all concepts print lines of one shape", async () => {
   const outputs = concepts.map(({ path }) => textOf(Bun.spawn([process.execPath, path]).stdout));
 
@@ -191,8 +192,9 @@ describe("examples", async () => {
     }
   });
 
-  test.each(readme)("run: README, $file", async ({ file }) => {
-    const command = file.endsWith(".test.ts") ? ["test", `./${file}`] : [file];
+  const isTest = ({ file }: { file: string }) => file.endsWith(".test.ts");
+  const programs = readme.filter((example) => !isTest(example)).map(({ file }) => [file]);
+  test.each([...programs, ["test", "readme"]])("run: README, bun %s", async (...command) => {
     const program = Bun.spawn([process.execPath, ...command], {
       cwd: folder,
       stdout: "ignore",
@@ -266,7 +268,7 @@ describe("thresholds", () => {
 });
 
 /**
- * A program that imports the file it is given, and throws if that has changed or started anything.
+ * A program that imports the files it is given, and throws if one has changed or started anything.
  */
 const importQuietly = `
   const watched = [globalThis, Promise, Promise.prototype, AbortSignal, AbortSignal.prototype, EventTarget.prototype,
@@ -281,15 +283,18 @@ const importQuietly = `
     const start = globalThis[name];
     globalThis[name] = (...args) => (timers++, start(...args));
   }
-  const before = snapshot();
-  const listeners = process.eventNames();
-  await import(process.argv.at(-1));
   const same = (a, b) => a.length === b.length && a.every((item, n) => Object.is(item, b[n]));
-  const after = snapshot();
-  if (timers) throw new Error("started a timer");
-  if (!same(process.eventNames(), listeners)) throw new Error("listens to the process");
-  const changed = after.filter((entry, n) => !before[n] || !same(entry, before[n]));
-  if (changed.length || after.length !== before.length) throw new Error("changed " + changed.map((entry) => String(entry[1])));
+  for (const path of process.argv.slice(1)) {
+    const before = snapshot();
+    const listeners = process.eventNames();
+    await import(path);
+    const after = snapshot();
+    if (timers) throw new Error(path + " started a timer");
+    if (!same(process.eventNames(), listeners)) throw new Error(path + " listens to the process");
+    const changed = after.filter((entry, n) => !before[n] || !same(entry, before[n]));
+    if (changed.length || after.length !== before.length)
+      throw new Error(path + " changed " + changed.map((entry) => String(entry[1])));
+  }
 `;
 
 /** Every exported declaration's first line, and the comment that ends on the line above it. */
