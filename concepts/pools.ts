@@ -516,8 +516,9 @@ class Line<T> {
     this.#owner.serve?.();
   }
 
-  /** Lets a waiter in: it is told in a microtask. */
-  grant(waiter: Waiter<T>): void {
+  /** Lets a waiter in: in a microtask, unless it is `sure` that nothing but an abort could undo it. */
+  grant(waiter: Waiter<T>, sure = false): void {
+    if (sure && !waiter.signal && !this.#delivering) return this.#handOver(waiter);
     waiter.unlink();
     this.waiting--;
     this.asked -= waiter.amount;
@@ -571,11 +572,15 @@ class Line<T> {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      this.#remove(waiter);
-      if (this.#owner.deliver) this.#owner.deliver(waiter);
-      else waiter.resolve(undefined as T);
+      this.#handOver(waiter);
     }
     this.#delivering = false;
+  }
+
+  #handOver(waiter: Waiter<T>): void {
+    this.#remove(waiter);
+    if (this.#owner.deliver) this.#owner.deliver(waiter);
+    else waiter.resolve(undefined as T);
   }
 }
 

@@ -744,6 +744,7 @@ class Permits {
     requireFunction(action, "fn", fn);
     // Called after an `await` of the caller's own, `fn` finds its AsyncLocalStorage.
     const waiter: Waiter<any> = await this.#wait(action, options, true);
+    this.#holder = waiter;
     try {
       if (waiter.signal?.aborted) throw waiter.signal.reason;
       return await (args ? fn(...args) : fn());
@@ -786,7 +787,7 @@ class Permits {
     for (let first; this.lent < this.total && (first = this.line.first);) {
       if (first.amount > this.total - this.lent) break;
       this.lent += first.amount;
-      this.line.grant(first);
+      this.line.grant(first, true);
     }
     if (this.lent === 0) this.onIdle?.();
   }
@@ -797,7 +798,7 @@ class Permits {
 
   deliver(waiter: Waiter<any>): void {
     // A call needs no permit of its own: its waiter is the holder.
-    waiter.resolve(waiter.item ? (this.#holder = waiter) : this.#lend(waiter.amount));
+    waiter.resolve(waiter.item ? waiter : this.#lend(waiter.amount));
   }
 
   #lend(weight: number): Permit {
@@ -953,8 +954,9 @@ class Line<T> {
     this.#owner.serve?.();
   }
 
-  /** Lets a waiter in: it is told in a microtask. */
-  grant(waiter: Waiter<T>): void {
+  /** Lets a waiter in: in a microtask, unless it is `sure` that nothing but an abort could undo it. */
+  grant(waiter: Waiter<T>, sure = false): void {
+    if (sure && !waiter.signal && !this.#delivering) return this.#handOver(waiter);
     waiter.unlink();
     this.waiting--;
     this.asked -= waiter.amount;
@@ -1008,11 +1010,15 @@ class Line<T> {
         this.leave(waiter, waiter.signal.reason);
         continue;
       }
-      this.#remove(waiter);
-      if (this.#owner.deliver) this.#owner.deliver(waiter);
-      else waiter.resolve(undefined as T);
+      this.#handOver(waiter);
     }
     this.#delivering = false;
+  }
+
+  #handOver(waiter: Waiter<T>): void {
+    this.#remove(waiter);
+    if (this.#owner.deliver) this.#owner.deliver(waiter);
+    else waiter.resolve(undefined as T);
   }
 }
 
