@@ -278,7 +278,7 @@ export class Queue<T> implements AsyncIterable<T> {
         };
         const onEnd = (reason: unknown) => {
           pending.delete(waiter);
-          if (isOver || !this.#end?.isError) resolve(DONE);
+          if (isOver || !this.#end!.isError) resolve(DONE);
           else reject(reason);
           isOver = true;
         };
@@ -393,7 +393,7 @@ export class Queue<T> implements AsyncIterable<T> {
   }
 
   #onTaken(): void {
-    if (this.#putters.waiting > 0) this.#servePutters();
+    this.#servePutters();
     this.#endIfDrained();
   }
 
@@ -417,7 +417,8 @@ export class Queue<T> implements AsyncIterable<T> {
   }
 
   #refusal(): QueueClosedError {
-    const cause = this.#end?.isError ? { cause: this.#end.reason } : undefined;
+    const { isError, reason } = this.#end!;
+    const cause = isError ? { cause: reason } : undefined;
     return new QueueClosedError("Cannot put into Queue: it is closed", cause);
   }
 }
