@@ -88,7 +88,7 @@ async function measureSizes(crowd: Crowd): Promise<Sample[]> {
 }
 
 async function measure(crowd: Crowd, size: number): Promise<Sample> {
-  const runs = Math.max(1, Math.min(21, 300_000 / size));
+  const runs = Math.max(1, Math.min(21, (isQuick ? 100_000 : 300_000) / size));
   const samples: Sample[] = [];
   for (let run = 0; run < runs; run++) samples.push(await measureOnce(crowd, size));
   const median = (value: (sample: Sample) => number) =>

@@ -198,7 +198,7 @@ function shorten(trial: B): void {
         name: _name,
         args: {},
         error: undefined,
-        stats: await measure(f, { min_cpu_time: 20e6, min_samples: 3, warmup_samples: 1 }),
+        stats: await measure(f, { min_cpu_time: 20e6, min_samples: 1, warmup_samples: 0 }),
       },
     ],
     style: { highlight: false, compact: false },
