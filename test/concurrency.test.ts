@@ -2579,13 +2579,16 @@ describe("a hold that nobody receives is released:", () => {
   });
 
   it("taskGroup, when it fails, releases those of its tasks and its body, but not before its end", async () => {
-    const holds = [new Hold(), new Hold(), new Hold(), new Hold()];
-    const [ignored, listed, awaited, result] = holds;
+    const holds = Array.from({ length: 5 }, () => new Hold());
+    const [ignored, listed, looped, awaited, result] = holds;
+    const loop: unknown[] = [];
+    loop.push(loop, looped);
     let whileCleaningUp: unknown;
 
     const group = taskGroup(async ({ spawn, signal }) => {
       spawn(() => ignored);
-      spawn(async () => allSettled([() => [listed]]));
+      spawn(async () => allSettled([() => ["no hold", listed]]));
+      spawn(() => loop);
       spawn(fail("broken", 10));
       await spawn(() => awaited);
       await sleep(100, signal).catch(() => sleep(10));
@@ -2594,8 +2597,8 @@ describe("a hold that nobody receives is released:", () => {
     });
 
     expect(await rejection(group)).toMatchObject({ errors: ["broken"] });
-    expect(whileCleaningUp).toEqual([0, 0, 0, 0]);
-    expect(holds.map(({ releases }) => releases)).toEqual([1, 1, 1, 1]);
+    expect(whileCleaningUp).toEqual([0, 0, 0, 0, 0]);
+    expect(holds.map(({ releases }) => releases)).toEqual([1, 1, 1, 1, 1]);
   });
 
   test("taskGroup, when it succeeds, releases none", async () => {
