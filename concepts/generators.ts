@@ -1797,7 +1797,6 @@ function releaseHold(value: unknown): void {
   // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
   const values = new Set<unknown>([value]);
   for (const item of values) {
-    if (Object(item) !== item) continue;
     try {
       if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;

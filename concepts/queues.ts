@@ -795,13 +795,7 @@ class Line<T> {
   }
 
   #deliver(): void {
-    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
-      if (waiter.signal?.aborted) {
-        this.leave(waiter, waiter.signal.reason);
-        continue;
-      }
-      this.#handOver(waiter);
-    }
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) this.#handOver(waiter);
     this.#delivering = false;
   }
 
@@ -871,7 +865,6 @@ function releaseHold(value: unknown): void {
   // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
   const values = new Set<unknown>([value]);
   for (const item of values) {
-    if (Object(item) !== item) continue;
     try {
       if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;

@@ -784,7 +784,7 @@ class Permits {
   }
 
   serve(): void {
-    for (let first; this.lent < this.total && (first = this.line.first);) {
+    for (let first; (first = this.line.first);) {
       if (first.amount > this.total - this.lent) break;
       this.lent += first.amount;
       this.line.grant(first, true);
@@ -1005,13 +1005,7 @@ class Line<T> {
   }
 
   #deliver(): void {
-    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
-      if (waiter.signal?.aborted) {
-        this.leave(waiter, waiter.signal.reason);
-        continue;
-      }
-      this.#handOver(waiter);
-    }
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) this.#handOver(waiter);
     this.#delivering = false;
   }
 
@@ -1081,7 +1075,6 @@ function releaseHold(value: unknown): void {
   // A Set, because a list may contain itself. The loop reaches what is added meanwhile.
   const values = new Set<unknown>([value]);
   for (const item of values) {
-    if (Object(item) !== item) continue;
     try {
       if (Array.isArray(item)) for (const each of Object.values(item)) values.add(each);
       const it = item as Partial<PromiseFulfilledResult<unknown> & Disposable & AsyncDisposable>;

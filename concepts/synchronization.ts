@@ -810,13 +810,7 @@ class Line<T> {
   }
 
   #deliver(): void {
-    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) {
-      if (waiter.signal?.aborted) {
-        this.leave(waiter, waiter.signal.reason);
-        continue;
-      }
-      this.#handOver(waiter);
-    }
+    for (let waiter; (waiter = this.#granted.next) !== this.#granted;) this.#handOver(waiter);
     this.#delivering = false;
   }
 

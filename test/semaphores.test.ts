@@ -3030,8 +3030,8 @@ describe("arguments", () => {
   ];
   const count: Kind = ["a positive integer or Infinity", [0, -1, 1.5, NaN, "2", undefined, {}]];
   const given: Kind = ["an object", [undefined]];
-  const positive: Kind = ["a positive number", [0, -1, NaN, Infinity, "1s"]];
-  const duration: Kind = ["a number of 0 or more", [-1, NaN, "1s"]];
+  const positive: Kind = ["a positive number", [0, -1, NaN, Infinity, "1s", "1"]];
+  const duration: Kind = ["a number of 0 or more", [-1, NaN, "1s", "1"]];
   const permits: Kind = ["at most its 2 permits", [3]];
   const burst: Kind = ["at most its burst of 2", [3]];
   const keys: Kind = ["an iterable object", ["ab", true, undefined]];

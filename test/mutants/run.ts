@@ -48,16 +48,16 @@ async function check(name: string): Promise<boolean> {
     await symlink(join(root, "node_modules"), join(folder, "node_modules"));
     const tests =
       name === "server" ? "test/server test/batches test/upstream" : `test/${name}.test.ts`;
-    const command = `timeout 15 bun test --bail ${tests}`;
+    const command = `timeout 30 bun test --bail ${tests}`;
     const config = {
       testRunner: "command",
       commandRunner: { command },
-      mutate: name === "server" ? ["server/*.ts"] : [await ownPart(folder, name)],
+      mutate: name === "server" ? ["server/*.ts"] : await partsToBreak(folder, name),
       concurrency: 1,
       coverageAnalysis: "off",
       checkers: [],
       reporters: ["json", "progress-append-only"],
-      timeoutMS: 17_000,
+      timeoutMS: 32_000,
       symlinkNodeModules: true,
     };
     await Bun.write(join(folder, "stryker.conf.json"), JSON.stringify(config));
@@ -68,16 +68,30 @@ async function check(name: string): Promise<boolean> {
   }
 }
 
-/** What stands above the line Shared: what several files have is tried in two that have most of it. */
-async function ownPart(folder: string, name: string): Promise<string> {
+/** What several concepts share is tried where its tests are. */
+const SHARED: Record<string, string[]> = {
+  "async-basics": ["releaseHold", "require\\w+", "invalid", "describe"],
+  concurrency: ["onAbort", "AbortListeners", "requireCount", "requirePositiveInteger"],
+  semaphores: ["Line", "Waiter"],
+  "virtual-time": ["Stage", "builtin", "onTestEnd", "toDelay"],
+  performance: ["showMembers"],
+};
+
+/** What stands above the line Shared, and of what stands below it that which is tried here. */
+async function partsToBreak(folder: string, name: string): Promise<string[]> {
   const path = `concepts/${name}.ts`;
   const lines = (await Bun.file(join(folder, path)).text()).split("\n");
-  const end = lines.findIndex((line) =>
-    line.startsWith(
-      ["semaphores", "virtual-time"].includes(name) ? "// ─── Demo" : "// ─── Shared",
-    ),
-  );
-  return `${path}:1-${end}`;
+  const shared = lines.findIndex((line) => line.startsWith("// ─── Shared"));
+  const parts = [`${path}:1-${shared}`];
+  for (const declaration of SHARED[name] ?? []) {
+    const begins = new RegExp(`^(async )?(function|class) ${declaration}\\b`);
+    for (let line = shared; line < lines.length; line++) {
+      if (!begins.test(lines[line]!)) continue;
+      const end = lines.findIndex((text, n) => n >= line && /^(\S.*)?\}$/.test(text));
+      parts.push(`${path}:${line + 1}-${end + 1}`);
+    }
+  }
+  return parts;
 }
 
 async function judge(name: string, folder: string): Promise<boolean> {
