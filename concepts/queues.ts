@@ -113,11 +113,14 @@ export class Queue<T> implements AsyncIterable<T> {
     takeBack: () => void this.#promised--,
     deliver: (putter: Waiter<void>) => {
       this.#promised--;
+      if (putter.resolve === doNothing) return this.#addLate(putter.item as T);
       if (this.#end) return putter.reject(this.#refusal());
       this.#add(putter.item as T);
       putter.resolve();
     },
   });
+  /** Items of {@link tryPut} behind putters that were let in. They stand in the same line. */
+  #late = 0;
   readonly #joiners = new Line<void>();
   #unfinished = 0;
   #isDropping = false;
@@ -176,14 +179,20 @@ export class Queue<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Adds an item if there is a place and nobody waits for it; says whether it did.
+   * Adds an item if there is a place and nobody waits for it; says whether it did. If a {@link put}
+   * was let in but has not added its item yet, this one follows it, in a microtask.
    *
    * @throws {QueueClosedError} the queue is closed
    */
   tryPut(item: T): boolean {
     if (this.#end) throw this.#refusal();
     if (!this.#hasPlace) return false;
-    this.#add(item);
+    if (this.#promised === 0) this.#add(item);
+    else {
+      this.#unfinished++;
+      this.#late++;
+      this.#putters.enter(new Waiter<void>(doNothing, doNothing, undefined, 1, item));
+    }
     return true;
   }
 
@@ -386,6 +395,13 @@ export class Queue<T> implements AsyncIterable<T> {
     this.#serveGetters();
   }
 
+  #addLate(item: T): void {
+    this.#late--;
+    this.#store.add(item);
+    if (this.#isDropping) this.#dropAll();
+    else this.#serveGetters();
+  }
+
   #take(): T {
     const item = this.#store.take();
     this.#onTaken();
@@ -405,7 +421,7 @@ export class Queue<T> implements AsyncIterable<T> {
 
   #endIfDrained(): void {
     // An item that is on its way to a getter may yet come back, if the getter is aborted.
-    const left = this.#store.size + (this.#isDropping ? 0 : this.#reserved.size);
+    const left = this.#store.size + (this.#isDropping ? 0 : this.#reserved.size + this.#late);
     if (!this.#end || left > 0) return;
     const { reason } = this.#end;
     for (let first; (first = this.#getters.first);) this.#getters.leave(first, reason);

@@ -6,6 +6,7 @@ import { describe, expect, expectTypeOf, test } from "bun:test";
 
 import { interleavings, type World } from "../concepts/interleavings.ts";
 import {
+  type CloseOptions,
   PriorityQueue,
   Queue,
   QueueClosedError,
@@ -218,6 +219,90 @@ describe.each([
     });
   });
 
+  describe("shared by many", () => {
+    test("an item belongs to the getter who waits, not to one who asks in the same turn", async () => {
+      const queue = create();
+      const got = watch(queue.get());
+      queue.tryPut(1);
+
+      expect([queue.tryGet(), queue.size, queue.waiting]).toEqual([undefined, 0, 0]);
+
+      await turn();
+      expect(got.value).toBe(1);
+      queue.tryPut(2);
+      expect(queue.tryGet()).toBe(2);
+    });
+
+    test("a getter that was aborted and asks again gets the item it was let in for", async () => {
+      const queue = create();
+      const controller = new AbortController();
+      const aborted = watch(queue.get({ signal: controller.signal }));
+      queue.tryPut(1);
+      queue.tryPut(2);
+      controller.abort();
+
+      expect(await queue.get()).toBe(1);
+      expect(aborted.state).toBe("rejected");
+      expect([queue.size, queue.waiting]).toEqual([1, 0]);
+    });
+
+    test("of consumers that wait none goes away empty", async () => {
+      const queue = create(1);
+      const received = [0, 0, 0, 0, 0];
+      const consume = async (n: number) => {
+        for await (const _ of queue) received[n]!++;
+      };
+      const consumers = received.map((_, n) => consume(n));
+
+      for (let item = 0; item < 10; item++) await queue.put(item);
+      queue.close();
+      await Promise.all(consumers);
+
+      expect(received).toEqual([2, 2, 2, 2, 2]);
+    });
+
+    test("producers that share it close it when all of them have ended", async () => {
+      const queue = create(1);
+      const produce = async (first: number) => {
+        for (const item of [first, first + 1, first + 2]) await queue.put(item);
+      };
+      void Promise.all([0, 3, 6, 9].map(produce)).then(() => queue.close());
+
+      const items = await Array.fromAsync(queue);
+
+      expect(items.sort((a, b) => a - b)).toEqual(Array.from({ length: 12 }, (_, n) => n));
+    });
+
+    test.each<[string, (queue: Queue<number>) => [lock: () => unknown, unlock: () => unknown]]>([
+      ["the place", (queue) => [() => queue.put(0), () => queue.tryGet()]],
+      [
+        "the item",
+        (queue) => {
+          queue.tryPut(0);
+          return [() => queue.get(), () => queue.tryPut(0)];
+        },
+      ],
+    ])("of one place it is a lock: who has %s is alone, and all take turns", async (_, use) => {
+      const [lock, unlock] = use(create(1));
+      const turns: number[] = [];
+      let inside = 0;
+      const work = async (n: number) => {
+        for (let round = 0; round < 5; round++) {
+          await lock();
+          expect(++inside).toBe(1);
+          turns.push(n);
+          await undefined;
+          inside--;
+          unlock();
+        }
+      };
+
+      await Promise.all([1, 2, 3].map(work));
+
+      expect(turns.join("")).toBe("123".repeat(5));
+    });
+  });
+
   describe("an abort meets the wake-up", () => {
     /** Where callers wait, what wakes them, and what comes of them and of the items. */
     interface Place {
@@ -403,6 +488,101 @@ describe.each([
       expect(String(error)).toContain("Cannot get from Queue: it is closed and empty");
       expect(queue.tryGet()).toBeUndefined();
     });
+
+    test("of an empty queue refuses all, and join() has nothing to wait for", async () => {
+      const queue = create();
+      const waiting = watch(queue.get());
+
+      queue.close();
+
+      await queue.join();
+      expect(waiting.reason).toBeInstanceOf(QueueClosedError);
+      for (const call of [queue.get(), queue.put(1)]) {
+        expect(await call.catch((error: unknown) => error)).toBeInstanceOf(QueueClosedError);
+      }
+      expect(() => queue.tryPut(1)).toThrow(QueueClosedError);
+      expect([queue.tryGet(), queue.size, queue.waiting]).toEqual([undefined, 0, 0]);
+      expect(() => queue.done()).toThrow(RangeError);
+    });
+
+    test("leaves join() waiting until what was left is taken and done", async () => {
+      const queue = create(1);
+      await queue.put(1);
+      const joined = watch(queue.join());
+      const refused = watch(queue.put(2));
+      queue.close();
+      await turn();
+      expect([refused.state, joined.state, queue.size]).toEqual(["rejected", "pending", 1]);
+
+      expect(await queue.get()).toBe(1);
+      await turn();
+      expect(joined.state).toBe("pending");
+
+      queue.done();
+      await turn();
+      expect(joined.state).toBe("fulfilled");
+      expect(() => queue.done()).toThrow(RangeError);
+    });
+
+    test.each<[CloseOptions, CloseOptions, got: unknown[]]>([
+      [{}, {}, [1, "QueueClosedError"]],
+      [{}, { immediate: true }, ["QueueClosedError"]],
+      [{ immediate: true }, {}, ["QueueClosedError"]],
+      [{ immediate: true }, { immediate: true }, ["QueueClosedError"]],
+      [{}, { error: "second" }, [1, "QueueClosedError"]],
+      [{ error: "first" }, {}, [1, "first"]],
+      [{ error: "first" }, { error: "second" }, [1, "first"]],
+      [{ error: "first" }, { immediate: true }, ["first"]],
+      [{ error: "first" }, { immediate: true, error: "second" }, ["first"]],
+    ])("with %o and then with %o in one turn", async (first, second, got) => {
+      const queue = create(1);
+      queue.tryPut(1);
+      const putting = watch(queue.put(2));
+      const joined = watch(queue.join());
+      const empty = create();
+      const getting = watch(empty.get());
+      const loop = watch(Array.fromAsync(empty));
+
+      for (const it of [queue, empty]) {
+        it.close(first);
+        it.close(second);
+      }
+
+      expect([queue.size, queue.waiting, empty.waiting]).toEqual([got.length - 1, 0, 0]);
+      await turn();
+      expect(putting.reason).toBeInstanceOf(QueueClosedError);
+      expect((putting.reason as Error).cause === first.error).toBe(true);
+      expect(joined.state).toBe(got.length === 1 ? "fulfilled" : "pending");
+      const calls = got.map(() => queue.get().catch((error) => error?.name ?? error));
+      expect(await Promise.all(calls)).toEqual(got);
+      const isError = "error" in first;
+      expect(getting.reason).toEqual(isError ? "first" : expect.any(QueueClosedError));
+      expect([loop.state, loop.reason]).toEqual(
+        isError ? ["rejected", "first"] : ["fulfilled", undefined],
+      );
+    });
+
+    test.each([0, 1, 2, 3, 4])(
+      "%d microtasks after a put(): either the item is there, or the put() is refused",
+      async (microtasks) => {
+        const { signal } = new AbortController();
+        for (const options of [undefined, {}, { signal }]) {
+          for (const items of [[], [7], [7, 8]]) {
+            const queue = create(2);
+            for (const item of items) queue.tryPut(item);
+            const putting = watch(queue.put(1, options));
+            if (items.length === 2) queue.tryGet();
+
+            for (let hop = 0; hop < microtasks; hop++) await undefined;
+            queue.close();
+
+            const left = await Array.fromAsync(queue);
+            expect(putting.state).toBe(left.includes(1) ? "fulfilled" : "rejected");
+            if (microtasks > 0 || (!options && items.length < 2)) expect(left).toContain(1);
+          }
+        }
+      },
+    );
 
     test("refuses those who wait for items, at once and all of them", async () => {
       const queue = create();
@@ -617,6 +797,46 @@ describe.each([
       expect(await create().join()).toBeUndefined();
     });
 
+    test("two workers do what there is, and then what comes later", async () => {
+      const queue = create();
+      let sum = 0;
+      const work = async () => {
+        for await (const item of queue) {
+          await undefined;
+          sum += item;
+          queue.done();
+        }
+      };
+      const workers = [work(), work()];
+
+      for (let round = 1; round <= 2; round++) {
+        for (let item = 1; item <= 100; item++) queue.tryPut(item);
+        await queue.join();
+        expect(sum).toBe(round * 5050);
+        await queue.join();
+      }
+
+      queue.close();
+      await Promise.all(workers);
+    });
+
+    test("an item that comes in the turn of the last done() is not waited for", async () => {
+      const queue = create();
+      queue.tryPut(1);
+      const joined = watch(queue.join());
+
+      queue.done();
+      queue.tryPut(2);
+      const late = watch(queue.join());
+
+      await turn();
+      expect([joined.state, late.state]).toEqual(["fulfilled", "pending"]);
+    });
+
+    test("done() before anything was put is a RangeError", () => {
+      expect(() => create().done()).toThrow(RangeError);
+    });
+
     test("all who join are told, in order", async () => {
       const queue = create();
       await queue.put(1);
@@ -705,12 +925,20 @@ describe.each([
   });
 
   test("shows itself to console.log", () => {
-    const queue = create(2) as object as Record<symbol, (...args: unknown[]) => string>;
-    const show = (depth: number) =>
-      queue[Symbol.for("nodejs.util.inspect.custom")]!(depth, {}, JSON.stringify);
+    const queue = create(2);
+    const show = (depth: number) => {
+      const shown = queue as object as Record<symbol, (...args: unknown[]) => string>;
+      return shown[Symbol.for("nodejs.util.inspect.custom")]!(depth, {}, JSON.stringify);
+    };
 
     expect(show(2)).toBe(`${name} {"size":0,"maxSize":2,"waiting":0,"closed":false}`);
     expect(show(-1)).toBe(`[${name}]`);
+
+    for (const item of [1, 2, 3, 4, 5]) queue.put(item).catch(ignore);
+    expect(show(2)).toBe(`${name} {"size":2,"maxSize":2,"waiting":3,"closed":false}`);
+
+    queue.close();
+    expect(show(2)).toBe(`${name} {"size":2,"maxSize":2,"waiting":0,"closed":true}`);
   });
 
   test.each([1, 2, 3])("random schedules of all calls keep to a model (seed %d)", async (seed) => {
@@ -830,6 +1058,185 @@ describe("Queue", () => {
     queue.close({ immediate: true });
 
     expect(permit.released).toBe(1);
+  });
+
+  test("has no limit unless it is given one", () => {
+    expect([new Queue().maxSize, new Queue(3).maxSize]).toEqual([Infinity, 3]);
+  });
+
+  describe("tryPut() in the turn in which a put() was let in", () => {
+    /** Two places are free, and the first `puts` items have been let in, but are not there yet. */
+    const letIn = (puts: number, signal?: AbortSignal) => {
+      const queue = new Queue<number>(4);
+      for (const item of [7, 7, 7, 7]) queue.tryPut(item);
+      const putting = [1, 2, 3].slice(0, puts).map((item) => watch(queue.put(item, { signal })));
+      for (let n = 0; n < 4; n++) queue.tryGet();
+      for (let n = 0; n < 4; n++) queue.done();
+      return { queue, putting };
+    };
+
+    test.each<{ puts: number; left: number[] }>([
+      { puts: 1, left: [1, 4, 5, 6] },
+      { puts: 2, left: [1, 2, 4, 5] },
+      { puts: 3, left: [1, 2, 3, 4] },
+    ])("doesn't overtake it: $left", async ({ puts, left }) => {
+      const { queue, putting } = letIn(puts);
+
+      const added = [4, 5, 6].map((item) => queue.tryPut(item));
+
+      expect(added.filter(Boolean)).toHaveLength(4 - puts);
+      await turn();
+      expect(putting.every(({ state }) => state === "fulfilled")).toBe(true);
+      expect(drain(queue)).toEqual(left);
+    });
+
+    test("is followed by the next put()", async () => {
+      const { queue } = letIn(1);
+
+      queue.tryPut(2);
+      const putting = watch(queue.put(3));
+
+      await turn();
+      expect(putting.state).toBe("fulfilled");
+      expect(drain(queue)).toEqual([1, 2, 3]);
+    });
+
+    test("goes on without it when it is aborted", async () => {
+      const controller = new AbortController();
+      const { queue, putting } = letIn(2, controller.signal);
+
+      queue.tryPut(4);
+      controller.abort("aborted");
+
+      await turn();
+      expect(putting.map(({ reason }) => reason)).toEqual(["aborted", "aborted"]);
+      expect(drain(queue)).toEqual([4]);
+    });
+
+    test("gives its item to a getter, or to a loop, after the close", async () => {
+      for (const take of [(queue: Queue<number>) => queue.get(), nextOf]) {
+        const { queue, putting } = letIn(1);
+        queue.tryPut(4);
+        queue.close();
+        const got = [watch(take(queue)), watch(take(queue))];
+
+        await turn();
+        expect(putting[0]!.reason).toBeInstanceOf(QueueClosedError);
+        expect(got[0]!.value).toBe(4);
+        expect(got[1]!.state).not.toBe("pending");
+        expect(got[1]!.value).toBeUndefined();
+      }
+    });
+
+    test("counts for join() at once", async () => {
+      const { queue } = letIn(1);
+      queue.tryPut(4);
+      const joined = watch(queue.join());
+      await turn();
+      expect(joined.state).toBe("pending");
+
+      queue.done();
+      queue.done();
+
+      await turn();
+      expect(joined.state).toBe("fulfilled");
+    });
+
+    test("is dropped by an immediate close, which join() waits for", async () => {
+      const queue = new Queue<Disposable>(2);
+      const permit = { released: 0, release: () => void permit.released++, [Symbol.dispose]() {} };
+      const putting = watch(queue.put(permit, {}));
+      expect(queue.tryPut(permit)).toBe(true);
+      const getting = watch(queue.get());
+
+      queue.close({ immediate: true });
+      const joined = watch(queue.join());
+
+      await turn();
+      expect([putting.state, getting.state, joined.state]).toEqual([
+        "rejected",
+        "rejected",
+        "fulfilled",
+      ]);
+      expect([permit.released, queue.size]).toEqual([1, 0]);
+    });
+  });
+
+  test.each([1, 2, 3])("random schedules keep the order of items (seed %d)", async (seed) => {
+    const random = randomFrom(seed);
+    let tried = 0;
+    for (let round = 0; round < 100; round++) {
+      const queue = new Queue<number>(1 + Math.floor(random() * 4));
+      const got: number[] = [];
+      const lost = new Set<number>();
+      const calls: Promise<unknown>[] = [];
+      for (let item = 0; item < 40; item++) {
+        const controller = new AbortController();
+        const options = random() < 0.5 ? { signal: controller.signal } : undefined;
+        const action = random();
+        if (action < 0.3) calls.push(queue.put(item, options).catch(() => lost.add(item)));
+        else if (action < 0.6 && queue.tryPut(item)) tried++;
+        else lost.add(item);
+        if (action > 0.5) calls.push(queue.get(options).then((it) => got.push(it), ignore));
+        for (let hop = Math.floor(random() * 3); hop > 0; hop--) await undefined;
+        if (random() < 0.2) controller.abort();
+      }
+      await turn();
+      while (queue.size > 0) {
+        got.push(await queue.get());
+        await turn();
+      }
+      queue.close();
+      await Promise.all(calls);
+
+      expect(got).toEqual(Array.from({ length: 40 }, (_, n) => n).filter((n) => !lost.has(n)));
+    }
+    expect(tried).toBeGreaterThan(500);
+  });
+
+  describe("with a single permit that is kept, it is a notification", () => {
+    const create = () => {
+      const queue = new Queue<true>();
+      const controller = new AbortController();
+      const waits: ReturnType<typeof watch>[] = [];
+      const acts: Record<string, () => unknown> = {
+        wait: () => waits.push(watch(queue.get())),
+        "wait*": () => waits.push(watch(queue.get({ signal: controller.signal }))),
+        notify: () => queue.size === 0 && queue.tryPut(true),
+        "abort*": () => controller.abort(),
+      };
+      return { queue, waits, acts };
+    };
+    const letters: Record<string, string> = { fulfilled: "+", rejected: "x", pending: "-" };
+
+    test.each<[steps: string, outcomes: string, kept: number]>([
+      ["notify wait", "+", 0],
+      ["notify wait wait", "+-", 0],
+      ["wait wait notify", "+-", 0],
+      ["wait wait notify notify", "++", 0],
+      ["wait wait wait notify turn notify", "++-", 0],
+      ["notify notify wait wait", "+-", 0],
+      ["notify notify", "", 1],
+      ["notify wait wait notify", "++", 0],
+      ["wait* wait abort* notify", "x+", 0],
+      ["wait* wait notify abort*", "x+", 0],
+      ["wait* notify abort* wait", "x+", 0],
+      ["wait* notify abort*", "x", 1],
+      ["wait* wait wait notify abort*", "x+-", 0],
+      ["wait* wait wait* notify notify abort*", "x+x", 1],
+      ["wait notify wait* turn abort* notify", "+x", 1],
+    ])("%s", async (steps, outcomes, kept) => {
+      const { queue, waits, acts } = create();
+
+      for (const step of steps.split(" ")) {
+        if (step === "turn") await turn();
+        else acts[step]!();
+      }
+      await turn();
+
+      expect(waits.map(({ state }) => letters[state]).join("")).toBe(outcomes);
+      expect([queue.size, queue.waiting]).toEqual([kept, outcomes.split("-").length - 1]);
+    });
   });
 
   test("keeps its items in any store", async () => {
@@ -1045,6 +1452,47 @@ describe("PriorityQueue", () => {
     const sorted = items.map(() => queue.tryGet());
 
     expect(sorted).toEqual(items.toSorted((a, b) => a.rank - b.rank));
+  });
+
+  test.each([1, 2, 3])("keeps the order while items come and go (seed %d)", (seed) => {
+    const random = randomFrom(seed);
+    const queue = new PriorityQueue<{ rank: number }>(Infinity, (a, b) => a.rank - b.rank);
+    const model: { rank: number }[] = [];
+    for (let step = 0; step < 2000; step++) {
+      if (random() < 0.52) {
+        const item = { rank: Math.floor(random() * 10) };
+        queue.tryPut(item);
+        const behind = model.findIndex(({ rank }) => rank > item.rank);
+        model.splice(behind < 0 ? model.length : behind, 0, item);
+      } else {
+        expect(queue.tryGet() === model.shift()).toBe(true);
+      }
+    }
+    expect(queue.size).toBe(model.length);
+    while (model.length > 0) expect(queue.tryGet() === model.shift()).toBe(true);
+  });
+
+  test("gives workers the most urgent job, and equal ones in order", async () => {
+    type Job = { name: string; priority: number };
+    const jobs = new PriorityQueue<Job>(Infinity, (a, b) => b.priority - a.priority);
+    const done: string[] = [];
+    const work = async () => {
+      for await (const { name } of jobs) {
+        done.push(name);
+        await undefined;
+      }
+    };
+    const working = work();
+
+    jobs.tryPut({ name: "first", priority: 0 });
+    jobs.tryPut({ name: "a", priority: 1 });
+    jobs.tryPut({ name: "last", priority: -1 });
+    jobs.tryPut({ name: "urgent", priority: 2 });
+    jobs.tryPut({ name: "b", priority: 1 });
+    jobs.close();
+    await working;
+
+    expect(done).toEqual(["first", "urgent", "a", "b", "last"]);
   });
 
   test("compares strings and dates by value, if not told otherwise", () => {
@@ -1414,6 +1862,10 @@ describe("in every order", () => {
 });
 
 function ignore(): void {}
+
+async function nextOf<T>(queue: Queue<T>): Promise<T | void> {
+  return (await queue[Symbol.asyncIterator]().next()).value;
+}
 
 /** An abort that may come at any moment, or never, unless `surely`. */
 function mayAbort(world: World, options?: { surely: boolean }): AbortSignal {
