@@ -395,11 +395,16 @@ export class Barrier {
     takeBack: ({ exit }: Party) => void exit!.size--,
     deliver: ({ resolve, reject, index, exit }: Party) => {
       exit!.size--;
-      if (exit!.error) reject(exit!.error);
-      else resolve(index!);
+      if (exit!.error) return reject(exit!.error);
+      resolve(index!);
+      if (exit!.size > 0) return;
+      this.#isPassing = true;
+      queueMicrotask(() => (this.#isPassing = false));
     },
   });
   #exit: Exit = { size: 0, error: undefined };
+  /** Until the code of those that were released last goes on. */
+  #isPassing = false;
   #error: BrokenBarrierError | undefined;
 
   /** @param parties how many wait for each other: a positive integer */
@@ -437,13 +442,13 @@ export class Barrier {
   /**
    * Starts again: waiters get a BrokenBarrierError, and the barrier is not broken any more. In the
    * turn in which the last party arrives, those parties get it; callers that wait for the next
-   * round stay.
+   * round stay. They also stay when a party resets it as soon as it has passed.
    */
   reset(): void {
     this.#error = undefined;
     const error = new BrokenBarrierError("The barrier was reset");
     if (this.#exit.size > 0) this.#closeExit(error);
-    else this.#refuse(error);
+    else if (!this.#isPassing) this.#refuse(error);
   }
 
   /**

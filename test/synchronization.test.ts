@@ -354,6 +354,101 @@ describe("AsyncEvent", () => {
     await looping;
   });
 
+  test("set, waited for and cleared in one turn, it lets that caller pass", async () => {
+    for (const options of [undefined, {}]) {
+      const event = new AsyncEvent();
+
+      event.set();
+      const waited = watch(event.wait(options));
+      event.clear();
+
+      await turn();
+      expect(waited.state).toBe("fulfilled");
+      expect([event.isSet, event.waiting]).toEqual([false, 0]);
+    }
+  });
+
+  test("set several times in one turn, it wakes each once", async () => {
+    const event = new AsyncEvent();
+    let woken = 0;
+    void event.wait().then(() => woken++);
+
+    event.set();
+    event.clear();
+    event.set();
+    event.set();
+
+    expect([event.isSet, event.waiting]).toEqual([true, 0]);
+    await turn();
+    expect(woken).toBe(1);
+  });
+
+  test("as a gate: while it is cleared nothing begins, and what runs goes on", () =>
+    virtualTime(async (clock) => {
+      const open = new AsyncEvent();
+      const times: string[] = [];
+      const work = async (name: string) => {
+        for (let n = 1; n <= 3; n++) {
+          await open.wait();
+          await sleep(100);
+          times.push(`${name}${n} at ${clock.elapsed}`);
+        }
+      };
+      const working = [work("a"), work("b")];
+      await sleep(50);
+      expect([open.waiting, times.length]).toEqual([2, 0]);
+
+      open.set();
+      await sleep(150);
+      open.clear();
+      await sleep(300);
+      expect(open.waiting).toBe(2);
+      open.set();
+      await Promise.all(working);
+
+      expect(times.join(", ")).toBe(
+        "a1 at 150, b1 at 150, a2 at 250, b2 at 250, a3 at 600, b3 at 600",
+      );
+    }));
+
+  test("beside a value: a reader that was busy sees the last value, and sees it once", async () => {
+    const changed = new AsyncEvent();
+    let value = 0;
+    const send = (next: number) => {
+      value = next;
+      changed.set();
+    };
+    const seen: number[] = [];
+    const busy = new AsyncEvent();
+    const read = async () => {
+      while (value < 9) {
+        await changed.wait();
+        changed.clear();
+        seen.push(value);
+        await busy.wait();
+      }
+    };
+    const reading = read();
+    busy.set();
+
+    send(1);
+    await turn();
+    busy.clear();
+    send(2);
+    send(3);
+    await turn();
+    send(4);
+    send(5);
+    await turn();
+    busy.set();
+    await turn();
+    expect([seen, changed.waiting]).toEqual([[1, 3, 5], 1]);
+
+    send(9);
+    await reading;
+    expect(seen).toEqual([1, 3, 5, 9]);
+  });
+
   test("is set, but the signal is aborted: wait() rejects", async () => {
     const event = new AsyncEvent();
     event.set();
@@ -402,6 +497,26 @@ describe("Latch", () => {
     await Promise.all(waits);
 
     expect(order).toEqual([1, 2, 3]);
+  });
+
+  test("two of them let sixteen tasks go together, when all have come", async () => {
+    const [ready, go] = [new Latch(16), new Latch(16)];
+    let gone = 0;
+    const tasks = Array.from({ length: 16 }, async () => {
+      ready.countDown();
+      await go.wait();
+      gone++;
+    });
+
+    await ready.wait();
+    for (let n = 0; n < 16; n++) {
+      await turn();
+      expect([gone, go.waiting]).toEqual([0, 16]);
+      go.countDown();
+    }
+    await Promise.all(tasks);
+
+    expect(gone).toBe(16);
   });
 
   test("counts nothing for n = 0", async () => {
@@ -510,6 +625,101 @@ describe("Condition", () => {
     expect(woken).toEqual([0, 1, 2, 3]);
     expect(condition.waiting).toBe(0);
   });
+
+  test("who is notified waits for the mutex, and no more for the condition", async () => {
+    const { mutex, condition, woken, next } = await setUp(3);
+    const lock = await mutex.lock();
+
+    condition.notify(2);
+    expect([condition.waiting, mutex.waiting]).toEqual([1, 2]);
+
+    lock.release();
+    expect([condition.waiting, mutex.waiting]).toEqual([1, 1]);
+    await turn();
+    await next();
+    expect([woken, mutex.waiting]).toEqual([[0, 1], 0]);
+  });
+
+  test("several notifications in one turn wake each waiter once", async () => {
+    const { mutex, condition, woken, next } = await setUp(3);
+    const lock = await mutex.lock();
+
+    condition.notify();
+    condition.notify(2048);
+    condition.notifyAll();
+    lock.release();
+    await turn();
+    for (let n = 0; n < 3; n++) await next();
+
+    expect(woken).toEqual([0, 1, 2]);
+    expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
+  });
+
+  test("who waits again is woken again, once each time", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const woken = new Array<number>(20).fill(0);
+    let isOver = false;
+    const waits = woken.map(async (_, n) => {
+      using _lock = await mutex.lock();
+      while (!isOver) {
+        await condition.wait();
+        woken[n]!++;
+      }
+    });
+    await turn();
+    await turn();
+
+    for (let round = 1; round <= 5; round++) {
+      expect(condition.waiting).toBe(20);
+      await mutex.run(() => {
+        isOver = round === 5;
+        condition.notifyAll();
+      });
+      for (let n = 0; n < 20; n++) await turn();
+      expect(woken.every((times) => times === round)).toBe(true);
+    }
+
+    await Promise.all(waits);
+    expect([mutex.locked, condition.waiting]).toEqual([false, 0]);
+  });
+
+  test("a wait with a time limit holds the lock when the time is over", () =>
+    virtualTime(async (clock) => {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      using _lock = await mutex.lock();
+
+      const waiting = condition.wait({ signal: AbortSignal.timeout(500) });
+
+      await expect(waiting).rejects.toHaveProperty("name", "TimeoutError");
+      expect(clock.elapsed).toBe(500);
+      expect([mutex.locked, mutex.tryLock(), condition.waiting]).toEqual([true, undefined, 0]);
+    }));
+
+  test.each(["while it waits", "while it locks again"])(
+    "waitFor() rejects with the very reason of an abort %s",
+    async (when) => {
+      const mutex = new Mutex();
+      const condition = new Condition(mutex);
+      const controller = new AbortController();
+      const { signal } = controller;
+      const waited = watch(mutex.run(() => condition.waitFor(() => false, { signal })));
+      await turn();
+      const lock = await mutex.lock();
+      const reason = new Error("no longer needed");
+
+      if (when === "while it locks again") condition.notify();
+      controller.abort(reason);
+      await turn();
+      expect(waited.state).toBe("pending");
+
+      lock.release();
+      await turn();
+      expect(waited.reason).toBe(reason);
+      expect(mutex.locked).toBe(false);
+    },
+  );
 
   test("who notifies and then waits is not woken by that", async () => {
     const { mutex, condition, woken } = await setUp(1);
@@ -640,6 +850,42 @@ describe("Condition", () => {
 
       expect(woken).toEqual([3]);
     });
+
+    test.each([0, 1, 5, 20])(
+      "goes on to the next, %d microtasks later, when the one who notified waits in turn",
+      async (microtasks) => {
+        const mutex = new Mutex();
+        const condition = new Condition(mutex);
+        const controller = new AbortController();
+        let items = 0;
+        const consume = async (signal?: AbortSignal) => {
+          using _lock = await mutex.lock();
+          for (;;) {
+            await condition.waitFor(() => items !== 0, { signal });
+            if (items < 0) return;
+            items--;
+            condition.notifyAll();
+          }
+        };
+        const consumers = [watch(consume(controller.signal)), watch(consume())];
+        await turn();
+
+        const lock = await mutex.lock();
+        items++;
+        condition.notify();
+        for (let hop = 0; hop < microtasks; hop++) await undefined;
+        controller.abort("aborted");
+        await condition.waitFor(() => items === 0);
+
+        expect(consumers.map(({ state }) => state)).toEqual(["rejected", "pending"]);
+        items = -1;
+        condition.notifyAll();
+        lock.release();
+        await turn();
+        expect(consumers[1]!.state).toBe("fulfilled");
+        expect([mutex.locked, mutex.waiting, condition.waiting]).toEqual([false, 0, 0]);
+      },
+    );
 
     test("is lost if nobody waits, as any notification is", async () => {
       const controller = new AbortController();
@@ -883,6 +1129,7 @@ describe("Condition", () => {
     [5, "5"],
     [{ lock() {} }, "Object"],
     [new ReadWriteLock(), "Object"],
+    [Mutex, "Function"],
   ])("refuses %s for a mutex", (mutex, received) => {
     expect(() => new Condition(mutex as never)).toThrow(
       new TypeError(`Cannot create Condition: mutex must be a Mutex, received ${received}`),
@@ -1071,6 +1318,115 @@ describe("Barrier", () => {
     expect(waits.map(({ value }) => value)).toEqual([0, 1, 2]);
   });
 
+  test("who waits is counted, whoever comes and goes", async () => {
+    const barrier = new Barrier(3);
+    const controller = new AbortController();
+    const counts: number[] = [];
+    const count = () => counts.push(barrier.waiting);
+
+    const aborted = watch(barrier.wait({ signal: controller.signal }));
+    count();
+    const waits = [watch(barrier.wait())];
+    count();
+    controller.abort("aborted");
+    count();
+    waits.push(watch(barrier.wait()));
+    count();
+    waits.push(watch(barrier.wait()));
+    count();
+
+    await turn();
+    expect(counts).toEqual([1, 2, 1, 2, 0]);
+    expect(aborted.reason).toBe("aborted");
+    expect(waits.map(({ value }) => value)).toEqual([0, 1, 2]);
+    expect(barrier.broken).toBe(false);
+  });
+
+  describe("parties that have passed and come again", () => {
+    /** Five parties pass; the others wait again while those from the `nth` on `act`, and then wait. */
+    async function playFive(nth: number, act: (barrier: Barrier) => void) {
+      const barrier = new Barrier(5);
+      let passed = 0;
+      const again = Array.from({ length: 5 }, async () => {
+        await barrier.wait();
+        if (++passed >= nth) act(barrier);
+        return await barrier.wait();
+      }).map(watch);
+      await turn();
+      return { barrier, again };
+    }
+
+    test("wait for the next round, not for the rest of this one", async () => {
+      const [barrier, others] = [new Barrier(5), new Barrier(3)];
+      let early = 2;
+      const play = async () => {
+        await barrier.wait();
+        if (early-- <= 0) await others.wait();
+        return barrier.wait();
+      };
+
+      const indexes = await Promise.all(Array.from({ length: 5 }, play));
+
+      expect(indexes.sort()).toEqual([0, 1, 2, 3, 4]);
+      expect([barrier.waiting, others.waiting]).toEqual([0, 0]);
+    });
+
+    test.each([1, 3, 5])(
+      "stay when it is reset by party %d of five and those behind",
+      async (nth) => {
+        const { barrier, again } = await playFive(nth, (barrier) => barrier.reset());
+
+        expect(again.map(({ value }) => value)).toEqual([0, 1, 2, 3, 4]);
+        expect([barrier.waiting, barrier.broken]).toEqual([0, false]);
+      },
+    );
+
+    test.each([1, 3, 5])("are refused when it is aborted by party %d of five", async (nth) => {
+      const { barrier, again } = await playFive(nth, (barrier) => barrier.abort());
+
+      expect(again.every(({ reason }) => reason instanceof BrokenBarrierError)).toBe(true);
+      expect([barrier.waiting, barrier.broken]).toEqual([0, true]);
+    });
+
+    test("are refused when it is reset after all have gone on", async () => {
+      const barrier = new Barrier(2);
+      const play = () => barrier.wait().then(() => barrier.wait());
+      const first = watch(play());
+      const second = watch(barrier.wait());
+      await turn();
+      expect([second.state, barrier.waiting]).toEqual(["fulfilled", 1]);
+
+      barrier.reset();
+
+      await turn();
+      expect(first.reason).toBeInstanceOf(BrokenBarrierError);
+    });
+
+    test("can mend it when they have met elsewhere", async () => {
+      const [barrier, meeting] = [new Barrier(5), new Barrier(5)];
+      const seen: string[] = [];
+      const play = async () => {
+        try {
+          if ((await barrier.wait()) === 2) throw new Error("failed");
+          await barrier.wait();
+          seen.push("passed");
+        } catch (error) {
+          if (error instanceof BrokenBarrierError) seen.push("broken");
+          else barrier.abort();
+        }
+        if ((await meeting.wait()) === 2) barrier.reset();
+        await meeting.wait();
+        await barrier.wait();
+        seen.push("mended");
+      };
+
+      await Promise.all(Array.from({ length: 5 }, play));
+
+      expect(seen).toEqual([...Array(4).fill("broken"), ...Array(5).fill("mended")]);
+      expect([barrier.broken, barrier.waiting]).toEqual([false, 0]);
+    });
+  });
+
   test("a failing party can spare the others the wait", async () => {
     const barrier = new Barrier(3);
     const work = async (fails: boolean) => {
@@ -1238,6 +1594,45 @@ describe("ReadWriteLock", () => {
       await Promise.all(waits);
 
       expect(order).toEqual(["waiter 1", "waiter 2", "newcomer"]);
+    });
+
+    test("tasks that write again and again take turns", async () => {
+      const lock = new ReadWriteLock();
+      const turns: number[] = [];
+      let written = 0;
+      const write = async (n: number) => {
+        for (let round = 0; round < 5; round++) {
+          using _hold = await lock.write();
+          turns.push(n);
+          const before = written;
+          await undefined;
+          written = before + n;
+        }
+      };
+
+      await Promise.all([1, 2, 3].map(write));
+
+      expect(turns.join("")).toBe("123".repeat(5));
+      expect(written).toBe(30);
+    });
+
+    test("a writer waits for both reads of one caller, who then waits for the writer", async () => {
+      const lock = new ReadWriteLock();
+      const holds = [await lock.read(), await lock.read()];
+      const writing = watch(lock.write());
+      const reading = watch(lock.read());
+
+      for (const hold of holds) {
+        await turn();
+        expect([writing.state, reading.state]).toEqual(["pending", "pending"]);
+        hold.release();
+      }
+      await turn();
+      expect([writing.state, reading.state]).toEqual(["fulfilled", "pending"]);
+
+      writing.value!.release();
+      await turn();
+      expect([reading.state, lock.readers]).toEqual(["fulfilled", 1]);
     });
 
     test("a writer that is aborted at the head lets in the readers behind it", async () => {
@@ -1688,6 +2083,36 @@ test.each<[object, string]>([
   const print = (object as Record<symbol, Function>)[Symbol.for("nodejs.util.inspect.custom")]!;
 
   expect(print.call(object, 2, {}, (members: object) => JSON.stringify(members))).toBe(text);
+});
+
+test("what waits is printed, and what it waits for", () => {
+  const [event, latch, barrier, lock] = [
+    new AsyncEvent(),
+    new Latch(2),
+    new Barrier(3),
+    new ReadWriteLock(),
+  ];
+  for (const it of [event, latch, barrier]) void it.wait();
+  for (let n = 0; n < 2; n++) void lock.read();
+  void lock.write();
+  const mutex = new Mutex();
+  const condition = new Condition(mutex);
+  mutex.tryLock();
+  void condition.wait();
+  const print = (object: object) =>
+    (object as Record<symbol, Function>)[Symbol.for("nodejs.util.inspect.custom")]!(
+      2,
+      {},
+      JSON.stringify,
+    );
+
+  expect([event, latch, condition, barrier, lock].map(print)).toEqual([
+    'AsyncEvent {"isSet":false,"waiting":1}',
+    'Latch {"count":2,"waiting":1}',
+    'Condition {"waiting":1}',
+    'Barrier {"parties":3,"waiting":1,"broken":false}',
+    'ReadWriteLock {"readers":2,"writing":false,"waiting":1}',
+  ]);
 });
 
 test("types", () => {
