@@ -592,6 +592,35 @@ describe("Semaphore", () => {
     expect(semaphore.available).toBe(3);
   });
 
+  test("resize() up and far down while five share it: as many are in as it says", async () => {
+    const semaphore = new Semaphore(2);
+    const entered: number[] = [];
+    const permits: Permit[] = [];
+    const waiting = [0, 1, 2, 3, 4].map(async (n) => {
+      permits[n] = await semaphore.acquire();
+      entered.push(n);
+    });
+    const seen = () => [semaphore.available, semaphore.waiting, entered.length];
+    await drain();
+    expect(seen()).toEqual([0, 3, 2]);
+
+    semaphore.resize(4);
+    await drain();
+    expect(seen()).toEqual([0, 1, 4]);
+
+    semaphore.resize(1);
+    for (const available of [-2, -1, 0]) {
+      permits.shift()!.release();
+      await drain();
+      expect(seen()).toEqual([available, 1, 4]);
+    }
+
+    permits.shift()!.release();
+    await Promise.all(waiting);
+    expect(seen()).toEqual([0, 0, 5]);
+    expect(entered).toEqual([0, 1, 2, 3, 4]);
+  });
+
   test("idle() sees the permits of aborted and of refused waiters", async () => {
     const semaphore = new Semaphore(2);
     const held = await semaphore.acquire();
@@ -605,6 +634,30 @@ describe("Semaphore", () => {
     await idle;
     await expect(leaving).rejects.toBe("stop");
     expect(semaphore.available).toBe(2);
+  });
+
+  test("idle() doesn't mind functions that fail, and waits for those that come meanwhile", async () => {
+    await virtualTime(async (clock) => {
+      const semaphore = new Semaphore(2);
+      const run = async (ms: number, fails: boolean) => {
+        await sleep(ms);
+        if (fails) throw "failed";
+      };
+      const runs = [true, false, true].map((fails) => semaphore.run(() => run(100, fails)));
+      const idle = [semaphore.idle(), semaphore.idle()];
+
+      runs.push(semaphore.run(() => run(300, true)));
+      const results = await Promise.allSettled(runs);
+      await Promise.all(idle);
+
+      expect(results.map(({ status }) => status)).toEqual([
+        "rejected",
+        "fulfilled",
+        "rejected",
+        "rejected",
+      ]);
+      expect(clock.elapsed).toBe(400);
+    });
   });
 
   test("idle() can be awaited again and again", async () => {
@@ -641,6 +694,28 @@ describe("Semaphore", () => {
     held.release();
     expect(semaphore.available).toBe(1);
   });
+
+  test.each(["acquire", "run"] as const)(
+    "a crowd in %s() with one signal is cancelled at once, and doesn't overflow the stack",
+    async (how) => {
+      const semaphore = new Semaphore(1);
+      const { controller, listeners } = watchedController();
+      const { signal } = controller;
+      const called: number[] = [];
+      const waiting = Array.from({ length: 10_000 }, (_, n) =>
+        how === "run"
+          ? semaphore.run(() => called.push(n), { signal })
+          : semaphore.acquire({ signal }),
+      );
+
+      controller.abort("stop");
+
+      expect([semaphore.available, semaphore.waiting, listeners()]).toEqual([1, 0, 0]);
+      const results = await Promise.allSettled(waiting);
+      expect(results.filter(({ status }) => status === "fulfilled")).toEqual([]);
+      expect(called).toEqual([]);
+    },
+  );
 
   test("random schedules keep to a model: in order, never too many, nothing lost", async () => {
     for (let seed = 1; seed <= 100; seed++) {
@@ -2028,6 +2103,31 @@ describe("limit", () => {
     expect(called).toEqual([]);
   });
 
+  test("clearQueue() leaves no listeners of what waited, and what comes later is aborted", async () => {
+    const { controller, listeners } = watchedController();
+    const run = limit(1, { signal: controller.signal });
+    const running = Promise.withResolvers<string>();
+    const first = run(() => running.promise);
+    await drain();
+
+    for (let round = 0; round < 3; round++) {
+      const waiting = [1, 2].map(() => run(() => "never"));
+      expect(listeners()).toBe(1);
+      run.clearQueue();
+      expect(listeners()).toBe(0);
+      for (const result of await Promise.allSettled(waiting)) {
+        expect(result).toHaveProperty("reason.name", "AbortError");
+      }
+    }
+    const later = run(() => "never");
+    controller.abort("stop");
+
+    await expect(later).rejects.toBe("stop");
+    expect([run.activeCount, run.pendingCount, listeners()]).toEqual([1, 0, 0]);
+    running.resolve("done");
+    expect(await first).toBe("done");
+  });
+
   test("clearQueue() of nothing does nothing", async () => {
     const run = limit(1);
     run.clearQueue();
@@ -2613,6 +2713,67 @@ describe("in every order", () => {
     },
     minutes,
   );
+});
+
+describe("as a lock", () => {
+  type Hold = <T>(fn: () => Promise<T>) => Promise<T>;
+  const by =
+    (lock: () => Promise<Permit>): Hold =>
+    async (fn) => {
+      using _permit = await lock();
+      return await fn();
+    };
+
+  const locks: [name: string, create: () => Hold][] = [
+    ["Semaphore.acquire", (semaphore = new Semaphore(1)) => by(() => semaphore.acquire())],
+    [
+      "Semaphore.run",
+      (semaphore = new Semaphore(1)) =>
+        (fn) =>
+          semaphore.run(fn),
+    ],
+    ["Mutex.lock", (mutex = new Mutex()) => by(() => mutex.lock())],
+    [
+      "Mutex.run",
+      (mutex = new Mutex()) =>
+        (fn) =>
+          mutex.run(fn),
+    ],
+    ["KeyedMutex.lock", (keyed = new KeyedMutex()) => by(() => keyed.lock("key"))],
+    ["KeyedMutex.lockAll", (keyed = new KeyedMutex()) => by(() => keyed.lockAll(["a", "b"]))],
+    [
+      "KeyedMutex.run",
+      (keyed = new KeyedMutex()) =>
+        (fn) =>
+          keyed.run("key", fn),
+    ],
+    [
+      "limit",
+      (run = limit(1)) =>
+        (fn) =>
+          run(fn),
+    ],
+  ];
+
+  test.each(locks)("%s: one is inside, and those who come again take turns", async (_, create) => {
+    const hold = create();
+    const turns: number[] = [];
+    let inside = 0;
+    const work = async (n: number) => {
+      for (let round = 0; round < 5; round++) {
+        await hold(async () => {
+          expect(++inside).toBe(1);
+          turns.push(n);
+          await undefined;
+          inside--;
+        });
+      }
+    };
+
+    await Promise.all([1, 2, 3, 4].map(work));
+
+    expect(turns.join("")).toBe("1234".repeat(5));
+  });
 });
 
 describe("an abort meets the wake-up", () => {
