@@ -1643,6 +1643,34 @@ describe("in every order", () => {
       },
     ],
     [
+      "Queue: tryPut() comes after the puts that were let in, whoever is aborted",
+      async (world) => {
+        const queue = new Queue<number>(2);
+        const signal = mayAbort(world);
+        const called = [1, 2];
+        for (const item of called) queue.tryPut(item);
+        const got: number[] = [];
+        const put = (item: number, options?: WaitOptions) => async () => {
+          called.push(item);
+          await queue.put(item, options);
+        };
+        const errors = await errorsOf(
+          world.spawn("aborted", put(3, { signal })),
+          world.spawn("patient", put(4)),
+          world.spawn("consumer", async () => {
+            got.push(...drain(queue));
+            if (queue.tryPut(5)) called.push(5);
+            await world.step("later");
+            got.push(...drain(queue));
+          }),
+        );
+        for (const error of errors) expect(error).toBe(signal.reason);
+        got.push(...drain(queue));
+        expect(got).toEqual(called.filter((item) => item !== 3 || errors.length === 0));
+        expect([queue.size, queue.waiting]).toEqual([0, 0]);
+      },
+    ],
+    [
       "Queue: join() returns when all that was taken is done, or dropped by the close",
       async (world) => {
         const queue = new Queue<number>();
