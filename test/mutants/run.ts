@@ -22,6 +22,21 @@ interface Mutant {
   location: Record<"start" | "end", { line: number; column: number }>;
 }
 
+/** What several concepts share is tried where its tests are. */
+const SHARED: Record<string, string[]> = {
+  "async-basics": ["require\\w+", "invalid", "describe"],
+  concurrency: [
+    "onAbort",
+    "AbortListeners",
+    "releaseHold",
+    "requireCount",
+    "requirePositiveInteger",
+  ],
+  semaphores: ["Line", "Waiter"],
+  "virtual-time": ["Stage", "builtin", "onTestEnd", "toDelay"],
+  performance: ["showMembers"],
+};
+
 const here = import.meta.dir;
 const root = join(here, "../..");
 const listed: Record<string, Survivor[]> = await Bun.file(join(here, "survivors.json")).json();
@@ -67,15 +82,6 @@ async function check(name: string): Promise<boolean> {
     await rm(folder, { recursive: true, force: true });
   }
 }
-
-/** What several concepts share is tried where its tests are. */
-const SHARED: Record<string, string[]> = {
-  "async-basics": ["releaseHold", "require\\w+", "invalid", "describe"],
-  concurrency: ["onAbort", "AbortListeners", "requireCount", "requirePositiveInteger"],
-  semaphores: ["Line", "Waiter"],
-  "virtual-time": ["Stage", "builtin", "onTestEnd", "toDelay"],
-  performance: ["showMembers"],
-};
 
 /** What stands above the line Shared, and of what stands below it that which is tried here. */
 async function partsToBreak(folder: string, name: string): Promise<string[]> {
