@@ -17,12 +17,14 @@ import { run, sleep, timeout } from "./concepts/async-basics.ts";
 import { about, overview } from "./server/about.ts";
 import { auth } from "./server/auth.ts";
 import { batches } from "./server/batches.ts";
+import { readConcepts } from "./server/concepts.ts";
 import { type Config, parseConfig } from "./server/config.ts";
 import { files } from "./server/files.ts";
 import { type Answers, Exchanges, LAST_WORDS_MS, limits } from "./server/limits.ts";
 import { createLog } from "./server/logs.ts";
 import { Metrics, metricsPage } from "./server/metrics.ts";
 import { documentation } from "./server/openapi.ts";
+import { Pages } from "./server/pages.ts";
 import { problems } from "./server/problems.ts";
 import { Project } from "./server/projects.ts";
 
@@ -57,6 +59,7 @@ export function createApp(config: Config) {
   const guard = auth(config);
   const projects = new Map(config.projects.map((project) => [project.slug, new Project(project)]));
   const isDraining = () => exchanges.isDraining;
+  const pages = new Pages(readConcepts());
 
   // Routes before `derive` need no signal and take no body; those after it have both.
   return root
@@ -64,8 +67,8 @@ export function createApp(config: Config) {
     .headers({ "x-content-type-options": "nosniff", "cache-control": "no-store" })
     .use(limits(exchanges, UNLIMITED))
     .onError({ as: "global" }, problems(root, answers.failed))
-    .use(about(metrics, isDraining))
-    .use(files())
+    .use(about(metrics, isDraining, pages))
+    .use(files(pages))
     .use(documentation(() => root))
     .use(metricsPage(metrics, exchanges, projects, guard))
     .derive(({ exchange }) => {

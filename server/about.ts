@@ -6,9 +6,10 @@ import { z } from "zod";
 
 import { version } from "../package.json";
 import type { auth } from "./auth.ts";
+import { send, wantsPage } from "./files.ts";
 import type { Metrics } from "./metrics.ts";
-import { preferred } from "./negotiation.ts";
 import { content, text } from "./openapi.ts";
+import type { Pages } from "./pages.ts";
 import type { Project } from "./projects.ts";
 
 const health = z.object({
@@ -35,9 +36,8 @@ const home = z.object({
 });
 
 /** `/health` and `/` as a plugin. */
-export function about(metrics: Metrics, isDraining: () => boolean) {
+export function about(metrics: Metrics, isDraining: () => boolean, pages: Pages) {
   const links = Object.fromEntries(Object.entries(LINKS).map(([name, [path]]) => [name, path]));
-  const page = toPage();
 
   return new Elysia({ name: "about", detail: { tags: ["about"] } })
     .get(
@@ -64,15 +64,10 @@ export function about(metrics: Metrics, isDraining: () => boolean) {
     )
     .get(
       "/",
-      ({ request, set }) => {
-        const accept = request.headers.get("accept");
+      async ({ request, set }) => {
         set.headers["vary"] = "Accept";
-        if (preferred(accept, ["application/json", "text/html"]) !== "text/html") {
-          return { name: "async-concepts", version, links };
-        }
-        set.headers["content-type"] = "text/html; charset=utf-8";
-        set.headers["content-security-policy"] = "default-src 'none'; style-src 'unsafe-inline'";
-        return page;
+        if (wantsPage(request)) return send(await pages.list(), request, set);
+        return { name: "async-concepts", version, links };
       },
       {
         detail: {
@@ -130,26 +125,4 @@ export function overview(projects: ReadonlyMap<string, Project>, guard: ReturnTy
       response: { 200: project },
       detail: { summary: "A project: its limits, and how it is doing" },
     });
-}
-
-function toPage(): string {
-  const rows = Object.values(LINKS).map(
-    ([path, what]) => `<li><a href="${path}">${path}</a> ${what}</li>`,
-  );
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>async-concepts</title>
-<style>
-  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; color-scheme: light dark }
-  a { font-family: ui-monospace, monospace }
-</style>
-<h1>async-concepts</h1>
-<p>Asynchronous work for several projects, under limits. Version ${version}.</p>
-<ul>
-${rows.join("\n")}
-</ul>
-</html>
-`;
 }

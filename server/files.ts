@@ -1,31 +1,16 @@
 /**
- * The files that the server hands out: the concepts, their tests, and both as a registry for the
- * `shadcn` command, which puts them into any project. Pages of other origins may read them, too.
+ * The files that the server hands out: the concepts, as TypeScript, as JavaScript and as pages; their
+ * tests and benches; and a registry for the `shadcn` command, which puts them into any project. Pages
+ * of other origins may read them, too.
  */
-import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-
 import { Elysia } from "elysia";
 import { z } from "zod";
 
+import { type Concept, type File, readConcepts, toFile } from "./concepts.ts";
+import { preferred } from "./negotiation.ts";
 import { content, text } from "./openapi.ts";
+import type { Pages } from "./pages.ts";
 import { Problem } from "./problems.ts";
-
-interface File {
-  source: string;
-  etag: string;
-}
-
-interface Concept {
-  name: string;
-  summary: string;
-  exports: string[];
-  /** The other concepts that its test imports. */
-  needs: string[];
-  concept: File;
-  test: File;
-}
 
 const listed = z.object({
   name: z.string().meta({ examples: ["semaphores"] }),
@@ -58,20 +43,45 @@ const registry = z.object({
   items: z.array(registryItem.omit({ $schema: true })),
 });
 
-const TYPESCRIPT = "text/typescript; charset=utf-8";
-
 const file = z.object({ file: z.string() });
+
+const KNOWN = { 304: { description: "The client has it already." } };
 
 const SOURCE = {
   200: text("The file.", "text/typescript", "export class Semaphore { … }"),
-  304: { description: "The client has it already." },
+  ...KNOWN,
+};
+
+const CONCEPT = {
+  200: {
+    description: "The file; and without a suffix what the concept is, as JSON or as a page.",
+    content: {
+      ...SOURCE[200].content,
+      ...text("", "text/javascript", "export { Semaphore, … };").content,
+      ...content(listed, "").content,
+      ...text("", "text/html", "<!doctype html>…").content,
+    },
+  },
+  ...KNOWN,
+};
+
+const ASSET = {
+  200: {
+    description: "The script, or the styles.",
+    content: {
+      ...text("", "text/javascript", "…").content,
+      ...text("", "text/css", "…").content,
+    },
+  },
+  ...KNOWN,
 };
 
 /** The files as a plugin. */
-export function files() {
+export function files(pages: Pages) {
   const all = readConcepts();
   const byFile = new Map(all.map((concept) => [`${concept.name}.ts`, concept.concept]));
   const tests = new Map(all.map((concept) => [`${concept.name}.test.ts`, concept.test]));
+  const benches = new Map(all.map((concept) => [`${concept.name}.bench.ts`, concept.bench]));
   const list = all.map(({ name, summary, exports }) => ({
     name,
     file: `${name}.ts`,
@@ -96,16 +106,40 @@ export function files() {
     })
     .get(
       "/concepts/:file",
-      ({ params, request, set }) => send(byFile.get(params.file), request, set),
+      async ({ params: { file: name }, request, set }) => {
+        if (name.endsWith(".js")) return send(await pages.module(name.slice(0, -3)), request, set);
+        const about = list.find((concept) => concept.name === name);
+        if (!about) return send(byFile.get(name), request, set);
+        set.headers["vary"] = "Accept";
+        return wantsPage(request)
+          ? send(await pages.concept(name, originOf(request)), request, set)
+          : send(toFile(JSON.stringify(about), JSON_TYPE), request, set);
+      },
       {
         shared: true,
-        detail: { summary: "The file of a concept", responses: SOURCE },
+        detail: {
+          summary: "A concept: its file, the same as JavaScript, or what it is",
+          responses: CONCEPT,
+        },
       },
     )
     .get("/tests/:file", ({ params, request, set }) => send(tests.get(params.file), request, set), {
       shared: true,
       detail: { summary: "The test of a concept", responses: SOURCE },
     })
+    .get(
+      "/benches/:file",
+      ({ params, request, set }) => send(benches.get(params.file), request, set),
+      {
+        shared: true,
+        detail: { summary: "The bench of a concept", responses: SOURCE },
+      },
+    )
+    .get(
+      "/page/:file",
+      async ({ params, request, set }) => send(await pages.asset(params.file), request, set, "/"),
+      { detail: { summary: "A script or the styles of a page", responses: ASSET } },
+    )
     .get("/r/registry.json", ({ request }) => toRegistry(all, originOf(request)), {
       shared: true,
       detail: {
@@ -136,8 +170,23 @@ interface Settings {
   headers: Record<string, string | number>;
 }
 
-function send(file: File | undefined, { headers }: Request, set: Settings): string | Response {
-  if (!file) throw missing("GET /concepts");
+/** Whether it is a browser that asks, for somebody to read it. */
+export function wantsPage({ headers }: Request): boolean {
+  return preferred(headers.get("accept"), ["application/json", "text/html"]) === "text/html";
+}
+
+/**
+ * Answers with a file, or with nothing if the client has it.
+ *
+ * @param where lists the files there are
+ */
+export function send(
+  file: File | undefined,
+  { headers }: Request,
+  set: Settings,
+  where = "GET /concepts",
+): string | Response {
+  if (!file) throw missing(where);
   const { source, etag } = file;
   set.headers["etag"] = etag;
   set.headers["cache-control"] = "no-cache";
@@ -147,12 +196,14 @@ function send(file: File | undefined, { headers }: Request, set: Settings): stri
     set.status = 304;
     return new Response(null, { status: 304 });
   }
-  set.headers["content-type"] = TYPESCRIPT;
+  Object.assign(set.headers, file.headers);
   return source;
 }
 
+const JSON_TYPE = { "content-type": "application/json;charset=utf-8" };
+
 /** Where the client has found the server, for links that must be whole. */
-function originOf({ url }: Request): string {
+export function originOf({ url }: Request): string {
   const parsed = URL.parse(url);
   if (!parsed) throw new Problem(400, "The header Host is not valid.");
   return parsed.origin;
@@ -164,7 +215,7 @@ function missing(where: string): Problem {
 
 const SHADCN = "https://ui.shadcn.com/schema";
 
-function toRegistry(concepts: Concept[], origin: string): z.infer<typeof registry> {
+function toRegistry(concepts: readonly Concept[], origin: string): z.infer<typeof registry> {
   const items = concepts.map((concept) => {
     const { $schema: _, files, ...item } = toItem(concept, origin);
     return { ...item, files: files.map(({ content: _, ...file }) => file) };
@@ -189,39 +240,4 @@ function toItem({ name, summary, needs, concept, test }: Concept, origin: string
     registryDependencies: needs.map((other) => `${origin}/r/${other}.json`),
     files: [file(`concepts/${name}.ts`, concept), file(`test/${name}.test.ts`, test)],
   };
-}
-
-let concepts: Concept[] | undefined;
-
-/** Read once: they don't change while the server runs. */
-function readConcepts(): Concept[] {
-  if (concepts) return concepts;
-  const root = join(import.meta.dir, "..");
-  const transpiler = new Bun.Transpiler({ loader: "ts" });
-  const read = (path: string): File => {
-    const source = readFileSync(join(root, path), "utf8");
-    const hash = createHash("sha256").update(source).digest("base64url");
-    return { source, etag: `"${hash}"` };
-  };
-  const names = readdirSync(join(root, "concepts"))
-    .filter((file) => file.endsWith(".ts"))
-    .map((file) => file.slice(0, -3))
-    .sort();
-  return (concepts = names.map((name) => {
-    const concept = read(`concepts/${name}.ts`);
-    const test = read(`test/${name}.test.ts`);
-    const imports = transpiler.scanImports(test.source).map(({ path }) => path);
-    const needs = names.filter(
-      (other) => other !== name && imports.includes(`../concepts/${other}.ts`),
-    );
-    const { exports } = transpiler.scan(concept.source);
-    return { name, summary: firstSentence(concept.source), exports, needs, concept, test };
-  }));
-}
-
-/** The first sentence under the title of a file's header. */
-function firstSentence(source: string): string {
-  const header = source.slice(0, source.indexOf("*/")).replace(/^(\/\*\*| \*) ?/gm, "");
-  const [, sentence = ""] = /^# .*\n+([^]+?\.)(?=\s)/m.exec(header) ?? [];
-  return sentence.replace(/\s+/g, " ");
 }

@@ -1,0 +1,2 @@
+/** Runs what the visitor sees, without a network. */
+export {};

@@ -1,0 +1,74 @@
+/**
+ * The concepts as the server has them: their files, and what these say of themselves.
+ */
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** The folder in which everything stands. */
+export const ROOT = join(import.meta.dir, "..");
+
+/** A file as it is sent. */
+export interface File {
+  readonly source: string;
+  readonly etag: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+export interface Concept {
+  name: string;
+  /** What its header says, as Markdown: the title, the rest, and two parts of that. */
+  title: string;
+  header: string;
+  summary: string;
+  elsewhere: string;
+  exports: string[];
+  /** The other concepts that its test imports. */
+  needs: string[];
+  concept: File;
+  test: File;
+  bench: File;
+}
+
+const TYPESCRIPT = { "content-type": "text/typescript; charset=utf-8" };
+
+export function toFile(source: string, headers: Record<string, string>): File {
+  const hash = createHash("sha256").update(source).digest("base64url");
+  return { source, etag: `"${hash}"`, headers };
+}
+
+let concepts: Concept[] | undefined;
+
+/** Read once: they don't change while the server runs. */
+export function readConcepts(): readonly Concept[] {
+  if (concepts) return concepts;
+  const transpiler = new Bun.Transpiler({ loader: "ts" });
+  const read = (path: string) => toFile(readFileSync(join(ROOT, path), "utf8"), TYPESCRIPT);
+  const names = readdirSync(join(ROOT, "concepts"))
+    .filter((file) => file.endsWith(".ts"))
+    .map((file) => file.slice(0, -3))
+    .sort();
+  return (concepts = names.map((name) => {
+    const concept = read(`concepts/${name}.ts`);
+    const test = read(`test/${name}.test.ts`);
+    const bench = read(`bench/${name}.bench.ts`);
+    const imports = transpiler.scanImports(test.source).map(({ path }) => path);
+    const needs = names.filter(
+      (other) => other !== name && imports.includes(`../concepts/${other}.ts`),
+    );
+    const { exports } = transpiler.scan(concept.source);
+    return { name, ...readHeader(concept.source), exports, needs, concept, test, bench };
+  }));
+}
+
+function readHeader(source: string) {
+  const comment = source.slice(0, source.indexOf("*/")).replace(/^(\/\*\*| \*) ?/gm, "");
+  const [, title = "", header = ""] = /^# (.*)\n+([^]*?)\s+@module/m.exec(comment) ?? [];
+  const [, summary = ""] = /^([^]+?\.)(?=\s)/.exec(header) ?? [];
+  const [, elsewhere = ""] = /^Known elsewhere as:\s+([^]*?)(?=\n\n|$(?![^]))/m.exec(header) ?? [];
+  return { title, header, summary: inOneLine(summary), elsewhere: inOneLine(elsewhere) };
+}
+
+function inOneLine(text: string): string {
+  return text.replace(/\s+/g, " ");
+}
