@@ -1257,21 +1257,6 @@ export interface WaitOptions {
 /** Work that stops when its signal is aborted, if it can. */
 export type Task<T> = (signal: AbortSignal) => T | PromiseLike<T>;
 
-/** Waits at least `ms` milliseconds, or rejects with the signal's reason. */
-function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal?.aborted) return reject(signal.reason);
-    const stopTimer = startTimer(ms, () => {
-      stopListening();
-      resolve();
-    });
-    const stopListening = onAbort(signal, (reason) => {
-      stopTimer();
-      reject(reason);
-    });
-  });
-}
-
 /** A `setTimeout` of any length, which is never early. Returns what stops it. */
 function startTimer(ms: number, callback: () => void): () => void {
   if (ms === Infinity) return doNothing;
@@ -1430,6 +1415,14 @@ function describe(value: unknown): string {
 
 /** Two at a time; the third fails: the fourth is aborted and cleans up, the fifth never starts. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
+  const sleep = (ms: number, signal?: AbortSignal) =>
+    new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(resolve, ms);
+      signal?.addEventListener("abort", () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      });
+    });
   const task = (n: number) => async (signal: AbortSignal) => {
     log(`task ${n}`, "running");
     try {

@@ -966,6 +966,7 @@ function describe(value: unknown): string {
 
 /** A service is down for 250 ms: two clients find out, a third is refused, all get through. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
+  const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   const downUntil = performance.now() + 250;
   const breaker = new CircuitBreaker({ failureThreshold: 2, resetAfter: 150 });
   const client = async (lane: string, arrival: number) => {

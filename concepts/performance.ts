@@ -899,7 +899,7 @@ export async function demo(log: (lane: string, state: string) => void = print): 
     };
     log(lane, "running");
     const result = await measure(serve, { concurrency: 1, duration: 700, rate });
-    log(lane, `done: 9 of 10 within ${formatMs(result.latency.p90)}`);
+    log(lane, `done: 9 of 10 within ${Math.round(result.latency.p90)} ms`);
     return result;
   };
   await load("closed loop");
