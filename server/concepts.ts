@@ -65,7 +65,15 @@ function readHeader(source: string) {
   const comment = source.slice(0, source.indexOf("*/")).replace(/^(\/\*\*| \*) ?/gm, "");
   const [, title = "", header = ""] = /^# (.*)\n+([^]*?)\s+@module/m.exec(comment) ?? [];
   const [, summary = ""] = /^([^]+?\.)(?=\s)/.exec(header) ?? [];
-  const [, elsewhere = ""] = /^Known elsewhere as:\s+([^]*?)(?=\n\n|$(?![^]))/m.exec(header) ?? [];
+  // A sentence; or a table, whose columns are the others.
+  const [, table, sentence = ""] =
+    /^Known elsewhere as:\s+(?:\| *here *\|(.*)\|$|([^]+?\.)(?!\S))/m.exec(header) ?? [];
+  const elsewhere = table
+    ? `${table
+        .split("|")
+        .map((name) => name.trim())
+        .join("; ")}.`
+    : sentence;
   return { title, header, summary: inOneLine(summary), elsewhere: inOneLine(elsewhere) };
 }
 

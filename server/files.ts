@@ -89,6 +89,20 @@ export function files(pages: Pages) {
     exports,
   }));
 
+  /** A concept as JavaScript, as a page, or what it is. */
+  const sendOther = async (name: string, request: Request, set: Settings) => {
+    if (name.endsWith(".js")) return send(await pages.module(name.slice(0, -3)), request, set);
+    const concept = all.find((concept) => concept.name === name);
+    set.headers["vary"] = "Accept";
+    if (wantsPage(request)) {
+      if (concept) return send(await pages.concept(concept, originOf(request)), request, set);
+      set.status = 404;
+      return send(await pages.missing(), request, set);
+    }
+    const about = list.find((concept) => concept.name === name);
+    return send(about && toFile(JSON.stringify(about), JSON_TYPE), request, set);
+  };
+
   return new Elysia({ name: "files", detail: { tags: ["files"] } })
     .macro({
       /** Lets pages of any origin read the answer. */
@@ -106,14 +120,9 @@ export function files(pages: Pages) {
     })
     .get(
       "/concepts/:file",
-      async ({ params: { file: name }, request, set }) => {
-        if (name.endsWith(".js")) return send(await pages.module(name.slice(0, -3)), request, set);
-        const about = list.find((concept) => concept.name === name);
-        if (!about) return send(byFile.get(name), request, set);
-        set.headers["vary"] = "Accept";
-        return wantsPage(request)
-          ? send(await pages.concept(name, originOf(request)), request, set)
-          : send(toFile(JSON.stringify(about), JSON_TYPE), request, set);
+      ({ params, request, set }) => {
+        const source = byFile.get(params.file);
+        return source ? send(source, request, set) : sendOther(params.file, request, set);
       },
       {
         shared: true,

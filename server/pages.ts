@@ -2,187 +2,248 @@
  * What browsers get: the list of concepts, a page for each, and their scripts. The text is filled in
  * here, so that it is there before any script has run.
  *
- * The HTML could be imported and served by Bun itself; but what Bun serves comes before Elysia, and so
- * has none of the limits and headers, and another reading of the path. Bun only builds the scripts.
+ * Bun could serve an imported HTML file by itself, but it would do so before Elysia: without the
+ * limits and headers of this server, and with another reading of the path. So it only builds.
  */
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 import { lazy } from "../concepts/async-basics.ts";
+import { version } from "../package.json";
 import { type Concept, type File, ROOT, toFile } from "./concepts.ts";
 import { demoOf } from "./demos.ts";
 
-const HTML = "text/html; charset=utf-8";
-const JAVASCRIPT = "text/javascript; charset=utf-8";
-const CSS = "text/css; charset=utf-8";
+const HTML = { "content-type": "text/html; charset=utf-8" };
+const JAVASCRIPT = { "content-type": "text/javascript; charset=utf-8" };
+const CSS = { "content-type": "text/css; charset=utf-8" };
 
-/** What every page is held to. Styles and scripts come from files, and from here only. */
+/** What every page is held to: nothing comes from elsewhere, and nothing is inline. */
 const PAGE = {
-  "content-security-policy":
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; " +
-    "connect-src 'self'; worker-src 'self'; font-src 'none'; base-uri 'none'; form-action 'none'; " +
+  ...HTML,
+  "content-security-policy": [
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data: blob:",
+    "connect-src 'self'",
+    "worker-src 'self'",
+    "font-src 'none'",
+    "base-uri 'none'",
+    "form-action 'none'",
     "frame-ancestors 'none'",
+  ].join("; "),
   "cross-origin-opener-policy": "same-origin",
   "referrer-policy": "no-referrer",
 };
 
-/** The worker runs what visitors write: it reaches no network, not even this server. */
+/** The worker runs what visitors write: no network is open to it, not even this server. */
 const WORKER = { "content-security-policy": "default-src 'none'; script-src blob:" };
 
-/** An asset's name has the hash of what is in it. */
+/** The name of an asset has a hash of what is in it. */
 const FOREVER = { "cache-control": "public, max-age=31536000, immutable" };
 
-/** Their clocks are their own, or what they show. They run in real time. */
+/** Concepts that have a clock of their own, or measure the real one. */
 const LIVE = new Set(["interleavings", "performance", "virtual-time"]);
 
-interface Assets {
-  /** By their paths. */
-  files: Map<string, File>;
-  /** The path of each, by the name of its source. */
+interface Built {
+  /** The files below `/page/`. */
+  assets: Map<string, File>;
+  /** Where the pages find them, by the names of their sources. */
   paths: Map<string, string>;
+  /** The concepts as JavaScript, by their names. */
+  modules: Map<string, File>;
 }
 
-const assets = lazy(build);
-
-/** The pages of these concepts, for people who found the server at an origin. */
+/** The pages of some concepts. They are built when the first of them is asked for. */
 export class Pages {
-  readonly #concepts: ReadonlyMap<string, Concept>;
-  readonly #modules = new Map<string, () => Promise<File>>();
+  readonly #concepts: readonly Concept[];
+  readonly #built: () => Promise<Built>;
+  /** The list of the concepts. */
+  readonly list: () => Promise<File>;
 
   constructor(concepts: readonly Concept[]) {
-    this.#concepts = new Map(concepts.map((concept) => [concept.name, concept]));
-    for (const { name, concept } of concepts) {
-      this.#modules.set(
-        name,
-        lazy(() => toModule(name, concept.source)),
-      );
-    }
+    this.#concepts = concepts;
+    this.#built = lazy(() => build(concepts));
+    this.list = lazy(async () => {
+      const { paths, modules } = await this.#built();
+      const items = concepts.map((concept) => toItem(concept, modules.get(concept.name)!));
+      return fill("index.html", paths, {
+        body: { attributes: { "data-worker": paths.get("worker.ts")! } },
+        "#version": { text: version },
+        "#concepts": { html: items.join("\n") },
+      });
+    });
   }
 
-  /** The list. */
-  async list(): Promise<File> {
-    const { paths } = await assets();
-    const items = [...this.#concepts.values()].map(toItem).join("\n");
-    return fill("index.html", paths, (rewriter) =>
-      rewriter
-        .on("body", attributes({ "data-worker": paths.get("worker.ts")! }))
-        .on("#concepts", { element: (list) => void list.setInnerContent(items, { html: true }) }),
-    );
+  /**
+   * The page of a concept.
+   *
+   * @param origin where visitors have found the server, for commands that they copy
+   */
+  async concept(concept: Concept, origin: string): Promise<File> {
+    const { paths } = await this.#built();
+    const { name, title, header, summary } = concept;
+    const code = demoOf(concept);
+    const isLive = LIVE.has(name);
+    return fill("concept.html", paths, {
+      body: {
+        attributes: {
+          "data-concept": name,
+          "data-worker": paths.get("worker.ts")!,
+          "data-needs": isLive ? name : `${name} virtual-time`,
+          "data-clock": isLive ? "live" : "virtual",
+        },
+      },
+      title: { text: `${title} – async-concepts` },
+      'meta[name="description"]': { attributes: { content: summary } },
+      "nav ul": { html: this.#links(name) },
+      h1: { text: title },
+      "#about": { html: toHtml(header) },
+      "#code": { text: code, attributes: { rows: `${code.split("\n").length}` } },
+      "#using": { isLeftOut: !/\busing\b/.test(code) },
+      "#orders": { isLeftOut: name !== "interleavings" },
+      "#files": { html: filesOf(concept) },
+      "#commands": { html: commandsOf(concept, origin) },
+    });
   }
 
-  /** The page of a concept, if there is such a one. */
-  async concept(name: string, origin: string): Promise<File | undefined> {
-    const concept = this.#concepts.get(name);
-    if (!concept) return undefined;
-    const { paths } = await assets();
-    const { source } = concept.concept;
-    const needs = LIVE.has(name) ? [name] : [name, "virtual-time"];
-    const about = Bun.markdown.html(concept.header);
-    void origin;
-    return fill("concept.html", paths, (rewriter) =>
-      rewriter
-        .on(
-          "body",
-          attributes({
-            "data-concept": name,
-            "data-worker": paths.get("worker.ts")!,
-            "data-needs": needs.join(" "),
-            "data-clock": LIVE.has(name) ? "live" : "virtual",
-          }),
-        )
-        .on("h1", { element: (title) => void title.setInnerContent(concept.title) })
-        .on("#about", { element: (section) => void section.setInnerContent(about, { html: true }) })
-        .on("#code", {
-          element: (code) => void code.setInnerContent(demoOf(name, source, concept.exports)),
-        })
-        .on("#orders", {
-          element: (section) => void (name === "interleavings" || section.remove()),
-        }),
-    );
+  /** The page for a concept that there is not. */
+  async missing(): Promise<File> {
+    const { paths } = await this.#built();
+    return fill("missing.html", paths, { "main ul": { html: this.#links() } });
   }
 
-  /** A concept as JavaScript for browsers. */
+  /** A concept as JavaScript for browsers, if there is one with this name. */
   async module(name: string): Promise<File | undefined> {
-    return this.#modules.get(name)?.();
+    return (await this.#built()).modules.get(name);
   }
 
-  /** One of the pages' own scripts and styles. */
+  /** A script or the styles, if there is such a file. */
   async asset(name: string): Promise<File | undefined> {
-    const { files } = await assets();
-    return files.get(`/page/${name}`);
+    return (await this.#built()).assets.get(name);
+  }
+
+  #links(current?: string): string {
+    return this.#concepts
+      .map(({ name, title }) => {
+        const isCurrent = name === current ? ' aria-current="page"' : "";
+        return `<li><a href="/concepts/${name}"${isCurrent}>${title}</a></li>`;
+      })
+      .join("\n");
   }
 }
 
-/** Builds the scripts of the pages. */
-async function build(): Promise<Assets> {
-  const names = ["list.ts", "concept.ts", "worker.ts"];
-  const files = new Map<string, File>();
-  const paths = new Map<string, string>();
-  const add = (source: string, name: string, suffix: string, headers: Record<string, string>) => {
-    const file = toFile(source, headers);
-    const path = `/page/${name.split(".")[0]}-${file.etag.slice(1, 13)}.${suffix}`;
-    files.set(path, file);
-    paths.set(name, path);
-  };
-  const { outputs } = await Bun.build({
-    entrypoints: names.map((name) => join(ROOT, "page", name)),
-    target: "browser",
-    minify: true,
-  });
-  for (const [n, name] of names.entries()) {
-    const headers = { "content-type": JAVASCRIPT, ...FOREVER };
-    add(
-      await outputs[n]!.text(),
-      name,
-      "js",
-      name === "worker.ts" ? { ...headers, ...WORKER } : headers,
-    );
-  }
+async function build(concepts: readonly Concept[]): Promise<Built> {
+  const scripts = ["list", "concept", "worker"];
+  const [license = ""] = concepts[0]!.concept.source.split("\n", 1);
+  const [pages, bundles] = await Promise.all([
+    bundle("page", scripts, { minify: true }),
+    // For people to read as well. The line that says where a file comes from stays with it.
+    bundle(
+      "concepts",
+      concepts.map(({ name }) => name),
+      { banner: license },
+    ),
+  ]);
   const style = readFileSync(join(ROOT, "page/style.css"), "utf8");
-  add(style, "style.css", "css", { "content-type": CSS, ...FOREVER });
-  return { files, paths };
-}
-
-/** Bundles a concept, which keeps the line that says where it comes from. */
-async function toModule(name: string, source: string): Promise<File> {
-  const { outputs } = await Bun.build({
-    entrypoints: [join(ROOT, "concepts", `${name}.ts`)],
-    target: "browser",
-    banner: source.slice(0, source.indexOf("\n")),
-  });
-  return toFile(await outputs[0]!.text(), { "content-type": JAVASCRIPT });
-}
-
-/** Fills in a page's HTML, in which scripts and styles have the names of their sources. */
-function fill(
-  name: string,
-  paths: ReadonlyMap<string, string>,
-  fillIn: (rewriter: HTMLRewriter) => HTMLRewriter,
-): File {
-  const link = (attribute: string) => ({
-    element(element: HTMLRewriterTypes.Element) {
-      const path = paths.get(element.getAttribute(attribute) ?? "");
-      if (path) element.setAttribute(attribute, path);
-    },
-  });
-  const rewriter = new HTMLRewriter().on("link", link("href")).on("script", link("src"));
-  const html = readFileSync(join(ROOT, "page", name), "utf8");
-  return toFile(fillIn(rewriter).transform(html), { "content-type": HTML, ...PAGE });
-}
-
-function attributes(values: Record<string, string>) {
-  return {
-    element(element: HTMLRewriterTypes.Element) {
-      for (const [name, value] of Object.entries(values)) element.setAttribute(name, value);
-    },
+  const built: Built = { assets: new Map(), paths: new Map(), modules: new Map() };
+  const add = (name: string, source: string, suffix: string, headers: Record<string, string>) => {
+    const file = toFile(source, { ...headers, ...FOREVER });
+    const path = name.replace(/\.\w+$/, `-${file.etag.slice(1, 13)}.${suffix}`);
+    built.assets.set(path, file);
+    built.paths.set(name, `/page/${path}`);
   };
+  add("style.css", style, "css", CSS);
+  for (const name of scripts) {
+    const headers = name === "worker" ? { ...JAVASCRIPT, ...WORKER } : JAVASCRIPT;
+    add(`${name}.ts`, pages.get(name)!, "js", headers);
+  }
+  for (const [name, source] of bundles) built.modules.set(name, toFile(source, JAVASCRIPT));
+  return built;
 }
 
-function toItem({ name, title, summary, elsewhere }: Concept): string {
+/** Bundles TypeScript files of a folder for browsers, each on its own. */
+async function bundle(folder: string, names: string[], options: Partial<Bun.BuildConfig>) {
+  const entrypoints = names.map((name) => join(ROOT, folder, `${name}.ts`));
+  const { outputs } = await Bun.build({ entrypoints, target: "browser", ...options });
+  const sources = outputs.map(async (output) => {
+    return [basename(output.path, ".js"), await output.text()] as const;
+  });
+  return new Map(await Promise.all(sources));
+}
+
+interface Filling {
+  text?: string;
+  html?: string;
+  attributes?: Record<string, string>;
+  isLeftOut?: boolean;
+}
+
+/** Fills in an HTML file, by selectors. It has the sources of scripts and styles, and gets their paths. */
+function fill(name: string, paths: ReadonlyMap<string, string>, fillings: Record<string, Filling>) {
+  const rewriter = new HTMLRewriter();
+  for (const attribute of ["href", "src"]) {
+    rewriter.on(`[${attribute}]`, {
+      element(element) {
+        const path = paths.get(element.getAttribute(attribute)!);
+        if (path) element.setAttribute(attribute, path);
+      },
+    });
+  }
+  for (const [selector, { text, html, attributes = {}, isLeftOut }] of Object.entries(fillings)) {
+    rewriter.on(selector, {
+      element(element) {
+        for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+        if (text !== undefined) element.setInnerContent(text);
+        if (html !== undefined) element.setInnerContent(html, { html: true });
+        if (isLeftOut) element.remove();
+      },
+    });
+  }
+  const html = readFileSync(join(ROOT, "page", name), "utf8");
+  return toFile(rewriter.transform(html), PAGE);
+}
+
+/** The Markdown of comments, in which links to names are no more than names. */
+function toHtml(markdown: string): string {
+  const text = markdown.replace(/\{@link (\w+)\}/g, "`$1`");
+  return Bun.markdown.html(text, { noHtmlBlocks: true, noHtmlSpans: true });
+}
+
+function toItem({ name, title, summary, elsewhere }: Concept, module: File): string {
+  const size = (Bun.gzipSync(module.source).byteLength / 1000).toFixed(1);
   return `<li data-concept="${name}"><article>
-<h2><a href="/concepts/${name}">${Bun.escapeHTML(title)}</a></h2>
-<p>${Bun.escapeHTML(summary)}</p>
-<p>${Bun.escapeHTML(elsewhere)}</p>
+<h2><a href="/concepts/${name}">${title}</a></h2>
+${toHtml(summary)}
 <div class="picture"></div>
+<div class="elsewhere">${toHtml(`Known elsewhere as: ${elsewhere}`)}</div>
+<p class="size">${size} kB gzipped</p>
 </article></li>`;
+}
+
+function filesOf({ name }: Concept): string {
+  const files = [
+    ["The file", `/concepts/${name}.ts`],
+    ["as JavaScript", `/concepts/${name}.js`],
+    ["its test", `/tests/${name}.test.ts`],
+    ["its bench", `/benches/${name}.bench.ts`],
+  ] as const;
+  return files.map(([label, path]) => `<li><a href="${path}">${label}</a></li>`).join("\n");
+}
+
+function commandsOf({ name, needs }: Concept, origin: string): string {
+  const others = needs.length > 0 ? `, which needs ${needs.join(", ")}` : "";
+  const commands = [
+    ["Fetch it", `curl -O ${origin}/concepts/${name}.ts`],
+    ["From a clone", `cp concepts/${name}.ts your-project/src/`],
+    [`With its test${others}`, `bunx shadcn add ${origin}/r/${name}.json`],
+    ["See what it does, in Deno", `deno run ${origin}/concepts/${name}.ts`],
+  ] as const;
+  return commands
+    .map(([label, command]) => {
+      const text = Bun.escapeHTML(command);
+      return `<dt>${label}</dt>
+<dd><code>${text}</code> <button type="button" data-copy="${text}" aria-label="Copy: ${label}">Copy</button></dd>`;
+    })
+    .join("\n");
 }

@@ -166,7 +166,7 @@ describe.each([
       "nope.ts",
       "server.ts",
       "constructor.ts",
-      "semaphores",
+      "semaphores.mjs",
       "..%2fserver.ts",
       "%2e%2e%2fserver.ts",
       "..%5cserver.ts",
