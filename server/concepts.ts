@@ -30,7 +30,7 @@ export interface Concept {
   bench: File;
 }
 
-const TYPESCRIPT = { "content-type": "text/typescript; charset=utf-8" };
+export const TYPESCRIPT = "text/typescript; charset=utf-8";
 
 export function toFile(source: string, headers: Record<string, string>): File {
   const hash = createHash("sha256").update(source).digest("base64url");
@@ -43,7 +43,8 @@ let concepts: Concept[] | undefined;
 export function readConcepts(): readonly Concept[] {
   if (concepts) return concepts;
   const transpiler = new Bun.Transpiler({ loader: "ts" });
-  const read = (path: string) => toFile(readFileSync(join(ROOT, path), "utf8"), TYPESCRIPT);
+  const read = (path: string) =>
+    toFile(readFileSync(join(ROOT, path), "utf8"), { "content-type": TYPESCRIPT });
   const names = readdirSync(join(ROOT, "concepts"))
     .filter((file) => file.endsWith(".ts"))
     .map((file) => file.slice(0, -3))

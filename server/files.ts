@@ -6,9 +6,9 @@
 import { Elysia } from "elysia";
 import { z } from "zod";
 
-import { type Concept, type File, readConcepts, toFile } from "./concepts.ts";
+import { type Concept, type File, readConcepts, toFile, TYPESCRIPT } from "./concepts.ts";
 import { preferred } from "./negotiation.ts";
-import { content, text } from "./openapi.ts";
+import { content, text, toProblemResponse } from "./openapi.ts";
 import type { Pages } from "./pages.ts";
 import { Problem } from "./problems.ts";
 
@@ -48,7 +48,13 @@ const file = z.object({ file: z.string() });
 const KNOWN = { 304: { description: "The client has it already." } };
 
 const SOURCE = {
-  200: text("The file.", "text/typescript", "export class Semaphore { … }"),
+  200: {
+    description: "The file. Browsers get it as plain text.",
+    content: {
+      ...text("", "text/typescript", "export class Semaphore { … }").content,
+      ...text("", "text/plain", "export class Semaphore { … }").content,
+    },
+  },
   ...KNOWN,
 };
 
@@ -63,6 +69,13 @@ const CONCEPT = {
     },
   },
   ...KNOWN,
+  404: {
+    description: "There is no such concept.",
+    content: {
+      ...toProblemResponse("").content,
+      ...text("", "text/html", "<!doctype html>…").content,
+    },
+  },
 };
 
 const ASSET = {
@@ -88,19 +101,20 @@ export function files(pages: Pages) {
     summary,
     exports,
   }));
+  const abouts = list.map((about) => toFile(JSON.stringify(about), JSON_TYPE));
 
   /** A concept as JavaScript, as a page, or what it is. */
   const sendOther = async (name: string, request: Request, set: Settings) => {
     if (name.endsWith(".js")) return send(await pages.module(name.slice(0, -3)), request, set);
-    const concept = all.find((concept) => concept.name === name);
+    const index = all.findIndex((concept) => concept.name === name);
+    const concept = all[index];
     set.headers["vary"] = "Accept";
-    if (wantsPage(request)) {
-      if (concept) return send(await pages.concept(concept, originOf(request)), request, set);
-      set.status = 404;
-      return send(await pages.missing(), request, set);
-    }
-    const about = list.find((concept) => concept.name === name);
-    return send(about && toFile(JSON.stringify(about), JSON_TYPE), request, set);
+    if (!wantsPage(request)) return send(concept && abouts[index], request, set);
+    if (concept) return send(await pages.concept(concept, originOf(request)), request, set);
+    set.status = 404;
+    const { source, headers } = await pages.missing();
+    Object.assign(set.headers, headers);
+    return source;
   };
 
   return new Elysia({ name: "files", detail: { tags: ["files"] } })
@@ -206,15 +220,25 @@ export function send(
     return new Response(null, { status: 304 });
   }
   Object.assign(set.headers, file.headers);
+  if (file.headers["content-type"] === TYPESCRIPT) {
+    // Browsers would save TypeScript, and whoever follows a link to it wants to read it.
+    set.headers["vary"] = "Accept";
+    if (headers.get("accept")?.includes("text/html")) set.headers["content-type"] = PLAIN;
+  }
   return source;
 }
+
+const PLAIN = "text/plain; charset=utf-8";
 
 const JSON_TYPE = { "content-type": "application/json;charset=utf-8" };
 
 /** Where the client has found the server, for links that must be whole. */
 export function originOf({ url }: Request): string {
   const parsed = URL.parse(url);
-  if (!parsed) throw new Problem(400, "The header Host is not valid.");
+  // It is put into commands, and a URL's host may have characters that mean something to a shell.
+  if (!parsed || !/^[\w.:[\]-]+$/.test(parsed.host)) {
+    throw new Problem(400, "The header Host is not valid.");
+  }
   return parsed.origin;
 }
 

@@ -127,7 +127,7 @@ export class Pages {
     return this.#concepts
       .map(({ name, title }) => {
         const isCurrent = name === current ? ' aria-current="page"' : "";
-        return `<li><a href="/concepts/${name}"${isCurrent}>${title}</a></li>`;
+        return `<li><a href="/concepts/${name}"${isCurrent}>${Bun.escapeHTML(title)}</a></li>`;
       })
       .join("\n");
   }
@@ -213,7 +213,7 @@ function toHtml(markdown: string): string {
 function toItem({ name, title, summary, elsewhere }: Concept, module: File): string {
   const size = (Bun.gzipSync(module.source).byteLength / 1000).toFixed(1);
   return `<li data-concept="${name}"><article>
-<h2><a href="/concepts/${name}">${title}</a></h2>
+<h2><a href="/concepts/${name}">${Bun.escapeHTML(title)}</a></h2>
 ${toHtml(summary)}
 <div class="picture"></div>
 <div class="elsewhere">${toHtml(`Known elsewhere as: ${elsewhere}`)}</div>
