@@ -42,8 +42,10 @@ const WORKER = { "content-security-policy": "default-src 'none'; script-src blob
 /** The name of an asset has a hash of what is in it. */
 const FOREVER = { "cache-control": "public, max-age=31536000, immutable" };
 
-/** Concepts that have a clock of their own, or measure the real one. */
-const LIVE = new Set(["interleavings", "performance", "virtual-time"]);
+/** On which clock a demo runs: some concepts have one of their own, or measure the real one. */
+function clockOf(name: string): "live" | "virtual" {
+  return ["interleavings", "performance", "virtual-time"].includes(name) ? "live" : "virtual";
+}
 
 interface Built {
   /** The files below `/page/`. */
@@ -84,14 +86,14 @@ export class Pages {
     const { paths } = await this.#built();
     const { name, title, header, summary } = concept;
     const code = demoOf(concept);
-    const isLive = LIVE.has(name);
+    const clock = clockOf(name);
     return fill("concept.html", paths, {
       body: {
         attributes: {
           "data-concept": name,
           "data-worker": paths.get("worker.ts")!,
-          "data-needs": isLive ? name : `${name} virtual-time`,
-          "data-clock": isLive ? "live" : "virtual",
+          "data-needs": clock === "live" ? name : `${name} virtual-time`,
+          "data-clock": clock,
         },
       },
       title: { text: `${title} – async-concepts` },
@@ -212,7 +214,7 @@ function toHtml(markdown: string): string {
 
 function toItem({ name, title, summary, elsewhere }: Concept, module: File): string {
   const size = (Bun.gzipSync(module.source).byteLength / 1000).toFixed(1);
-  return `<li data-concept="${name}"><article>
+  return `<li data-concept="${name}" data-clock="${clockOf(name)}"><article>
 <h2><a href="/concepts/${name}">${Bun.escapeHTML(title)}</a></h2>
 ${toHtml(summary)}
 <div class="picture"></div>

@@ -38,6 +38,7 @@ describe.each([
       const { page } = await open("/");
 
       expect(page.attributes("#concepts > li", "data-concept")).toEqual(names);
+      expect(page.attributes("#concepts > li", "data-clock")).toEqual(names.map(clockOf));
       expect(page.attributes("#concepts h2 a", "href")).toEqual(names.map((n) => `/concepts/${n}`));
       expect(page.all("#concepts h2 a")).toEqual(concepts.map(({ title }) => title));
       expect(page.all("article > p:first-of-type")).toEqual(
@@ -86,9 +87,8 @@ describe.each([
       for (const need of needs!.split(" ")) {
         expect((await server.fetch(`/concepts/${need}.js`)).status).toBe(200);
       }
-      const isLive = ["interleavings", "performance", "virtual-time"].includes(name);
-      expect(page.attributes("body", "data-clock")).toEqual([isLive ? "live" : "virtual"]);
-      expect(needs).toBe(isLive ? name : `${name} virtual-time`);
+      expect(page.attributes("body", "data-clock")).toEqual([clockOf(name)]);
+      expect(needs).toBe(clockOf(name) === "live" ? name : `${name} virtual-time`);
     });
 
     test("has the orders where there are some, and a word on `using` where it is used", async () => {
@@ -429,6 +429,10 @@ test("page/ imports nothing but itself, and no type of Bun's or the server's", a
     expect(source).not.toMatch(/\b(Bun|process|Buffer)\./);
   }
 });
+
+function clockOf(name: string): string {
+  return ["interleavings", "performance", "virtual-time"].includes(name) ? "live" : "virtual";
+}
 
 /** A page, asked by selectors. */
 class Page {
