@@ -6,7 +6,7 @@ import { z } from "zod";
 
 import { version } from "../package.json";
 import type { auth } from "./auth.ts";
-import { send, wantsPage } from "./files.ts";
+import { KNOWN, send, wantsPage } from "./files.ts";
 import type { Metrics } from "./metrics.ts";
 import { content, text } from "./openapi.ts";
 import type { Pages } from "./pages.ts";
@@ -80,6 +80,7 @@ export function about(metrics: Metrics, isDraining: () => boolean, pages: Pages)
                 ...text("", "text/html", "<!doctype html>…").content,
               },
             },
+            ...KNOWN,
           },
         },
       },

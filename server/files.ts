@@ -45,7 +45,7 @@ const registry = z.object({
 
 const file = z.object({ file: z.string() });
 
-const KNOWN = { 304: { description: "The client has it already." } };
+export const KNOWN = { 304: { description: "The client has it already." } };
 
 const SOURCE = {
   200: {

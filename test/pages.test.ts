@@ -423,7 +423,7 @@ test("page/ imports nothing but itself, and no type of Bun's or the server's", a
 
   for (const file of files) {
     const source = await Bun.file(join(root, "page", file)).text();
-    for (const [, path] of source.matchAll(/(?:from|import) ?\(?"([^"]+)"/g)) {
+    for (const [, path] of source.matchAll(/^(?:import|export) (?:[^"=]* from )?"([^"]+)"/gm)) {
       expect(path).toMatch(/^\.\/[\w-]+\.ts$/);
     }
     expect(source).not.toMatch(/\b(Bun|process|Buffer)\./);

@@ -621,12 +621,14 @@ describe("GET /openapi.json", () => {
     body: JSON.stringify(body),
     headers: { "x-api-key": KEY, "content-type": "application/json", ...headers },
   });
+  const browser = { headers: { accept: "text/html" } };
   const requests = [{ url: "http://127.0.0.1:2/" }];
   const batches = "/projects/{project}/batches";
 
   test.each<[path: string, method: string, status: number, url: string, init?: RequestInit]>([
     ["/", "get", 200, "/"],
-    ["/", "get", 200, "/", { headers: { accept: "text/html" } }],
+    ["/", "get", 200, "/", browser],
+    ["/", "get", 304, "/", { headers: { ...browser.headers, "if-none-match": "*" } }],
     ["/health", "get", 200, "/health"],
     ["/metrics", "get", 200, "/metrics", authorized],
     ["/metrics", "get", 200, "/metrics", { headers: { "x-api-key": "shop-old" } }],
@@ -671,13 +673,28 @@ describe("GET /openapi.json", () => {
     ["/concepts/{file}", "get", 200, "/concepts/errors.ts"],
     ["/concepts/{file}", "get", 304, "/concepts/errors.ts", { headers: { "if-none-match": "*" } }],
     ["/concepts/{file}", "get", 404, "/concepts/nope.ts"],
+    ["/concepts/{file}", "get", 200, "/concepts/errors"],
+    ["/concepts/{file}", "get", 200, "/concepts/errors", browser],
+    ["/concepts/{file}", "get", 200, "/concepts/errors.js"],
+    ["/concepts/{file}", "get", 200, "/concepts/errors.ts", browser],
+    ["/concepts/{file}", "get", 404, "/concepts/nope", browser],
+    ["/benches/{file}", "get", 200, "/benches/errors.bench.ts"],
+    [
+      "/benches/{file}",
+      "get",
+      304,
+      "/benches/errors.bench.ts",
+      { headers: { "if-none-match": "*" } },
+    ],
+    ["/benches/{file}", "get", 404, "/benches/nope.ts"],
+    ["/page/{file}", "get", 404, "/page/nope.js"],
     ["/tests/{file}", "get", 200, "/tests/errors.test.ts"],
     ["/tests/{file}", "get", 404, "/tests/nope.ts"],
     ["/r/registry.json", "get", 200, "/r/registry.json"],
     ["/r/{file}", "get", 200, "/r/errors.json"],
     ["/r/{file}", "get", 404, "/r/nope.json"],
     ["/openapi.json", "get", 200, "/openapi.json"],
-  ])("says of %s %s what it answers with %d", async (path, method, status, url, init) => {
+  ])("says of %s %s what it answers with %d", async (path, method, status, url, init = {}) => {
     const server = await inProcess(createApp(twoProjects()));
     const document = await (await server.fetch("/openapi.json")).json();
 
