@@ -1,13 +1,14 @@
 /**
  * # The server
  *
- * Works off batches of HTTP requests for several projects, each with its keys and limits; lists the
- * concepts, and hands out their files. It is also their example at work: what it limits, waits for,
+ * Works off batches of HTTP requests for several projects, each with its keys and limits; shows the
+ * concepts in the browser, and hands out their files. It is also their example at work: what it limits, waits for,
  * tries again and cleans up, it does with them.
  *
  * `bun server.ts` runs it. This file is the door: configuration, listening, stopping. Each of its
  * rooms, which stand in `server/`, has one job: `config` what the server is told, `limits` what every
- * request is held to, `problems` what errors look like, `auth` who may do what, `batches` the work.
+ * request is held to, `problems` what errors look like, `auth` who may do what, `batches` the work,
+ * `pages` what a browser shows.
  *
  * @module
  */
