@@ -45,7 +45,7 @@ async function run(then: "play" | "show"): Promise<void> {
       signal,
     );
     player.show(recording, then === "play");
-    tell(recording, code);
+    tell(recording);
   } catch (reason) {
     if (signal.aborted) return;
     status.textContent = "";
@@ -54,7 +54,7 @@ async function run(then: "play" | "show"): Promise<void> {
 }
 
 /** Says how it went, and where in the code it failed. */
-function tell({ lines, end, failed }: Recording, code: string): void {
+function tell({ lines, end, failed }: Recording): void {
   const how = isLive ? "Recorded live, in real time" : "Recorded on a virtual clock";
   const what = failed ? "it failed after" : "it took";
   const { pace } = player;
@@ -63,9 +63,7 @@ function tell({ lines, end, failed }: Recording, code: string): void {
   if (!failed) return;
   const { name, message, line, column } = failed;
   error.append(name ? `${name}: ${message}` : message);
-  if (name === "SyntaxError" && /\busing\b/.test(code)) {
-    error.append(" (using needs Chrome 134, Firefox 141, or a later one)");
-  }
+  if (name === "SyntaxError" && find("#using")) error.append(" Does this browser know using?");
   if (line === undefined) return;
   const where = make("button", { type: "button", textContent: `line ${line}, column ${column}` });
   where.onclick = () => editor.select(line);
@@ -146,6 +144,18 @@ find("#share").onclick = async () => {
   }
 };
 window.onhashchange = recall;
+
+for (const button of document.querySelectorAll<HTMLButtonElement>("[data-copy]")) {
+  button.onclick = async () => {
+    try {
+      await navigator.clipboard.writeText(button.dataset["copy"]!);
+      button.textContent = "Copied";
+    } catch {
+      // Without HTTPS browsers don't let pages write: it is selected, and Ctrl+C copies it.
+      getSelection()?.selectAllChildren(button.previousElementSibling!);
+    }
+  };
+}
 
 turnKnobs();
 if (!recall()) void run("play");
