@@ -37,6 +37,33 @@ export interface InterleavingsOptions extends WaitOptions {
   seed?: number | undefined;
   /** Told after every thousand runs how far the search is. */
   onProgress?: ((progress: InterleavingsProgress) => void) | undefined;
+  /**
+   * Told of every order once it has been run. If it returns `true`, the search goes on although that
+   * order fails: to count those that do, or to look behind a bug that is known.
+   */
+  onOrder?: ((order: InterleavingsOrder) => boolean | void) | undefined;
+}
+
+/** An order that has been run. */
+export interface InterleavingsOrder {
+  /** Replays it: `interleavings(scenario, { schedule })`. */
+  readonly schedule: string;
+  /** As in {@link InterleavingError}. */
+  readonly switches: number;
+  /** What was chosen and which tasks have ended, one after the other. */
+  readonly events: readonly InterleavingsEvent[];
+  /** Why it fails, if it does. */
+  readonly error?: InterleavingError;
+}
+
+/** What has happened in an order. */
+export interface InterleavingsEvent {
+  /** In the turn of which choice, counted from 1. */
+  readonly choice: number;
+  /** The name of the task, or `"scenario"`. */
+  readonly lane: string;
+  /** What was chosen, `"done"` or `"failed"`. */
+  readonly state: string;
 }
 
 /** How far a search is. */
@@ -102,8 +129,15 @@ export interface World {
     name?: string,
     options?: StepsOptions<A>,
   ): (...args: A) => Promise<Awaited<R>>;
-  /** Starts a task, in its turn, in a lane of its own. A failure that nobody asks for is unhandled. */
-  spawn<T>(name: string, task: () => T | PromiseLike<T>, options?: SpawnOptions): Promise<T>;
+  /**
+   * Starts a task, in its turn, in a lane of its own. A failure that nobody asks for is unhandled.
+   * What the task makes of the world that it is given is its own, in browsers as well.
+   */
+  spawn<T>(
+    name: string,
+    task: (world: World) => T | PromiseLike<T>,
+    options?: SpawnOptions,
+  ): Promise<T>;
   /** Aborts the controller at any moment, or never, unless `surely`. */
   abort(controller: AbortController, options?: AbortOptions): void;
 }
@@ -166,7 +200,8 @@ export class InterleavingError extends Error {
  * comes alone, or in the turn of another choice: right before it, or up to three microtasks later.
  *
  * While it runs, the global timers, `Date`, `performance.now` and `AbortSignal.timeout` are replaced.
- * Tasks are told apart by the async context (on Bun, Node and Deno), in browsers by what ran last.
+ * Tasks are told apart by the async context (on Bun, Node and Deno). Browsers have none: there it is
+ * the task that was chosen last, unless a task uses the world that "spawn" gives it.
  * bun:test ends a test at an unhandled rejection before it can be named here.
  *
  * Source of the idea: iterative context bounding, as in Microsoft's CHESS; sleep sets.
@@ -203,7 +238,7 @@ export async function interleavings(
 ): Promise<InterleavingsResult> {
   requireFunction(EXPLORE, "scenario", scenario);
   requireOptions(EXPLORE, options);
-  const { maxRuns = 100_000, maxMs = 3000, late = false, onProgress, signal } = options;
+  const { maxRuns = 100_000, maxMs = 3000, late = false, onProgress, onOrder, signal } = options;
   const { seed = Math.floor(Math.random() * 2 ** 32) } = options;
   const path = options.schedule === undefined ? undefined : parse(options.schedule);
   requirePositiveInteger(EXPLORE, "maxRuns", maxRuns);
@@ -211,11 +246,12 @@ export async function interleavings(
   requireCount(EXPLORE, "seed", seed);
   if (typeof late !== "boolean") throw invalid(EXPLORE, "late", "a boolean", late, TypeError);
   if (onProgress !== undefined) requireFunction(EXPLORE, "onProgress", onProgress);
+  if (onOrder !== undefined) requireFunction(EXPLORE, "onOrder", onOrder);
   requireSignal(EXPLORE, signal);
   signal?.throwIfAborted();
 
   const stage = new Stage(EXPLORE);
-  const settings = { maxRuns, maxMs, seed, onProgress };
+  const settings = { maxRuns, maxMs, seed, onProgress, onOrder };
   const { AsyncLocalStorage } = builtin("node:async_hooks") ?? {};
   const storage = AsyncLocalStorage && new AsyncLocalStorage();
   const place: Place = { scenario, late, stage, storage };
@@ -276,6 +312,7 @@ interface Budget {
   readonly maxMs: number;
   readonly seed: number;
   readonly onProgress: InterleavingsOptions["onProgress"];
+  readonly onOrder: InterleavingsOptions["onOrder"];
 }
 
 const ANY: Branch = { path: [], switches: 0, asleep: [], expected: [] };
@@ -438,9 +475,18 @@ class Search {
 
   async #run(branch: Branch, choose: Choose): Promise<void> {
     const run = new Run(this.#place, branch, choose);
-    const ended = await run.end();
+    let error: InterleavingError | undefined;
+    const ended = await run.end().catch((reason: unknown) => {
+      // What can't be repeated has no other orders; any other reason is that of a stop.
+      if (!(reason instanceof InterleavingError) || reason.kind === "nondeterministic")
+        throw reason;
+      error = reason;
+      return true;
+    });
     this.#choices += run.path.length;
     if (!ended) return void this.#cut++;
+    const goesOn = this.#budget.onOrder?.(run.summary(error));
+    if (error && goesOn !== true) throw error;
     this.#runs++;
     this.#orders += run.countOrders();
   }
@@ -510,7 +556,7 @@ function parse(schedule: unknown): Choice[] {
 interface Lane {
   readonly name: string;
   readonly run: Run;
-  ended: boolean;
+  ended: { readonly choice: number; readonly state: string } | undefined;
   /** What it did last. */
   last: string;
 }
@@ -704,7 +750,7 @@ class Run implements World {
     this.#error ??= { kind, cause };
   }
 
-  step(label: string, options: StepOptions = {}): Promise<void> {
+  step(label: string, options: StepOptions = {}, lane = this.lane): Promise<void> {
     return new Promise((resolve, reject) => {
       const action = "wait for step";
       requireString(action, "label", label);
@@ -714,7 +760,7 @@ class Run implements World {
       requireSignal(action, signal);
       signal?.throwIfAborted();
       this.#refuseDead(action);
-      const pending = new Pending("step", this.lane, label, resolve);
+      const pending = new Pending("step", lane, label, resolve);
       if (on) this.#declare(pending, on);
       if (fails !== undefined && fails !== false) {
         const error = fails === true ? new Error(`Step ${label} fails`) : fails;
@@ -732,6 +778,7 @@ class Run implements World {
     fn: (...args: A) => R,
     name?: string,
     options: StepsOptions<A> = {},
+    owner?: Lane,
   ): (...args: A) => Promise<Awaited<R>> {
     const action = "wrap function";
     requireFunction(action, "fn", fn);
@@ -750,16 +797,17 @@ class Run implements World {
       const { signal } = Object(args.at(-1)) as { signal?: unknown };
       const step: StepOptions = { on: typeof on === "function" ? on(...args) : on, fails };
       if (signal instanceof AbortSignal) step.signal = signal;
-      const waiting = { lane: run.lane, label };
+      const lane = owner ?? run.lane;
+      const waiting = { lane, label };
 
-      if (at === "call") await run.step(label, step);
-      else if (at === "both") await run.step(label, { ...step, fails: undefined });
+      if (at === "call") await run.step(label, step, lane);
+      else if (at === "both") await run.step(label, { ...step, fails: undefined }, lane);
       const reply = Promise.try((): R => Reflect.apply(fn, this, args));
       reply.catch(doNothing); // It may have to wait for its turn.
       run.#calls.add(waiting);
       let isDue = false;
       try {
-        if (at !== "call") await run.step(at === "both" ? `${label} replies` : label, step);
+        if (at !== "call") await run.step(at === "both" ? `${label} replies` : label, step, lane);
         isDue = true;
         return await reply;
       } finally {
@@ -769,7 +817,11 @@ class Run implements World {
     };
   }
 
-  spawn<T>(name: string, task: () => T | PromiseLike<T>, options: SpawnOptions = {}): Promise<T> {
+  spawn<T>(
+    name: string,
+    task: (world: World) => T | PromiseLike<T>,
+    options: SpawnOptions = {},
+  ): Promise<T> {
     const action = "spawn task";
     requireString(action, "name", name);
     requireFunction(action, "task", task);
@@ -779,13 +831,15 @@ class Run implements World {
     const lane = this.#addLane(name);
     const spawned = new Spawned<T>((resolve, reject) => {
       const start = async () => {
+        let state = "done";
         try {
-          resolve(await this.within(lane, task));
+          resolve(await this.within(lane, () => task(new TaskWorld(this, lane))));
         } catch (reason) {
           spawned.fail(reason);
           reject(reason);
+          state = "failed";
         }
-        lane.ended = true;
+        lane.ended = { choice: this.path.length, state };
       };
       const pending = new Pending("start", lane, "starts", start);
       if (on) this.#declare(pending, on);
@@ -794,7 +848,7 @@ class Run implements World {
     return spawned;
   }
 
-  abort(controller: AbortController, options: AbortOptions = {}): void {
+  abort(controller: AbortController, options: AbortOptions = {}, lane = this.lane): void {
     const action = "abort controller";
     if (typeof controller?.abort !== "function") {
       throw invalid(action, "controller", "an AbortController", controller, TypeError);
@@ -803,7 +857,6 @@ class Run implements World {
     this.#refuseDead(action);
     const { reason, surely = false, label = "abort" } = options;
     requireString(action, "label", label);
-    const { lane } = this;
     const abort = () => this.within(lane, () => controller.abort(reason));
     new Pending("abort", lane, label, abort).optional = !surely;
   }
@@ -816,6 +869,25 @@ class Run implements World {
   #declare(pending: Pending, on: readonly string[]): void {
     pending.on = on;
     this.#declares = true;
+  }
+
+  #schedule(): string {
+    return format(this.path.slice(0, this.#forced));
+  }
+
+  /** The order that it was, once it has ended. */
+  summary(error?: InterleavingError): InterleavingsOrder {
+    const events = this.#chosen.flatMap((pending, i) => {
+      const choice = i + 1;
+      const state = labelOf(pending, this.path[i]!, this.#glued[i]);
+      const ended = this.#lanes.filter((lane) => lane.ended?.choice === choice);
+      return [
+        { choice, lane: pending.lane.name, state },
+        ...ended.map(({ name, ended }) => ({ choice, lane: name, state: ended!.state })),
+      ];
+    });
+    const order = { schedule: this.#schedule(), switches: this.switches, events };
+    return error ? { ...order, error } : order;
   }
 
   /** How many orders of the same choices stand for the same run. */
@@ -942,7 +1014,7 @@ class Run implements World {
   }
 
   #addLane(name: string): Lane {
-    const lane = { name, run: this, ended: false, last: "" };
+    const lane = { name, run: this, ended: undefined, last: "" };
     this.#lanes.push(lane);
     return lane;
   }
@@ -971,8 +1043,8 @@ class Run implements World {
   ): InterleavingError {
     const failed = this.#spawned.find((spawned) => spawned.failure && !spawned.asked);
     if (kind === "deadlock" && failed) return this.#failure("unhandled", failed.failure!.reason);
-    const schedule = format(this.path.slice(0, this.#forced));
     const { switches } = this;
+    const schedule = this.#schedule();
     const lines = [
       `${this.#what(kind, cause, expected)}`,
       `The order, with ${switches} ${switches === 1 ? "switch" : "switches"}:`,
@@ -1045,6 +1117,41 @@ class Run implements World {
       rows.splice(MAX_ROWS / 2, left, `        … ${left} choices …`);
     }
     return [head, ...rows].join("\n");
+  }
+}
+
+/** The world as one task sees it: it knows the task where the platform doesn't. */
+class TaskWorld implements World {
+  readonly #run: Run;
+  readonly #lane: Lane;
+
+  constructor(run: Run, lane: Lane) {
+    this.#run = run;
+    this.#lane = lane;
+  }
+
+  step(label: string, options?: StepOptions): Promise<void> {
+    return this.#run.step(label, options, this.#lane);
+  }
+
+  steps<A extends unknown[], R>(
+    fn: (...args: A) => R,
+    name?: string,
+    options?: StepsOptions<A>,
+  ): (...args: A) => Promise<Awaited<R>> {
+    return this.#run.steps(fn, name, options, this.#lane);
+  }
+
+  spawn<T>(
+    name: string,
+    task: (world: World) => T | PromiseLike<T>,
+    options?: SpawnOptions,
+  ): Promise<T> {
+    return this.#run.spawn(name, task, options);
+  }
+
+  abort(controller: AbortController, options?: AbortOptions): void {
+    this.#run.abort(controller, options, this.#lane);
   }
 }
 

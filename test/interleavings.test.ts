@@ -10,6 +10,7 @@ import {
   type InterleavingErrorKind,
   interleavings,
   type InterleavingsOptions,
+  type InterleavingsOrder,
   type InterleavingsProgress,
   type World,
 } from "../concepts/interleavings.ts";
@@ -304,6 +305,203 @@ describe("interleavings", () => {
       });
 
       expect({ runs, orders }).toEqual({ runs: 1, orders: 6 });
+    });
+  });
+
+  describe("onOrder", () => {
+    test("is told of every order, which its schedule replays", async () => {
+      const orders: InterleavingsOrder[] = [];
+      const tasks = async (world: World) => {
+        const task = (label: string) => () => world.step(label);
+        await Promise.all([world.spawn("ann", task("a")), world.spawn("bob", task("b"))]);
+      };
+
+      const { runs } = await interleavings(tasks, { onOrder: (order) => void orders.push(order) });
+
+      expect(runs).toBe(6);
+      expect(orders.map(({ switches }) => switches)).toEqual([0, 0, 1, 1, 2, 2]);
+      expect(new Set(orders.map(({ schedule }) => schedule)).size).toBe(6);
+      expect(orders[0]).toEqual({
+        schedule: "any",
+        switches: 0,
+        events: [
+          { choice: 1, lane: "ann", state: "starts" },
+          { choice: 2, lane: "ann", state: "a" },
+          { choice: 2, lane: "ann", state: "done" },
+          { choice: 3, lane: "bob", state: "starts" },
+          { choice: 4, lane: "bob", state: "b" },
+          { choice: 4, lane: "bob", state: "done" },
+        ],
+      });
+      for (const order of orders) {
+        const again: InterleavingsOrder[] = [];
+        const onOrder = (order: InterleavingsOrder) => void again.push(order);
+        await interleavings(tasks, { schedule: order.schedule, onOrder });
+        expect(again).toEqual([order]);
+      }
+    });
+
+    test("goes on after a failing order if it returns true", async () => {
+      const failing: InterleavingsOrder[] = [];
+      const result = await interleavings(lostUpdate, {
+        onOrder(order) {
+          if (order.error) failing.push(order);
+          return true;
+        },
+      });
+
+      // Both have begun before either writes, in four of the six orders.
+      expect(result).toEqual({ runs: 6, cut: 0, orders: 6, exhaustive: true });
+      expect(failing.map(({ schedule }) => schedule).sort()).toEqual([
+        "0.1",
+        "0.1.2",
+        "1.0",
+        "1.0.2",
+      ]);
+      for (const { error, schedule, switches } of failing) {
+        expect(error!.cause).toEqual(new Error("the balance is 1"));
+        expect(error).toMatchObject({ schedule, switches, kind: "failure" });
+        expect((await failureOf(lostUpdate, { schedule })).message).toBe(error!.message);
+      }
+    });
+
+    test.each([[undefined], [false], ["yes"], [Promise.resolve(true)]])(
+      "returning %p, ends with the first that fails",
+      async (value) => {
+        const told: InterleavingsOrder[] = [];
+        const onOrder = (order: InterleavingsOrder) => (told.push(order), value as boolean);
+        const error = await failureOf(lostUpdate, { onOrder });
+
+        expect(told.map((order) => order.error)).toEqual([undefined, undefined, error]);
+      },
+    );
+
+    test("passes over a bug that is known, to the one behind it", async () => {
+      const error = await failureOf(
+        async (world) => {
+          const order: string[] = [];
+          await Promise.all(["a", "b", "c"].map((it) => world.step(it).then(() => order.push(it))));
+          if (order[0] === "b") throw new RangeError("known");
+          if (order[0] === "c") throw new TypeError("new");
+        },
+        { onOrder: ({ error }) => error?.cause instanceof RangeError },
+      );
+
+      expect(error.cause).toEqual(new TypeError("new"));
+    });
+
+    test("goes on after a failure of each kind", async () => {
+      const scenarios: Partial<Record<InterleavingErrorKind, (world: World) => unknown>> = {
+        failure: () => Promise.reject(new Error("failed")),
+        unhandled: (world) => {
+          void world.spawn("broken", () => Promise.reject(new Error("broken")));
+          return world.step("last");
+        },
+        deadlock: () => new Promise(() => {}),
+        leak: (world) => void world.spawn("forgotten", () => {}),
+        endless: async (world) => {
+          for (;;) await world.step("again");
+        },
+      };
+      for (const [kind, scenario] of Object.entries(scenarios)) {
+        const kinds: (string | undefined)[] = [];
+        const result = await interleavings(
+          async (world) => {
+            await Promise.all([world.step("a"), world.step("b")]);
+            await scenario(world);
+          },
+          {
+            onOrder({ error }) {
+              kinds.push(error?.kind);
+              return true;
+            },
+          },
+        );
+
+        expect({ kind, exhaustive: result.exhaustive }).toEqual({ kind, exhaustive: true });
+        expect(kinds.length).toBe(result.runs);
+        expect(kinds.filter((it) => it === kind).length).toBeGreaterThanOrEqual(2);
+      }
+    });
+
+    test("is not told of a scenario that can't be repeated, which ends the search", async () => {
+      let runs = 0;
+      const told: InterleavingsOrder[] = [];
+      const error = await failureOf(
+        (world) => Promise.all([world.step(`run ${runs++}`), world.step("other")]),
+        { onOrder: (order) => told.push(order) > 0 },
+      );
+
+      expect(error.kind).toBe("nondeterministic");
+      expect(told).toHaveLength(1);
+    });
+
+    test("is not told of a run that was stopped", async () => {
+      const controller = new AbortController();
+      const told: InterleavingsOrder[] = [];
+      const run = interleavings(() => controller.abort("enough"), {
+        signal: controller.signal,
+        onOrder: (order) => told.push(order) > 0,
+      });
+
+      await expect(run).rejects.toBe("enough");
+      expect(told).toEqual([]);
+    });
+
+    test("is not told of orders for which others stand, but of random ones", async () => {
+      let told = 0;
+      const onOrder = () => void told++;
+      const independent = async (world: World) => {
+        const twice = (on: string) => world.step(on, { on }).then(() => world.step(on, { on }));
+        await Promise.all([twice("x"), twice("y")]);
+      };
+      const { runs, cut } = await interleavings(independent, { onOrder });
+      expect([runs, told]).toEqual([1, 1]);
+      expect(cut).toBeGreaterThan(0);
+
+      told = 0;
+      const result = await interleavings(lostUpdate, { onOrder: () => ++told > 0, maxRuns: 5 });
+      expect(result).toMatchObject({ exhaustive: false, runs: told });
+      expect(told).toBe(6);
+    });
+
+    test("what it throws ends the search", async () => {
+      const reason = new Error("thrown");
+      const run = interleavings(lostUpdate, {
+        onOrder: () => {
+          throw reason;
+        },
+      });
+
+      await expect(run).rejects.toBe(reason);
+    });
+
+    test("the events tell how tasks end, in whose turn, and what an abort meets", async () => {
+      let events: InterleavingsOrder["events"] = [];
+      await interleavings(
+        async (world) => {
+          const controller = new AbortController();
+          const { promise, resolve } = Promise.withResolvers<void>();
+          const both = [
+            world.spawn("sleeper", () => promise.then(() => Promise.reject(new Error("broken")))),
+            world.spawn("waker", async () => {
+              world.abort(controller, { label: "leaves" });
+              await world.step("work");
+              resolve();
+            }),
+          ];
+          await Promise.allSettled(both);
+        },
+        { schedule: "0.1.3+2@0", onOrder: (order) => void (events = order.events) },
+      );
+
+      expect(events).toEqual([
+        { choice: 1, lane: "sleeper", state: "starts" },
+        { choice: 2, lane: "waker", state: "starts" },
+        { choice: 3, lane: "waker", state: "work, leaves" },
+        { choice: 3, lane: "sleeper", state: "failed" },
+        { choice: 3, lane: "waker", state: "done" },
+      ]);
     });
   });
 
@@ -824,6 +1022,20 @@ describe("world", () => {
       expect(error.kind).toBe("unhandled");
       expect(error.cause).toBe(cause);
       expect(error.message).toContain("A rejection is unhandled: Error: broken");
+    });
+
+    test("the world that a task is given takes what the scenario's does", async () => {
+      const { runs, orders } = await interleavings(async (world) => {
+        const task = (on: string) => async (own: World) => {
+          await own.step("step", { on });
+          await own.steps((text: string) => text, "call", { on: (text) => text })(on);
+          await own.spawn(`child of ${on}`, () => {}, { on });
+        };
+        await Promise.all(["a", "b"].map((on) => world.spawn(on, task(on), { on })));
+      });
+
+      // Each of four events: 8! / (4! · 4!).
+      expect({ runs, orders }).toEqual({ runs: 1, orders: 70 });
     });
 
     test("the lane of a step is that of the task, whoever has woken it", async () => {
@@ -1522,13 +1734,8 @@ describe("the house it visits", () => {
 
   // Other runners use process meanwhile.
   test.skipIf(!Bun)("needs nothing that browsers don't have (needs Bun)", async () => {
-    const names = ["process", "setImmediate", "clearImmediate", "Temporal"];
-    const hidden = names.map(
-      (it) => [it, Object.getOwnPropertyDescriptor(globalThis, it)] as const,
-    );
-    for (const name of names) Reflect.deleteProperty(globalThis, name);
     const { promise, resolve } = Promise.withResolvers<string>();
-    try {
+    await asInBrowsers(async () => {
       const { runs } = await interleavings(
         async (world) => {
           const task = async () => {
@@ -1544,11 +1751,40 @@ describe("the house it visits", () => {
         { maxMs: Infinity, onProgress: () => void setTimeout(resolve, 0, "fired") },
       );
       expect(runs).toBe(1680);
-    } finally {
-      for (const [name, own] of hidden) if (own) Object.defineProperty(globalThis, name, own);
-    }
+    });
     expect(await promise).toBe("fired");
   });
+
+  test.skipIf(!Bun)("in browsers a task's own world tells whose a step is (needs Bun)", () =>
+    asInBrowsers(async () => {
+      let lanes: string[] = [];
+      const onOrder = ({ events }: InterleavingsOrder) => {
+        const steps = events.filter(({ state }) => !["starts", "done"].includes(state));
+        lanes = steps.map(({ lane, state }) => `${lane}: ${state}`);
+      };
+      await interleavings(
+        async (world) => {
+          const { promise, resolve } = Promise.withResolvers<void>();
+          // Woken in the waker's turn.
+          const sleeper = world.spawn("sleeper", async (own) => {
+            await promise;
+            await own.step("step");
+            await own.steps(async (_id: number) => {}, "reply")(1);
+            await own.steps(() => {}, "call", { at: "call" })();
+            await own.steps(() => {}, "both", { at: "both" })();
+            const controller = new AbortController();
+            own.abort(controller, { surely: true, label: "leave" });
+            await new Promise((left) => controller.signal.addEventListener("abort", left));
+          });
+          await Promise.all([sleeper, world.spawn("waker", () => resolve())]);
+        },
+        { schedule: "any", onOrder },
+      );
+
+      const steps = ["step", "reply(1)", "call()", "both()", "both() replies", "leave"];
+      expect(lanes).toEqual(steps.map((it) => `sleeper: ${it}`));
+    }),
+  );
 
   test.skipIf(!Bun)("ends with a test that hasn't awaited it (needs Bun)", async () => {
     const concept = new URL("../concepts/interleavings.ts", import.meta.url).pathname;
@@ -1598,6 +1834,7 @@ describe("arguments", () => {
     [[() => {}, { schedule: 5 }], TypeError, "schedule must be a string, received 5"],
     [[() => {}, { schedule: "x" }], RangeError, "schedule must be what an InterleavingError names"],
     [[() => {}, { onProgress: 5 }], TypeError, "onProgress must be a function, received 5"],
+    [[() => {}, { onOrder: 5 }], TypeError, "onOrder must be a function, received 5"],
     [[() => {}, { signal: 5 }], TypeError, "signal must be an AbortSignal, received 5"],
   ])("interleavings refuses %j", async (args, kind, message) => {
     const error = await Reflect.apply(interleavings, undefined, args).catch((it: unknown) => it);
@@ -1651,6 +1888,18 @@ async function failureOf(
   );
   if (!(error instanceof InterleavingError)) throw error;
   return error;
+}
+
+/** Without what only Bun, Node and Deno have. */
+async function asInBrowsers(test: () => Promise<void>): Promise<void> {
+  const names = ["process", "setImmediate", "clearImmediate", "Temporal"];
+  const hidden = names.map((it) => [it, Object.getOwnPropertyDescriptor(globalThis, it)] as const);
+  for (const name of names) Reflect.deleteProperty(globalThis, name);
+  try {
+    await test();
+  } finally {
+    for (const [name, own] of hidden) if (own) Object.defineProperty(globalThis, name, own);
+  }
 }
 
 async function lostUpdate(world: World): Promise<void> {
