@@ -582,6 +582,7 @@ class World {
     const world = this;
     const { stage } = world;
     const { platform } = stage;
+    const { setTimeout: timeoutOutside, setImmediate: immediateOutside } = globalThis as any;
     // In browsers timers are plain numbers.
     const probe = setTimeout(doNothing);
     clearTimeout(probe);
@@ -607,8 +608,8 @@ class World {
         else platform[name](timer);
       });
     }
-    world.#overridePromisified("Timeout");
-    world.#overridePromisified("Immediate");
+    world.#overridePromisified("Timeout", timeoutOutside);
+    world.#overridePromisified("Immediate", immediateOutside);
 
     const { timeout } = AbortSignal;
     // Node and Deno give it a timer, which can't hold more than any other.
@@ -626,9 +627,9 @@ class World {
   }
 
   /** What `util.promisify` makes of a timer function, where the platform has it. */
-  #overridePromisified(kind: "Timeout" | "Immediate"): void {
+  #overridePromisified(kind: "Timeout" | "Immediate", outside: any): void {
     const key = Symbol.for("nodejs.util.promisify.custom");
-    const original: Callback | undefined = this.stage.platform[`set${kind}`]?.[key];
+    const original: Callback | undefined = outside?.[key];
     if (!original) return;
     const target: object = Reflect.get(globalThis, `set${kind}`);
     Object.defineProperty(target, key, { value: original, configurable: true });
@@ -747,7 +748,8 @@ class Stage {
   override(target: object, name: PropertyKey, virtual: (...args: any[]) => unknown): void {
     const original = (target as Record<PropertyKey, any>)[name];
     if (!original) return;
-    this.platform[name] = original;
+    // Browsers refuse to call it as a method of anything else.
+    this.platform[name] = original.bind(target);
     const stage = this;
     // A method has the name, and can't be constructed.
     const methods = {

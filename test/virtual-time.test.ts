@@ -481,6 +481,28 @@ describe("virtualTime", () => {
     );
   });
 
+  test("calls the platform's timers as browsers want it, and not as methods", async () => {
+    const { setTimeout: set, clearTimeout: clear } = globalThis;
+    const strict = (fn: Function) =>
+      function (this: unknown, ...args: unknown[]): unknown {
+        if (this && this !== globalThis) throw new TypeError("Illegal invocation");
+        return fn(...args);
+      };
+    Object.assign(globalThis, { setTimeout: strict(set), clearTimeout: strict(clear) });
+    try {
+      const outside = setTimeout(() => {}, 1);
+      const run = virtualTime(async () => {
+        clearTimeout(setTimeout(() => {}, 1));
+        clearTimeout(outside);
+        await new Promise(() => {});
+      });
+
+      await expect(run).rejects.toThrow("eadlock");
+    } finally {
+      Object.assign(globalThis, { setTimeout: set, clearTimeout: clear });
+    }
+  });
+
   test("a signal that is aborted before keeps the body from running", async () => {
     let called = false;
     const run = virtualTime(() => (called = true), { signal: AbortSignal.abort("stop") });
