@@ -667,8 +667,15 @@ class Run implements World {
       (value) => (this.#outcome = { status: "fulfilled", value }),
       (reason) => (this.#outcome = { status: "rejected", reason }),
     );
-    this.#place.stage.nextTurn(this.#turn);
+    this.#nextTurn();
     return this.#ended.promise;
+  }
+
+  #nextTurn(): void {
+    const { stage } = this.#place;
+    if (stage.platform["setImmediate"]) return stage.nextTurn(this.#turn);
+    // Browsers tell of an unhandled rejection in the turn after the next.
+    stage.nextTurn(() => stage.nextTurn(this.#turn));
   }
 
   readonly #turn = (): void => {
@@ -711,7 +718,9 @@ class Run implements World {
     }
     if (this.#isStuck()) {
       if (this.#grace-- === 0) throw follows ? this.#otherwise(at) : this.#failure("deadlock");
-      return void this.#place.stage.platform["setTimeout"](this.#turn, 1);
+      const { stage } = this.#place;
+      // Not from one timer to the other: browsers would make that 4 ms.
+      return void stage.nextTurn(() => stage.platform["setTimeout"](this.#turn, 1));
     }
     this.#grace = GRACE;
     if (at === MAX_CHOICES) throw this.#failure("endless");
@@ -719,7 +728,7 @@ class Run implements World {
     const choice = follows ? this.#branch.path[at] : this.#choose(this);
     if (!choice) return false;
     // First of all, because what is chosen may block and turn the event loop itself.
-    this.#place.stage.nextTurn(this.#turn);
+    this.#nextTurn();
     this.#take(choice);
     return undefined;
   }
@@ -1435,7 +1444,8 @@ class Stage {
   override(target: object, name: PropertyKey, virtual: (...args: any[]) => unknown): void {
     const original = (target as Record<PropertyKey, any>)[name];
     if (!original) return;
-    this.platform[name] = original;
+    // Browsers refuse to call it as a method of anything else.
+    this.platform[name] = original.bind(target);
     const stage = this;
     // A method has the name, and can't be constructed.
     const methods = {

@@ -1755,6 +1755,70 @@ describe("the house it visits", () => {
     expect(await promise).toBe("fired");
   });
 
+  test.skipIf(!Bun)("names a deadlock in browsers (needs Bun)", () =>
+    asInBrowsers(async () => {
+      const outside = setTimeout(() => {}, 1);
+      const error = await failureOf(async () => {
+        clearTimeout(outside);
+        await new Promise(() => {});
+      });
+
+      expect(error.kind).toBe("deadlock");
+    }),
+  );
+
+  test.skipIf(!Bun)("an unhandled rejection is that of its order in browsers (needs Bun)", () => {
+    // A browser has a queue of turns. It tells of the rejection in one that is put behind the others.
+    const {
+      setImmediate: nextTurn,
+      MessageChannel,
+      addEventListener,
+      removeEventListener,
+    } = globalThis;
+    const listeners = new Set<(event: object) => void>();
+    let prevented = 0;
+    const tell = () => {
+      const event = { reason: new Error("nobody asks"), preventDefault: () => void prevented++ };
+      for (const listener of listeners) listener(event);
+    };
+    class Channel {
+      readonly port1 = { onmessage: () => {}, close: () => {} };
+      readonly port2 = { postMessage: () => void nextTurn(() => this.port1.onmessage()) };
+    }
+    return asInBrowsers(async () => {
+      Object.assign(globalThis, {
+        MessageChannel: Channel,
+        addEventListener: (_: string, listener: () => void) => listeners.add(listener),
+        removeEventListener: (_: string, listener: () => void) => listeners.delete(listener),
+      });
+      try {
+        const failing: string[] = [];
+        const { runs } = await interleavings(
+          async (world) => {
+            const order: string[] = [];
+            await Promise.all(["a", "b"].map((it) => world.step(it).then(() => order.push(it))));
+            if (order[0] === "b") nextTurn(tell);
+          },
+          {
+            onOrder({ error, schedule }) {
+              if (error) failing.push(`${schedule}: ${error.kind}`);
+              return true;
+            },
+          },
+        );
+
+        expect({ runs, failing, prevented }).toEqual({
+          runs: 2,
+          failing: ["1: unhandled"],
+          prevented: 1,
+        });
+        expect(listeners.size).toBe(0);
+      } finally {
+        Object.assign(globalThis, { MessageChannel, addEventListener, removeEventListener });
+      }
+    });
+  });
+
   test.skipIf(!Bun)("in browsers a task's own world tells whose a step is (needs Bun)", () =>
     asInBrowsers(async () => {
       let lanes: string[] = [];
@@ -1890,15 +1954,25 @@ async function failureOf(
   return error;
 }
 
-/** Without what only Bun, Node and Deno have. */
+/** Without what only Bun, Node and Deno have, and with timers that are functions of the window only. */
 async function asInBrowsers(test: () => Promise<void>): Promise<void> {
-  const names = ["process", "setImmediate", "clearImmediate", "Temporal"];
-  const hidden = names.map((it) => [it, Object.getOwnPropertyDescriptor(globalThis, it)] as const);
-  for (const name of names) Reflect.deleteProperty(globalThis, name);
+  const hidden = ["process", "setImmediate", "clearImmediate", "Temporal"];
+  const strict = ["setTimeout", "clearTimeout"];
+  const before = [...hidden, ...strict].map(
+    (it) => [it, Object.getOwnPropertyDescriptor(globalThis, it)] as const,
+  );
+  for (const name of hidden) Reflect.deleteProperty(globalThis, name);
+  for (const name of strict) {
+    const original: Function = Reflect.get(globalThis, name);
+    Reflect.set(globalThis, name, function (this: unknown, ...args: unknown[]): unknown {
+      if (this && this !== globalThis) throw new TypeError("Illegal invocation");
+      return original(...args);
+    });
+  }
   try {
     await test();
   } finally {
-    for (const [name, own] of hidden) if (own) Object.defineProperty(globalThis, name, own);
+    for (const [name, own] of before) if (own) Object.defineProperty(globalThis, name, own);
   }
 }
 
