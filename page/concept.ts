@@ -1,6 +1,7 @@
 /** The page of a concept: its demo is recorded, played, and changed. */
 import { find, make } from "./dom.ts";
 import { Editor } from "./editor.ts";
+import "./orders.ts";
 import { type Knob, KNOBS, read, write } from "./knobs.ts";
 import { Player } from "./player.ts";
 import { fetchModules, record, type Recording } from "./record.ts";

@@ -39,5 +39,34 @@ export interface Failed {
   ms: number;
 }
 
-export type Question = Run;
+/** Page → worker: runs a program, which exports `scenario(world)`, in every order. */
+export interface Explore {
+  kind: "explore";
+  modules: Record<string, string>;
+  code: string;
+}
+
+export interface Order {
+  schedule: string;
+  switches: number;
+  /** What happened; `ms` are numbers of choices. */
+  marks: { lane: string; state: string; ms: number }[];
+  /** Why it fails, if it does. */
+  failed?: string;
+}
+
+/** Worker → page: more orders have been run. */
+export interface Orders {
+  kind: "orders";
+  orders: Order[];
+}
+
+/** Worker → page: there are no more, or too many. */
+export interface Explored {
+  kind: "explored";
+  exhaustive: boolean;
+}
+
+export type Question = Run | Explore;
 export type Answer = Begun | Line | Done | Failed;
+export type ExploreAnswer = Begun | Orders | Explored | Failed;

@@ -2,7 +2,8 @@
  * Runs what the visitor has written. The server sends this file with a policy of its own, which
  * allows scripts from `blob:` and no connection at all: nothing that runs here has a network.
  */
-import type { Answer, Failed, Question, Run } from "./protocol.ts";
+import { explore } from "./explore.ts";
+import type { Answer, Explore, ExploreAnswer, Failed, Question, Run } from "./protocol.ts";
 
 type VirtualTime = <T>(
   body: (clock: { readonly elapsed: number }) => Promise<T>,
@@ -15,11 +16,12 @@ const MAX_LINES = 2000;
 /** Less than the page waits, so that the error can say where on the virtual clock it was. */
 const REAL_TIME_LIMIT = 1500;
 
-const post = (answer: Answer): void => self.postMessage(answer);
+const post = (answer: Answer | ExploreAnswer): void => self.postMessage(answer);
 const toURL = (source: string): string =>
   URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
 
-self.onmessage = ({ data }: MessageEvent<Question>) => run(data);
+self.onmessage = ({ data }: MessageEvent<Question>) =>
+  data.kind === "run" ? run(data) : tryOrders(data);
 
 /** The modules as blobs, by name. */
 function load(modules: Record<string, string>): Map<string, string> {
@@ -80,6 +82,20 @@ async function run({ modules, code, clock }: Run): Promise<void> {
     isOver = true;
   } catch (error) {
     fail(error);
+  }
+}
+
+async function tryOrders({ modules, code }: Explore): Promise<void> {
+  const urls = load(modules);
+  const url = toURL(link(code, urls));
+  try {
+    for (const url of urls.values()) await import(url);
+    const { interleavings } = await import(urls.get("interleavings")!);
+    post({ kind: "begun" });
+    const { scenario } = await import(url);
+    await explore(interleavings, scenario, post);
+  } catch (error) {
+    post({ kind: "failed", ...(await describe(error, code, url)), ms: 0 });
   }
 }
 

@@ -10,6 +10,7 @@ import { basename, join } from "node:path";
 
 import { lazy } from "../concepts/async-basics.ts";
 import { version } from "../package.json";
+import { type Scenario, SCENARIOS } from "../page/scenarios.ts";
 import { type Concept, type File, ROOT, toFile } from "./concepts.ts";
 import { demoOf } from "./demos.ts";
 
@@ -87,6 +88,8 @@ export class Pages {
     const { name, title, header, summary } = concept;
     const code = demoOf(concept);
     const clock = clockOf(name);
+    const isOwn = ({ concepts }: Scenario) => concepts.includes(name) || name === "interleavings";
+    const scenarios = SCENARIOS.filter(isOwn);
     return fill("concept.html", paths, {
       body: {
         attributes: {
@@ -103,7 +106,8 @@ export class Pages {
       "#about": { html: toHtml(header) },
       "#code": { text: code, attributes: { rows: `${code.split("\n").length}` } },
       "#using": { isLeftOut: !/\busing\b/.test(code) },
-      "#orders": { isLeftOut: name !== "interleavings" },
+      "#orders": { isLeftOut: scenarios.length === 0 },
+      "#scenarios": { html: scenarios.map(toScenario).join("\n") },
       "#files": { html: filesOf(concept) },
       "#commands": { html: commandsOf(concept, origin) },
     });
@@ -231,6 +235,27 @@ function filesOf({ name }: Concept): string {
     ["its bench", `/benches/${name}.bench.ts`],
   ] as const;
   return files.map(([label, path]) => `<li><a href="${path}">${label}</a></li>`).join("\n");
+}
+
+function toScenario({ name, title, text, broken, mended }: Scenario, index: number): string {
+  const version = (kind: string, code: string) => {
+    const rows = Math.min(24, code.split("\n").length);
+    return `<div class="version" role="group" aria-labelledby="${name}-${kind}">
+<h4 id="${name}-${kind}">${kind}</h4>
+<textarea rows="${rows}" aria-label="${title}, ${kind}: a scenario as JavaScript" spellcheck="false"
+autocapitalize="off" autocomplete="off" wrap="off">
+${Bun.escapeHTML(code)}</textarea>
+<svg class="dots" viewBox="0 0 480 144" role="img" aria-label="No order has been run"></svg>
+<p class="verdict" role="status"></p>
+<div class="chosen"></div>
+</div>`;
+  };
+  return `<details class="scenario"${index === 0 ? " open" : ""}>
+<summary><h3 id="${name}">${title}</h3></summary>
+<p>${text}</p>
+<p class="buttons"><button class="explore" type="button" aria-describedby="${name}">Run every order</button></p>
+<div class="versions">${version("broken", broken)}${version("mended", mended)}</div>
+</details>`;
 }
 
 function commandsOf({ name, needs }: Concept, origin: string): string {
