@@ -13,8 +13,8 @@ const WIDTH = 480;
 const HEIGHT = 144;
 const LARGEST = 16;
 
-/** How wide an event is drawn at least, so that its name has room. */
-const EVENT_WIDTH = 64;
+/** How wide an event is drawn at least: ten letters have room. */
+const EVENT_WIDTH = 76;
 
 const HOLDS = "light-dark(#176c2d, #74d48e)";
 const FAILS = "light-dark(#ab231b, #ff9c94)";
@@ -75,7 +75,9 @@ class Version {
     const { signal } = (this.#running = new AbortController());
     const code = this.#editor.text;
     this.#orders = [];
+    this.#dots.mark(0);
     this.#dots.show([]);
+    this.#slider.disabled = this.#next.disabled = true;
     this.#verdict.ariaBusy = "true";
     this.#verdict.textContent = "Running …";
     try {
@@ -97,6 +99,7 @@ class Version {
     this.#dots.show(this.#orders.map(({ failed }) => failed !== undefined));
     this.#slider.max = `${this.#orders.length}`;
     this.#verdict.textContent = `${count(this.#orders.length)} …`;
+    this.#tellPlace();
     const index = orders.findIndex(({ failed }) => failed !== undefined);
     if (this.#next.disabled && index >= 0) this.#choose(before + index);
   }
@@ -124,18 +127,25 @@ class Version {
     const room = this.#picture.clientWidth;
     const width = Math.max(room, 120 + marks.length * EVENT_WIDTH);
     const label = `Order ${index + 1}, ${isFailing ? "failing" : "holding"}`;
-    const svg = draw(marks, end, { axis: "order", unit: "choice", width, label });
+    // The first order is the one in which the tasks were made.
+    const lanes = [...new Set(this.#orders[0]!.marks.map(({ lane }) => lane))];
+    const svg = draw(marks, end, { axis: "order", unit: "choice", width, lanes, label });
     this.#picture.replaceChildren(svg);
-    this.#reason.textContent = isFailing ? failed : "It holds.";
-    this.#reason.textContent += ` ${switches} ${switches === 1 ? "switch" : "switches"}.`;
+    const switched = `${switches} ${switches === 1 ? "switch" : "switches"}`;
+    this.#reason.textContent = `With ${switched}: ${isFailing ? failed : "it holds."}`;
     this.#schedule.textContent = `interleavings(scenario, { schedule: "${schedule}" })`;
     this.#copy.textContent = "Copy";
     this.#replay.hidden = false;
     this.#slider.disabled = false;
     this.#next.disabled &&= !isFailing;
     this.#slider.value = `${index + 1}`;
-    this.#place.value = `${index + 1} of ${this.#orders.length.toLocaleString("en")}`;
+    this.#tellPlace();
     this.#dots.mark(index);
+  }
+
+  #tellPlace(): void {
+    if (this.#slider.disabled) return;
+    this.#place.value = `${this.#slider.value} of ${this.#orders.length.toLocaleString("en")}`;
   }
 
   #chooseFailing(from: number): void {
@@ -153,6 +163,7 @@ class Dots {
   readonly #fails = path({ stroke: FAILS, "stroke-linecap": "square" });
   readonly #marked = path({ stroke: "currentColor", fill: "none", "stroke-width": "2" });
   #failing: readonly boolean[] = [];
+  #chosen = 0;
   #cell = LARGEST;
 
   constructor(svg: SVGSVGElement, choose: (index: number) => void) {
@@ -182,20 +193,18 @@ class Dots {
     this.#fails.setAttribute("d", dots.fails);
     this.#holds.setAttribute("stroke-width", `${this.#cell * 0.7}`);
     this.#fails.setAttribute("stroke-width", `${this.#cell * 0.6}`);
-    this.#marked.setAttribute("d", "");
+    this.mark(this.#chosen);
     const bad = failing.filter(Boolean).length;
     this.#svg.ariaLabel = `${count(failing.length)}, ${bad.toLocaleString("en")} of which fail`;
   }
 
   /** Draws a frame around one. */
   mark(index: number): void {
-    if (index >= this.#failing.length) return;
+    this.#chosen = index;
     const [x, y] = this.#middle(index);
-    const half = Math.max(this.#cell / 2, 3);
-    this.#marked.setAttribute(
-      "d",
-      `M${x - half} ${y - half}h${2 * half}v${2 * half}h${-2 * half}z`,
-    );
+    const side = Math.max(this.#cell, 6);
+    const frame = `M${x - side / 2} ${y - side / 2}h${side}v${side}h${-side}z`;
+    this.#marked.setAttribute("d", index < this.#failing.length ? frame : "");
   }
 
   get #columns(): number {

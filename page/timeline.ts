@@ -18,6 +18,8 @@ export interface DrawOptions {
   axis?: "time" | "order";
   /** What `ms` counts, if not milliseconds: a word that stands before the number. */
   unit?: string;
+  /** Which rows come first, so that pictures of several recordings can be compared. */
+  lanes?: readonly string[];
   /** What it shows, for those who don't see it. */
   label?: string;
   /** A picture of this height without any text or focus. */
@@ -72,7 +74,7 @@ export function draw(
   options: DrawOptions = {},
 ): SVGSVGElement {
   const { width = 720, axis = "time", unit, label = "Timeline", small } = options;
-  const lanes = toLanes(marks, end, axis, (ms) => format(ms, unit));
+  const lanes = toLanes(marks, end, axis, options.lanes ?? [], (ms) => format(ms, unit));
   const names = [...lanes.keys()];
   const longest = Math.max(0, ...names.map((name) => name.length)) * CHARACTER;
   const isNarrow = width < 520 || longest > width / 3;
@@ -176,9 +178,10 @@ function toLanes(
   marks: readonly Mark[],
   end: number,
   axis: "time" | "order",
+  first: readonly string[],
   tell: (ms: number) => string,
 ): Map<string, Span[]> {
-  const lanes = new Map<string, number[]>();
+  const lanes = new Map<string, number[]>(first.map((lane) => [lane, []]));
   marks.forEach(({ lane }, index) => {
     const own = lanes.get(lane);
     if (own) own.push(index);

@@ -238,9 +238,10 @@ function filesOf({ name }: Concept): string {
 }
 
 function toScenario({ name, title, text, broken, mended }: Scenario, index: number): string {
-  const version = (kind: string, code: string) => {
-    const rows = Math.min(24, code.split("\n").length);
-    return `<div class="version" role="group" aria-labelledby="${name}-${kind}">
+  const lengths = [broken, mended].map((code) => code.split("\n").length);
+  const rows = Math.min(24, Math.max(...lengths));
+  const version = (kind: string, code: string) =>
+    `<div class="version" role="group" aria-labelledby="${name}-${kind}">
 <h4 id="${name}-${kind}">${kind}</h4>
 <textarea rows="${rows}" aria-label="${title}, ${kind}: a scenario as JavaScript" spellcheck="false"
 autocapitalize="off" autocomplete="off" wrap="off">
@@ -249,7 +250,6 @@ ${Bun.escapeHTML(code)}</textarea>
 <p class="verdict" role="status"></p>
 <div class="chosen"></div>
 </div>`;
-  };
   return `<details class="scenario"${index === 0 ? " open" : ""}>
 <summary><h3 id="${name}">${title}</h3></summary>
 <p>${text}</p>
