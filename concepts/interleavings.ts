@@ -1192,7 +1192,8 @@ function labelOf({ label }: Pending, { fails, ticks }: Choice, abort?: Pending):
   const event = fails ? `${label} fails` : label;
   if (!abort) return event;
   if (ticks < 0) return `${abort.label}, ${event}`;
-  return `${event}, ${abort.label}${ticks > 0 ? ` ${ticks} microtasks later` : ""}`;
+  const when = ["", " 1 microtask later"][ticks] ?? ` ${ticks} microtasks later`;
+  return `${event}, ${abort.label}${when}`;
 }
 
 function titles(seen: readonly Seen[]): string[] {

@@ -1145,6 +1145,7 @@ describe("world", () => {
     test.each([
       ["0+1@-1", "user leaves, work"],
       ["0+1@0", "work, user leaves"],
+      ["0+1@1", "work, user leaves 1 microtask later"],
       ["0+1@2", "work, user leaves 2 microtasks later"],
     ])("in the turn of a step, %s, it is drawn as %s", async (schedule, drawn) => {
       const scenario = async (world: World) => {
