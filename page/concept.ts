@@ -64,7 +64,10 @@ function tell({ lines, end, failed }: Recording): void {
   if (!failed) return;
   const { name, message, line, column } = failed;
   error.append(name ? `${name}: ${message}` : message);
-  if (name === "SyntaxError" && find("#using")) error.append(" Does this browser know using?");
+  // The stack came to browsers together with the syntax.
+  if (name === "SyntaxError" && find("#using") && !("DisposableStack" in globalThis)) {
+    error.append(" (this browser doesn't know using)");
+  }
   if (line === undefined) return;
   const where = make("button", { type: "button", textContent: `line ${line}, column ${column}` });
   where.onclick = () => editor.select(line);

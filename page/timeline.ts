@@ -40,7 +40,7 @@ interface Span {
   title: string;
 }
 
-const BACK = "light-dark(#ffffff, #15181d)";
+const BACK = "light-dark(#fdfdfb, #16181c)";
 const TEXT = "light-dark(#1b1f24, #e8eaed)";
 const GRID = "light-dark(#d5d9df, #363c45)";
 
@@ -112,7 +112,7 @@ export function draw(
     // Spans without length get a little, and push away what follows at the same moment.
     let free = 0;
     return lanes.get(name)!.map((span): [number, SVGGElement] => {
-      const x = Math.max(toX(span.from), free);
+      const x = Math.min(Math.max(toX(span.from), free), width - 6);
       const until = Math.max(toX(span.to), x + (small ? 2 : 4));
       free = until + 1;
       const group = element(
