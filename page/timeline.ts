@@ -80,8 +80,8 @@ export function draw(
   const isNarrow = width < 520 || longest > width / 3;
   const left = small ? 2 : isNarrow ? 10 : longest + 16;
   const right = width - (small ? 8 : isNarrow ? 24 : 84);
-  const top = small ? 2 : 8;
-  const row = small ? (small - 4) / Math.max(names.length, 3) : isNarrow ? 42 : 26;
+  const row = small ? Math.min((small - 4) / names.length, 24) : isNarrow ? 42 : 26;
+  const top = small ? Math.max(2, (small - row * names.length) / 2) : 8;
   const bar = small ? Math.min(12, row - 2) : BAR;
   const bottom = top + row * names.length;
   const height = small ?? bottom + 26;
@@ -98,8 +98,10 @@ export function draw(
     "font-size": 13,
     fill: TEXT,
   });
-  svg.append(element("rect", { width, height, fill: BACK }));
-  if (!small) svg.append(drawAxis(toTicks(marks, end, axis, unit), toX, top, bottom));
+  if (!small) {
+    svg.append(element("rect", { width, height, fill: BACK }));
+    svg.append(drawAxis(toTicks(marks, end, axis, unit), toX, top, bottom));
+  }
 
   const rows = names.map((name, index) => {
     const y = top + row * index + (row - bar) / (small || !isNarrow ? 2 : 1) - (isNarrow ? 3 : 0);
@@ -258,7 +260,11 @@ function drawBar(
   const isSolid = kind === "running" || kind === "note";
   const looks = isSolid
     ? { fill: colour }
-    : { fill: BACK, stroke: colour, "stroke-dasharray": kind === "waiting" ? "3 2" : "none" };
+    : {
+        fill: hasText ? BACK : "none",
+        stroke: colour,
+        "stroke-dasharray": kind === "waiting" ? "3 2" : "none",
+      };
   const inset = isSolid ? 0 : 0.75;
   const rect = element("rect", {
     ...looks,
