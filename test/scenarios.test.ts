@@ -58,8 +58,10 @@ const EXPECTED: Record<string, [broken: number, mended: number, shows: (when: Wh
     57,
     57,
     (when) => {
+      // Between the release and the moment in which the waiter hears of it.
       const met = when("holder", "work, abort 1 microtask later");
-      return met < Infinity && when("waiter", "starts") < met;
+      const waits = when("waiter", "starts");
+      return met < Infinity && when("holder", "starts") < waits && waits < met;
     },
   ],
   "lost-wake-up": [
