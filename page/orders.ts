@@ -8,6 +8,9 @@ import { draw } from "./timeline.ts";
 /** How long the worker may be silent, in real ms: it tells of the orders several times a second. */
 const PATIENCE = 5000;
 
+/** The same for it to start, and to load the concepts. */
+const START_LIMIT = 20_000;
+
 /** The box of the dots, and the most room that one gets. */
 const WIDTH = 480;
 const HEIGHT = 144;
@@ -62,7 +65,7 @@ class Version {
     element
       .querySelector(".chosen")!
       .append(
-        make("p", {}, this.#slider, " ", this.#place, " ", this.#next),
+        make("p", { className: "place" }, this.#slider, this.#place, this.#next),
         this.#picture,
         this.#reason,
         this.#replay,
@@ -85,12 +88,16 @@ class Version {
       const modules = await fetchModules([...new Set(["interleavings", ...imported])]);
       const question: Explore = { kind: "explore", modules, code };
       const answer = await ask(question, signal, (orders) => this.#add(orders));
-      this.#verdict.ariaBusy = null;
-      this.#verdict.textContent = this.#judge(answer);
+      this.#tell(this.#judge(answer));
       if (this.#slider.disabled) this.#choose(0);
     } catch (reason) {
-      if (!signal.aborted) this.#verdict.textContent = `${reason}`;
+      if (!signal.aborted) this.#tell(`${reason}`);
     }
+  }
+
+  #tell(verdict: string): void {
+    this.#verdict.textContent = verdict;
+    this.#verdict.ariaBusy = null;
   }
 
   #add(orders: Order[]): void {
@@ -233,20 +240,19 @@ function ask(
     };
     const end = (answer: Explored | Failed) => (close(), resolve(answer));
     const fail = (message: string) => end({ kind: "failed", name: "", message, ms: 0 });
-    const wait = () => {
+    const wait = (ms: number) => {
       clearTimeout(timer);
-      const message = `Ended after ${PATIENCE / 1000} s without an order: an endless loop?`;
-      timer = setTimeout(fail, PATIENCE, message);
+      timer = setTimeout(fail, ms, `ended after ${ms / 1000} s without news: an endless loop?`);
     };
     signal.addEventListener("abort", () => (close(), reject(signal.reason)));
     running.onerror = (event) => (event.preventDefault(), fail(event.message || "No worker"));
     running.onmessage = ({ data }: MessageEvent<ExploreAnswer>) => {
-      wait();
+      wait(PATIENCE);
       if (data.kind === "orders") hear(data.orders);
       else if (data.kind !== "begun") end(data);
     };
     running.postMessage(question);
-    wait();
+    wait(START_LIMIT);
   });
 }
 

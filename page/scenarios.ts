@@ -162,7 +162,7 @@ ${SIGN_UPS}`,
   {
     name: "cache-stampede",
     title: "Cache stampede",
-    text: "All who find the cache empty load at once what one of them could load for all. singleFlight has the others wait for the first.",
+    text: "All who find the cache empty load at once what one of them could load for all. `singleFlight` has the others wait for the first.",
     concepts: ["concurrency"],
     broken: `
 export async function scenario(world) {
@@ -234,7 +234,7 @@ ${SEARCHES}`,
   {
     name: "lost-permit",
     title: "Lost permit",
-    text: "The permit is handed to a waiter that is aborted in the same turn: the waiter fails, and nobody has the permit. It must go on to the next, as the collection's Semaphore sees to.",
+    text: "The permit is handed to a waiter that is aborted in the same turn: the waiter fails, and nobody has the permit. It must go on to the next, as the collection's `Semaphore` sees to.",
     concepts: ["semaphores"],
     broken: `
 class Semaphore {
@@ -277,7 +277,7 @@ ${PERMIT}`,
   {
     name: "lost-wake-up",
     title: "Lost wake-up",
-    text: "The writer wakes all who wait, and a reader that has just looked begins to wait only then: for ever. An AsyncEvent that is set lets everybody through.",
+    text: "The writer wakes all who wait, and a reader that has just looked begins to wait only then: for ever. An `AsyncEvent` that is set lets everybody through.",
     concepts: ["synchronization"],
     broken: `
 export async function scenario(world) {
@@ -315,7 +315,7 @@ ${READY}`,
   {
     name: "two-locks",
     title: "Two locks in two orders",
-    text: "Each holds what the other needs, and both wait for ever. lockAll takes all locks in one order, whoever asks.",
+    text: "Each holds what the other needs, and both wait for ever. `lockAll` takes all locks in one order, whoever asks.",
     concepts: ["semaphores"],
     broken: `
 import { KeyedMutex } from "./semaphores.js";

@@ -239,11 +239,12 @@ function filesOf({ name }: Concept): string {
 
 function toScenario({ name, title, text, broken, mended }: Scenario, index: number): string {
   const lengths = [broken, mended].map((code) => code.split("\n").length);
-  const rows = Math.min(24, Math.max(...lengths));
+  // One more for what may be scrolled to the side.
+  const rows = Math.min(24, Math.max(...lengths) + 1);
   const version = (kind: string, code: string) =>
     `<div class="version" role="group" aria-labelledby="${name}-${kind}">
 <h4 id="${name}-${kind}">${kind}</h4>
-<textarea rows="${rows}" aria-label="${title}, ${kind}: a scenario as JavaScript" spellcheck="false"
+<textarea rows="${rows}" aria-label="${title}, ${kind.toLowerCase()}: a scenario as JavaScript" spellcheck="false"
 autocapitalize="off" autocomplete="off" wrap="off">
 ${Bun.escapeHTML(code)}</textarea>
 <svg class="dots" viewBox="0 0 480 144" role="img" aria-label="No order has been run"></svg>
@@ -252,9 +253,8 @@ ${Bun.escapeHTML(code)}</textarea>
 </div>`;
   return `<details class="scenario"${index === 0 ? " open" : ""}>
 <summary><h3 id="${name}">${title}</h3></summary>
-<p>${text}</p>
-<p class="buttons"><button class="explore" type="button" aria-describedby="${name}">Run every order</button></p>
-<div class="versions">${version("broken", broken)}${version("mended", mended)}</div>
+${toHtml(text)}<p class="buttons"><button class="explore" type="button" aria-describedby="${name}">Run every order</button></p>
+<div class="versions">${version("Broken", broken)}${version("Mended", mended)}</div>
 </details>`;
 }
 
