@@ -366,7 +366,7 @@ describe("interleavings", () => {
     });
 
     test.each([[undefined], [false], ["yes"], [Promise.resolve(true)]])(
-      "returning %p, ends with the first that fails",
+      "returning %s, ends with the first that fails",
       async (value) => {
         const told: InterleavingsOrder[] = [];
         const onOrder = (order: InterleavingsOrder) => (told.push(order), value as boolean);
