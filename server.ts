@@ -2,8 +2,8 @@
  * # The server
  *
  * Works off batches of HTTP requests for several projects, each with its keys and limits; shows the
- * concepts in the browser, and hands out their files. It is also their example at work: what it limits, waits for,
- * tries again and cleans up, it does with them.
+ * concepts to browsers, and hands out their files. It is also their example at work: what it limits,
+ * waits for, tries again and cleans up, it does with them.
  *
  * `bun server.ts` runs it. This file is the door: configuration, listening, stopping. Each of its
  * rooms, which stand in `server/`, has one job: `config` what the server is told, `limits` what every

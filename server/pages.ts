@@ -258,6 +258,7 @@ ${toHtml(text)}<p class="buttons"><button class="explore" type="button" aria-des
 </details>`;
 }
 
+/** Commands to copy. The origin has nothing in it that a shell or HTML would read as its own. */
 function commandsOf({ name, needs }: Concept, origin: string): string {
   const others = needs.length > 0 ? `, which needs ${needs.join(", ")}` : "";
   const commands = [
@@ -267,10 +268,9 @@ function commandsOf({ name, needs }: Concept, origin: string): string {
     ["See what it does, in Deno", `deno run ${origin}/concepts/${name}.ts`],
   ] as const;
   return commands
-    .map(([label, command]) => {
-      const text = Bun.escapeHTML(command);
-      return `<dt>${label}</dt>
-<dd><code>${text}</code> <button type="button" data-copy="${text}" aria-label="Copy: ${label}">Copy</button></dd>`;
-    })
+    .map(
+      ([label, command]) => `<dt>${label}</dt>
+<dd><code>${command}</code> <button type="button" data-copy="${command}" aria-label="Copy: ${label}">Copy</button></dd>`,
+    )
     .join("\n");
 }

@@ -114,6 +114,12 @@ describe.each([
         `bunx shadcn add ${origin}/r/semaphores.json`,
         `deno run ${origin}/concepts/semaphores.ts`,
       ]);
+      expect(page.all("#commands dt")).toEqual([
+        "Fetch it",
+        "From a clone",
+        "With its test, which needs interleavings, virtual-time",
+        "See what it does, in Deno",
+      ]);
       expect(page.all("#commands code")).toEqual(page.attributes("#commands button", "data-copy"));
       expect(page.attributes("#files a", "href")).toEqual([
         "/concepts/semaphores.ts",
