@@ -151,7 +151,7 @@ describe("examples", async () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "async-concepts-"));
     await cp(join(root, "concepts"), join(folder, "concepts"), { recursive: true });
-    for (const name of ["node_modules", "package.json", "server", "server.ts"]) {
+    for (const name of ["node_modules", "package.json", "page", "server", "server.ts"]) {
       await symlink(join(root, name), join(folder, name));
     }
     for (const { file, code } of [...examples, ...readme])
