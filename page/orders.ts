@@ -1,15 +1,13 @@
 /** Runs scenarios in every order. Each order is a dot, and is drawn as a timeline when it is chosen. */
+import { ask } from "./ask.ts";
 import { make } from "./dom.ts";
 import { Editor } from "./editor.ts";
-import type { Explore, ExploreAnswer, Explored, Failed, Order } from "./protocol.ts";
+import type { Explore, Explored, Failed, Order, Orders } from "./protocol.ts";
 import { fetchModules } from "./record.ts";
 import { draw } from "./timeline.ts";
 
 /** How long the worker may be silent, in real ms: it tells of the orders several times a second. */
 const PATIENCE = 5000;
-
-/** The same for it to start, and to load the concepts. */
-const START_LIMIT = 20_000;
 
 /** The box of the dots, and the most room that one gets. */
 const WIDTH = 480;
@@ -87,7 +85,10 @@ class Version {
       const imported = [...code.matchAll(/["']\.\/([\w-]+)\.js["']/g)].map(([, name]) => name!);
       const modules = await fetchModules([...new Set(["interleavings", ...imported])]);
       const question: Explore = { kind: "explore", modules, code };
-      const answer = await ask(question, signal, (orders) => this.#add(orders));
+      const answer = await ask<Orders, Explored>(worker, question, PATIENCE, signal, (more) => {
+        this.#add(more.orders);
+        return true;
+      });
       this.#tell(this.#judge(answer));
       if (this.#slider.disabled) this.#choose(0);
     } catch (reason) {
@@ -222,38 +223,6 @@ class Dots {
     const row = Math.floor(index / this.#columns);
     return [(index - row * this.#columns + 0.5) * this.#cell, (row + 0.5) * this.#cell];
   }
-}
-
-/** Has a worker of its own try the orders. It is ended with its last answer, or when it is silent. */
-function ask(
-  question: Explore,
-  signal: AbortSignal,
-  hear: (orders: Order[]) => void,
-): Promise<Explored | Failed> {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    const running = new Worker(worker, { type: "module" });
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const close = () => {
-      clearTimeout(timer);
-      running.terminate();
-    };
-    const end = (answer: Explored | Failed) => (close(), resolve(answer));
-    const fail = (message: string) => end({ kind: "failed", name: "", message, ms: 0 });
-    const wait = (ms: number) => {
-      clearTimeout(timer);
-      timer = setTimeout(fail, ms, `ended after ${ms / 1000} s without news: an endless loop?`);
-    };
-    signal.addEventListener("abort", () => (close(), reject(signal.reason)));
-    running.onerror = (event) => (event.preventDefault(), fail(event.message || "No worker"));
-    running.onmessage = ({ data }: MessageEvent<ExploreAnswer>) => {
-      wait(PATIENCE);
-      if (data.kind === "orders") hear(data.orders);
-      else if (data.kind !== "begun") end(data);
-    };
-    running.postMessage(question);
-    wait(START_LIMIT);
-  });
 }
 
 function count(orders: number): string {

@@ -68,5 +68,4 @@ export interface Explored {
 }
 
 export type Question = Run | Explore;
-export type Answer = Begun | Line | Done | Failed;
-export type ExploreAnswer = Begun | Orders | Explored | Failed;
+export type Answer = Begun | Line | Done | Failed | Orders | Explored;

@@ -3,7 +3,7 @@
  * allows scripts from `blob:` and no connection at all: nothing that runs here has a network.
  */
 import { explore } from "./explore.ts";
-import type { Answer, Explore, ExploreAnswer, Failed, Question, Run } from "./protocol.ts";
+import type { Answer, Explore, Failed, Question, Run } from "./protocol.ts";
 
 type VirtualTime = <T>(
   body: (clock: { readonly elapsed: number }) => Promise<T>,
@@ -16,7 +16,7 @@ const MAX_LINES = 2000;
 /** Less than the page waits, so that the error can say where on the virtual clock it was. */
 const REAL_TIME_LIMIT = 1500;
 
-const post = (answer: Answer | ExploreAnswer): void => self.postMessage(answer);
+const post = (answer: Answer): void => self.postMessage(answer);
 const toURL = (source: string): string =>
   URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
 

@@ -21,8 +21,8 @@ export interface Page extends Disposable, Complaints {
   open(url: string): Promise<void>;
   /** The value of an expression in the page. */
   evaluate<T = unknown>(expression: string): Promise<T>;
-  /** Waits until an expression is true. */
-  until(expression: string): Promise<void>;
+  /** Waits until an expression is true, for so many ms at most. Default: 15,000. */
+  until(expression: string, timeout?: number): Promise<void>;
 }
 
 /** Opens an empty page. */
@@ -59,9 +59,9 @@ export async function openPage(width = 1280, height = 900): Promise<Page> {
     async open(url) {
       await view.navigate(url);
     },
-    async until(expression) {
+    async until(expression, timeout = 15_000) {
       const isTrue = () => evaluate<boolean>(`!!(${expression})`);
-      await poll(isTrue, { interval: 20, timeout: 15_000 }).catch(async (cause) => {
+      await poll(isTrue, { interval: 20, timeout }).catch(async (cause) => {
         const text = await evaluate("document.querySelector('main')?.innerText.slice(-600)");
         throw new Error(`It never came true: ${expression}\n${text}`, { cause });
       });
