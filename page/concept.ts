@@ -9,6 +9,11 @@ import { format } from "./timeline.ts";
 
 const { concept = "", worker = "", needs = "", clock } = document.body.dataset;
 const isLive = clock === "live";
+const how = !isLive
+  ? "on a virtual clock"
+  : concept === "virtual-time"
+    ? "live, on a virtual clock of its own"
+    : "live, in real time";
 const area = find<HTMLTextAreaElement>("#code");
 const status = find("#status");
 const error = find("#error");
@@ -56,10 +61,9 @@ async function run(then: "play" | "show"): Promise<void> {
 
 /** Says how it went, and where in the code it failed. */
 function tell({ lines, end, failed }: Recording): void {
-  const how = isLive ? "Recorded live, in real time" : "Recorded on a virtual clock";
   const what = failed ? "it failed after" : "it took";
   const { pace } = player;
-  status.textContent = `${how}: ${what} ${format(end)}, with ${lines.length} events. ${pace}`;
+  status.textContent = `Recorded ${how}: ${what} ${format(end)}, with ${lines.length} events${pace}.`;
   error.replaceChildren();
   if (!failed) return;
   const { name, message, line, column } = failed;

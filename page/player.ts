@@ -91,11 +91,11 @@ export class Player {
     if (plays && !reducedMotion.matches && recording.lines.length > 0) this.play();
   }
 
-  /** How much faster or slower than real time it is played, if it is, in words. */
+  /** What there is to say of how fast it is played. */
   get pace(): string {
-    if (this.#axis === "order") return "Each event is shown for as long as any other.";
-    const { end } = this.#recording;
-    return end > LONGEST ? `At speed 1 it is played in ${format(WHOLE)}.` : "";
+    if (this.#axis === "order") return "; each is shown as long as any other";
+    const isLong = this.#recording.end > LONGEST;
+    return isLong ? `; speed 1 plays all of it in ${WHOLE / 1000} s` : "";
   }
 
   play(): void {

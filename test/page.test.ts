@@ -10,6 +10,8 @@ import { virtualTime } from "../concepts/virtual-time.ts";
 import { KNOBS, read, write } from "../page/knobs.ts";
 import { format } from "../page/timeline.ts";
 import { createApp } from "../server.ts";
+import { readConcepts } from "../server/concepts.ts";
+import { demoOf } from "../server/demos.ts";
 import { browser, openPage, type Page } from "./browser.ts";
 import { config, overSocket } from "./serving.ts";
 
@@ -36,7 +38,7 @@ describe("knobs", () => {
 
   const all = names.flatMap((name) => KNOBS[name]!.map((knob) => ({ name, ...knob })));
   test.each(all)("$name: $label has one place in the demo, and turns it", async (knob) => {
-    const code = await demoOf(knob.name);
+    const code = demoOf(readConcepts().find(({ name }) => name === knob.name)!);
     expect([...code.matchAll(new RegExp(knob.at, "g"))]).toHaveLength(1);
     const value = read(knob, code)!;
     expect(value).toBeWithin(knob.min, knob.max + 1);
@@ -638,25 +640,3 @@ const ATTEMPTS = `export async function demo(log) {
   await attempt("eval", () => (0, eval)("1"));
 }
 `;
-
-/** The demo as its page has it. */
-async function demoOf(name: string): Promise<string> {
-  const request = new Request(`http://localhost/concepts/${name}`, {
-    headers: { accept: "text/html" },
-  });
-  const answer = await createApp(config()).handle(request);
-  let code = "";
-  const entities: Record<string, string> = {
-    lt: "<",
-    gt: ">",
-    amp: "&",
-    quot: '"',
-    "#39": "'",
-    "#x27": "'",
-  };
-  await new HTMLRewriter()
-    .on("#code", { text: (chunk) => void (code += chunk.text) })
-    .transform(answer)
-    .text();
-  return code.replace(/&(#?\w+);/g, (_, entity) => entities[entity] ?? "?");
-}
