@@ -46,8 +46,13 @@ async function run({ modules, code, clock }: Run): Promise<void> {
 
   const log = (lane: unknown, state: unknown): void => {
     if (isOver) return;
-    if (++lines > MAX_LINES) return fail(new Error(`The recording has over ${MAX_LINES} lines`));
-    post({ kind: "line", lane: String(lane), state: String(state), ms: now() });
+    const ms = now();
+    if (++lines <= MAX_LINES) {
+      return post({ kind: "line", lane: String(lane), state: String(state), ms });
+    }
+    isOver = true;
+    // At once: the loop that logs may never let anything else run.
+    post({ kind: "failed", name: "", message: `ended after ${MAX_LINES} events`, ms });
   };
   const fail = (error: unknown): void => {
     if (isOver) return;

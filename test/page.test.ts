@@ -377,7 +377,7 @@ describe.skipIf(!browser)("in Chromium", () => {
     test("one that logs without end is ended as well", async () => {
       await openDemo("semaphores");
       await runCode(`export function demo(log) {\n  for (;;) log("a", "running");\n}\n`);
-      expect(await text("#error")).toMatch(/over 2000 lines|endless loop/);
+      expect(await text("#error")).toBe("ended after 2000 events");
     });
 
     test("one that reaches for the network is refused by the policy", async () => {
@@ -594,9 +594,13 @@ describe.skipIf(!browser)("in Chromium", () => {
       for (const scheme of ["light", "dark"]) {
         const features = [{ name: "prefers-color-scheme", value: scheme }];
         await page.view.cdp("Emulation.setEmulatedMedia", { features });
-        const rules = scheme === "light" ? "{}" : "{ runOnly: ['color-contrast'] }";
+        const options = {
+          resultTypes: ["violations"],
+          preload: false,
+          ...(scheme === "dark" && { runOnly: ["color-contrast"] }),
+        };
         const violations = await evaluate<unknown[]>(`
-          return axe.run(document, ${rules}).then(({ violations }) => violations.map(
+          return axe.run(document, ${JSON.stringify(options)}).then(({ violations }) => violations.map(
             ({ id, nodes }) => [id, ...nodes.map((node) => node.html + node.failureSummary)],
           ))
         `);
