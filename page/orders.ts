@@ -38,6 +38,7 @@ class Version {
     disabled: true,
   });
   readonly #picture = make("div", { className: "order" });
+  readonly #events = make("ol");
   readonly #reason = make("p", { className: "reason" });
   readonly #schedule = make("code");
   readonly #copy = make("button", { type: "button", textContent: "Copy" });
@@ -67,6 +68,7 @@ class Version {
         this.#picture,
         this.#reason,
         this.#replay,
+        make("details", {}, make("summary", { textContent: "The same as text" }), this.#events),
       );
   }
 
@@ -139,6 +141,11 @@ class Version {
     const lanes = [...new Set(this.#orders[0]!.marks.map(({ lane }) => lane))];
     const svg = draw(marks, end, { axis: "order", unit: "choice", width, lanes, label });
     this.#picture.replaceChildren(svg);
+    this.#events.replaceChildren(
+      ...marks.map(({ lane, state, ms }) =>
+        make("li", { value: ms, textContent: `${lane}: ${state}` }),
+      ),
+    );
     const switched = `${switches} ${switches === 1 ? "switch" : "switches"}`;
     this.#reason.textContent = `With ${switched}: ${isFailing ? failed : "it holds."}`;
     this.#schedule.textContent = `interleavings(scenario, { schedule: "${schedule}" })`;

@@ -161,6 +161,14 @@ describe.skipIf(!browser)("in Chromium", () => {
     await page.view.press("Home");
     expect(await place()).toBe("1 of 1,680");
     expect((await ofVersions(`v(".reason").textContent`))[0]).toBe("With 0 switches: it holds.");
+    const events = `[...version.querySelectorAll("li")].map((li) => li.value + " " + li.textContent)`;
+    expect((await ofVersions<string[]>(events))[0]!.slice(0, 5)).toEqual([
+      "1 ann: starts",
+      "2 ann: read",
+      "3 ann: write 110",
+      "3 ann: done",
+      "4 bob: starts",
+    ]);
     await page.view.click(".chosen button");
     expect(await place()).toBe("7 of 1,680");
     await page.view.press("End");
