@@ -1712,6 +1712,23 @@ describe("the house it visits", () => {
     expect(runs).toBe(1);
   });
 
+  test("a choice takes one turn of the event loop", async () => {
+    const { setImmediate: nextTurn } = globalThis;
+    let turns = 0;
+    let isOver = false;
+    const count = () => {
+      turns++;
+      if (!isOver) nextTurn(count);
+    };
+    nextTurn(count);
+    await interleavings(async (world) => {
+      for (let step = 0; step < 100; step++) await world.step("go");
+    });
+    isOver = true;
+
+    expect(turns).toBeLessThan(110);
+  });
+
   test("a timer that was set before can be cleared in a run", async () => {
     let fired = false;
     const before = setTimeout(() => (fired = true), 1);
