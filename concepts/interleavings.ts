@@ -39,7 +39,8 @@ export interface InterleavingsOptions extends WaitOptions {
   onProgress?: ((progress: InterleavingsProgress) => void) | undefined;
   /**
    * Told of every order once it has been run. If it returns `true`, the search goes on although that
-   * order fails: to count those that do, or to look behind a bug that is known.
+   * order fails: to count those that do, or to look behind a bug that is known. An order may come
+   * again: at random, or when the search goes back for fewer switches.
    */
   onOrder?: ((order: InterleavingsOrder) => boolean | void) | undefined;
 }

@@ -16,7 +16,7 @@ type Interleavings = (
   },
 ) => Promise<{ exhaustive: boolean }>;
 
-/** As many as can be told apart as dots; it also ends before the page loses its patience. */
+/** As many as can be told apart as dots, and no longer than anybody looks at them. */
 const LIMITS = { maxRuns: 5000, maxMs: 30_000 };
 
 /** How often it tells, in ms. */

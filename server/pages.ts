@@ -244,7 +244,7 @@ function toScenario({ name, title, text, broken, mended }: Scenario, index: numb
   const version = (kind: string, code: string) =>
     `<div class="version" role="group" aria-labelledby="${name}-${kind}">
 <h4 id="${name}-${kind}">${kind}</h4>
-<textarea rows="${rows}" aria-label="${title}, ${kind.toLowerCase()}: a scenario as JavaScript" spellcheck="false"
+<textarea rows="${rows}" aria-label="${title}, ${kind.toLowerCase()}: a scenario as JavaScript" aria-describedby="code-help" spellcheck="false"
 autocapitalize="off" autocomplete="off" wrap="off">
 ${Bun.escapeHTML(code)}</textarea>
 <svg class="dots" viewBox="0 0 480 144" role="img" aria-label="No order has been run"></svg>
