@@ -172,6 +172,8 @@ describe.skipIf(!browser)("in Chromium", () => {
       expect(shown).toEqual(printed);
     }
     expect(shown.length).toBeGreaterThan(3);
+    const isLive = ["interleavings", "performance", "virtual-time"].includes(name);
+    expect(await text("#status")).toStartWith(isLive ? "Recorded live" : "Recorded on a virtual");
     const lanes = new Set(shown.map((line) => line.split(": ")[1]!));
     const drawn = await page.evaluate<string[]>(
       "[...document.querySelectorAll('#picture > svg > text')].map((text) => text.textContent)",
