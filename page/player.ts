@@ -86,8 +86,8 @@ export class Player {
       ),
     );
     this.#draw(true);
-    this.#enable();
     this.#seek(this.#last);
+    this.#enable();
     if (plays && !reducedMotion.matches && recording.lines.length > 0) this.play();
   }
 
@@ -137,11 +137,11 @@ export class Player {
   #draw(must = false): void {
     const width = Math.floor(this.#picture.clientWidth);
     const { lines, end } = this.#recording;
+    this.#last = this.#axis === "order" ? lines.length : end;
     if (lines.length === 0) return this.#picture.replaceChildren();
     if (!must && Number(this.#svg?.getAttribute("width")) === width) return;
     const label = `Timeline of ${lines.length} events. The arrow keys move from one to the next.`;
     this.#svg = draw(lines, end, { width, axis: this.#axis, label });
-    this.#last = this.#axis === "order" ? lines.length : end;
     this.#slider.max = `${this.#last}`;
     this.#picture.replaceChildren(this.#svg);
     seek(this.#svg, this.#at);

@@ -268,6 +268,18 @@ describe.skipIf(!browser)("in Chromium", () => {
       expect(await text("#time")).toBe("100 ms, event 9 of 10");
     });
 
+    test("has nothing to play when nothing was logged", async () => {
+      await openDemo("semaphores");
+      await runCode("export const demo = () => {};");
+      expect(await text("#time")).toBe("nothing recorded");
+      expect(await evaluate("return $('#play').disabled && $('#slider').disabled")).toBe(true);
+      expect(await evaluate("return $('#picture').childElementCount")).toBe(0);
+
+      await runCode(`export const demo = (log) => log("a", "done");`);
+      expect(await text("#time")).toBe("0 ms, event 1 of 1");
+      expect(await evaluate("return $('#play').disabled")).toBe(false);
+    });
+
     test("tells each span's state and duration, by keyboard", async () => {
       await openDemo("semaphores");
       await page.evaluate(`document.querySelector("#picture [tabindex='0']").focus()`);
