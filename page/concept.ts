@@ -119,7 +119,7 @@ const knobs = (KNOBS[concept] ?? []).map(
       turnKnobs();
       if (!isForeign) void run("show");
     };
-    find("#knobs").append(make("p", {}, make("label", { htmlFor: id }, knob.label), input, output));
+    find("#knobs").children[index]!.append(input, output);
     return [knob, input, output];
   },
 );

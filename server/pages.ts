@@ -10,6 +10,7 @@ import { basename, join } from "node:path";
 
 import { lazy } from "../concepts/async-basics.ts";
 import { version } from "../package.json";
+import { type Knob, KNOBS } from "../page/knobs.ts";
 import { type Scenario, SCENARIOS } from "../page/scenarios.ts";
 import { type Concept, type File, ROOT, toFile } from "./concepts.ts";
 import { demoOf } from "./demos.ts";
@@ -104,6 +105,7 @@ export class Pages {
       "nav ul": { html: this.#links(name) },
       h1: { text: title },
       "#about": { html: toHtml(header) },
+      "#knobs": { html: (KNOBS[name] ?? []).map(toRow).join("\n") },
       "#code": { text: code, attributes: { rows: `${code.split("\n").length}` } },
       "#using": { isLeftOut: !/\busing\b/.test(code) },
       "#orders": { isLeftOut: scenarios.length === 0 },
@@ -225,6 +227,11 @@ ${toHtml(summary)}
 <div class="elsewhere">${toHtml(`Known elsewhere as: ${elsewhere}`)}</div>
 <p class="size">${size} kB gzipped</p>
 </article></li>`;
+}
+
+/** The label of a knob. The script puts the knob beside it, where there is room already. */
+function toRow({ label }: Knob, index: number): string {
+  return `<p><label for="knob-${index}">${Bun.escapeHTML(label)}</label></p>`;
 }
 
 function filesOf({ name }: Concept): string {

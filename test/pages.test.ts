@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { virtualTime } from "../concepts/virtual-time.ts";
+import { KNOBS } from "../page/knobs.ts";
 import { createApp } from "../server.ts";
 import { readConcepts } from "../server/concepts.ts";
 import { demoOf, typedDemo } from "../server/demos.ts";
@@ -76,6 +77,10 @@ describe.each([
         expect(page.all("#code")).toEqual([demoOf(concept)]);
         expect(page.attributes("#code", "rows")).toEqual([`${demoOf(concept).split("\n").length}`]);
         expect(page.all("nav a[aria-current]")).toEqual([title]);
+        expect(page.all("#knobs label")).toEqual(KNOBS[name]!.map(({ label }) => label));
+        expect(page.attributes("#knobs label", "for")).toEqual(
+          KNOBS[name]!.map((_, index) => `knob-${index}`),
+        );
       },
     );
 
