@@ -154,6 +154,7 @@ class Version {
     this.#slider.disabled = false;
     this.#next.disabled &&= !isFailing;
     this.#slider.value = `${index + 1}`;
+    this.#slider.ariaValueText = label;
     this.#tellPlace();
     this.#dots.mark(index);
   }

@@ -171,6 +171,8 @@ describe.skipIf(!browser)("in Chromium", () => {
     ]);
     await page.view.click(".chosen button");
     expect(await place()).toBe("7 of 1,680");
+    const heard = await ofVersions(`v("input").ariaValueText`);
+    expect(heard[0]).toBe("Order 7, failing");
     await page.view.press("End");
 
     // The third dot from the left in the upper row.
