@@ -261,7 +261,9 @@ export class Condition {
       const signal = signalIn("wait for Condition", options);
       signal?.throwIfAborted();
       this.#requireLock("wait for Condition");
-      const lockAgain = this.#unlock();
+      const { lockAgain, unlocking } = this.#unlock();
+      // The mutex is locked for somebody who hasn't received it yet.
+      if (!lockAgain) return resolve(unlocking);
       const leave = (reason: unknown) => {
         const locking = lockAgain();
         if (reason !== NOTIFIED) return void locking.then(() => reject(reason), reject);
@@ -327,11 +329,11 @@ export class Condition {
     this.notify(this.waiting);
   }
 
-  /** Unlocks the mutex, and returns what locks it again. */
-  #unlock(): () => PromiseLike<unknown> {
+  /** Unlocks the mutex, and returns what locks it again, or a promise that rejects. */
+  #unlock() {
     this.#lockAgain = undefined;
     const unlocking = this.#mutex.unlockWhile(this.#keepLockAgain);
-    return this.#lockAgain ?? (() => unlocking);
+    return { lockAgain: this.#lockAgain as (() => PromiseLike<unknown>) | undefined, unlocking };
   }
 
   #notify(n: number): void {
@@ -347,7 +349,7 @@ export class Condition {
 const NOTIFIED = Symbol();
 
 /** Keeps nothing of those that wait for it: unlike a pending promise, it doesn't know them. */
-const NEVER: PromiseLike<never> = { then: () => NEVER as PromiseLike<any> };
+const NEVER = { then: doNothing } as object as PromiseLike<never>;
 
 type Truthy<T> = Exclude<T, false | 0 | 0n | "" | null | undefined>;
 

@@ -135,7 +135,7 @@ describe("Start here", () => {
   });
 });
 
-describe.each(Object.entries(places()))("Every wait: %s", (_, create) => {
+describe.each(Object.entries(places()))("Every wait: %s", (title, create) => {
   const everyone = [0, 1, 2];
   const setUp = () => {
     const place = create();
@@ -260,17 +260,23 @@ describe.each(Object.entries(places()))("Every wait: %s", (_, create) => {
     expect(place.waiting()).toBe(0);
   });
 
-  test.each<[string, unknown, RegExp]>([
-    ["a signal in place of options", new AbortController().signal, /options must be an object/],
-    ["null", null, /options must be an object, received null/],
-    ["a number", 5, /options must be an object, received 5/],
-    ["a signal of the wrong kind", { signal: 5 }, /signal must be an AbortSignal, received 5/],
+  test.each<[string, unknown, string]>([
+    [
+      "a signal in place of options",
+      new AbortController().signal,
+      "options must be an object, received AbortSignal",
+    ],
+    ["null", null, "options must be an object, received null"],
+    ["a number", 5, "options must be an object, received 5"],
+    ["a signal of the wrong kind", { signal: 5 }, "signal must be an AbortSignal, received 5"],
   ])("%s is refused before it waits", async (_, options, message) => {
     const place = create();
+    const [, Class, who] = /^(\w+), (\w+)/.exec(title)!;
+    const action = who === "readers" ? "read" : who === "writers" ? "write" : "wait for";
     const refused = await place.wait(options as never).catch((error: unknown) => error);
 
     expect(refused).toBeInstanceOf(TypeError);
-    expect(String(refused)).toMatch(message);
+    expect(refused).toEqual(new TypeError(`Cannot ${action} ${Class}: ${message}`));
     expect(place.waiting()).toBe(0);
   });
 
@@ -1061,6 +1067,17 @@ describe("Condition", () => {
     expect([condition.waiting, mutex.locked]).toEqual([0, false]);
   });
 
+  test("wait() is refused while the lock is on its way to another", async () => {
+    const mutex = new Mutex();
+    const condition = new Condition(mutex);
+    const running = mutex.run(() => condition.waiting);
+
+    await expect(condition.wait()).rejects.toThrow("Cannot unlock Mutex: nobody holds it");
+
+    expect(await running).toBe(0);
+    expect(mutex.locked).toBe(false);
+  });
+
   test("with an aborted signal wait() rejects, and has never unlocked", async () => {
     const mutex = new Mutex();
     const condition = new Condition(mutex);
@@ -1252,6 +1269,12 @@ describe("Barrier", () => {
     ["reset() of an empty one does nothing", 2, "reset() + +", "0 1"],
     ["reset() refuses those going out, not the next", 2, "+ + + reset() +", "broken broken 0 1"],
     ["reset() twice refuses both", 2, "+ + + reset() reset()", "broken broken broken"],
+    [
+      "reset() refuses those going out after another was refused",
+      2,
+      "+ + reset() turn + + reset()",
+      "broken broken broken broken",
+    ],
     ["reset() finds nobody going out", 2, "s s - + reset()", "aborted aborted broken"],
     ["reset() comes after they have gone", 2, "+ + + turn reset()", "0 1 broken"],
     ["reset() leaves an aborted party its reason", 3, "s + -", "aborted broken", "reset()"],
