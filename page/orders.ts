@@ -7,7 +7,7 @@ import { fetchModules } from "./record.ts";
 import { draw } from "./timeline.ts";
 
 /** How long the worker may be silent, in real ms: it tells of the orders several times a second. */
-const PATIENCE = 5000;
+const PATIENCE = 2000;
 
 /** The box of the dots, and the most room that one gets. */
 const WIDTH = 480;

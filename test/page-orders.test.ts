@@ -212,7 +212,7 @@ describe.skipIf(!browser)("in Chromium", () => {
     [
       "never ends",
       "export function scenario() { for (;;); }",
-      /^ended after 5 s: an endless loop\?$/,
+      /^ended after 2 s: an endless loop\?$/,
     ],
     [
       "has too many orders",
