@@ -409,7 +409,7 @@ export class Queue<T> implements AsyncIterable<T> {
   }
 
   #onTaken(): void {
-    this.#servePutters();
+    if (this.#putters.waiting > 0) this.#servePutters();
     this.#endIfDrained();
   }
 
