@@ -1,8 +1,10 @@
 /** Every order, in a real Chromium: the pages find the bugs that Bun finds, and in the same orders. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { lazy } from "../concepts/async-basics.ts";
 import { InterleavingError, interleavings } from "../concepts/interleavings.ts";
 import { SCENARIOS } from "../page/scenarios.ts";
 import { createApp } from "../server.ts";
@@ -92,13 +94,33 @@ describe.skipIf(!browser)("in Chromium", () => {
     return verdict!;
   }
 
-  test("each bug is found in as many orders as on Bun, and mended in none", async () => {
+  /** All scenarios, explored once for the tests that look at that. */
+  const explored = lazy(async () => {
     await open();
     await page.evaluate(`void (window.shift = 0, new PerformanceObserver((list) =>
       list.getEntries().forEach(({ value }) => (window.shift += value)))
       .observe({ type: "layout-shift" }))`);
+    return {
+      verdicts: await run(),
+      dots: await ofVersions<[number, number, string]>(
+        `[...version.querySelectorAll(".dots path")].slice(0, 2)
+          .map((path) => path.getAttribute("d").split("M").length - 1)
+          .concat(v(".dots").ariaLabel)`,
+      ),
+      chosen: await ofVersions<{ reason: string; schedule: string; spans: number }>(
+        `({ reason: v(".reason").textContent, schedule: v(".chosen code").textContent,
+            spans: version.querySelectorAll(".order svg [aria-label]").length })`,
+      ),
+      shift: await page.evaluate<number>("window.shift"),
+      errors: [...page.errors],
+      requests: [...page.requests],
+    };
+  });
 
-    expect(await run()).toEqual([
+  test("each bug is found in as many orders as on Bun, and mended in none", async () => {
+    const { verdicts, dots, shift, errors, requests } = await explored();
+
+    expect(verdicts).toEqual([
       "Fails in 1,512 of all 1,680 orders.",
       "Holds in all 72 orders.",
       "Fails in 12 of all 20 orders.",
@@ -116,28 +138,20 @@ describe.skipIf(!browser)("in Chromium", () => {
       "Fails in 48 of all 90 orders.",
       "Holds in all 55 orders.",
     ]);
-    const dots = await ofVersions<[number, number, string]>(
-      `[...version.querySelectorAll(".dots path")].slice(0, 2)
-        .map((path) => path.getAttribute("d").split("M").length - 1)
-        .concat(v(".dots").ariaLabel)`,
-    );
     expect(dots[0]).toEqual([168, 1512, "1,680 orders, 1,512 of which fail"]);
     expect(dots[1]).toEqual([72, 0, "72 orders, 0 of which fail"]);
-    expect(await page.evaluate<number>("window.shift")).toBeLessThan(0.01);
-    expect(page.errors).toEqual([]);
+    expect(shift).toBeLessThan(0.01);
+    expect(errors).toEqual([]);
     const isOwn = (url: string) => /^(data|blob):/.test(url) || url.startsWith(server.origin);
-    expect(page.requests.filter((url) => !isOwn(url))).toEqual([]);
+    expect(requests.filter((url) => !isOwn(url))).toEqual([]);
   });
 
   test("the first failing order of each is shown, and its schedule replays it on Bun", async () => {
-    const shown = await ofVersions<{ reason: string; schedule: string; spans: number }>(
-      `({ reason: v(".reason").textContent, schedule: v(".chosen code").textContent,
-          spans: version.querySelectorAll(".order svg [aria-label]").length })`,
-    );
+    const { chosen } = await explored();
     for (const [index, { name, broken }] of SCENARIOS.entries()) {
-      const { reason, schedule: text, spans } = shown[2 * index]!;
+      const { reason, schedule: text, spans } = chosen[2 * index]!;
       const schedule = /^interleavings\(scenario, \{ schedule: "(.+)" \}\)$/.exec(text)![1]!;
-      const path = `/tmp/${name}-${crypto.randomUUID()}.js`;
+      const path = join(tmpdir(), `${name}-${crypto.randomUUID()}.js`);
       const concepts = join(import.meta.dir, "../concepts");
       await Bun.write(path, broken.replace(/"\.\/([\w-]+)\.js"/g, `"${concepts}/$1.ts"`));
       const { scenario } = await import(path);
