@@ -1,5 +1,5 @@
 /** A real Chromium for the tests of the pages, and what they do in it. One browser serves them all. */
-import { poll } from "../concepts/async-basics.ts";
+import { poll, timeout } from "../concepts/async-basics.ts";
 
 /** Where the browser is, if there is one. */
 export const browser =
@@ -22,7 +22,7 @@ export interface Page extends Disposable, Complaints {
   /** The value of an expression in the page. */
   evaluate<T = unknown>(expression: string): Promise<T>;
   /** Waits until an expression is true, for so many ms at most. Default: 15,000. */
-  until(expression: string, timeout?: number): Promise<void>;
+  until(expression: string, ms?: number): Promise<void>;
 }
 
 /** Opens an empty page. */
@@ -50,18 +50,25 @@ export async function openPage(width = 1280, height = 900): Promise<Page> {
   listen("Network.requestWillBeSent", ({ request }) => requests.push(request.url));
   for (const domain of ["Runtime", "Log", "Network", "Page"]) await view.cdp(`${domain}.enable`);
 
-  const evaluate = async <T>(expression: string) => (await view.evaluate(expression)) as T;
+  // A test that runs out of time takes the browser with it, so nothing is waited for that long.
+  const evaluate = <T>(expression: string) =>
+    timeout(() => view.evaluate(expression) as Promise<T>, 20_000).catch((cause) => {
+      throw new Error(`It could not be told: ${expression}`, { cause });
+    });
   return {
     view,
     errors,
     requests,
     evaluate,
     async open(url) {
-      await view.navigate(url);
+      // Its end was missed once, for no reason that was found; it is then begun anew.
+      await timeout(() => view.navigate(url), 8000).catch(() =>
+        timeout(() => view.navigate(url), 8000),
+      );
     },
-    async until(expression, timeout = 15_000) {
+    async until(expression, ms = 15_000) {
       const isTrue = () => evaluate<boolean>(`!!(${expression})`);
-      await poll(isTrue, { interval: 20, timeout }).catch(async (cause) => {
+      await poll(isTrue, { interval: 20, timeout: ms }).catch(async (cause) => {
         const text = await evaluate("document.querySelector('main')?.innerText.slice(-600)");
         throw new Error(`It never came true: ${expression}\n${text}`, { cause });
       });

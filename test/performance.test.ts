@@ -1278,6 +1278,34 @@ describe("report()", () => {
       ]);
     }));
 
+  test("draws over time only what succeeded", () =>
+    virtualTime(async () => {
+      let call = 0;
+      const task = async () => {
+        await sleep(10);
+        if (++call > 50) throw new Error();
+      };
+
+      const result = await measure(task, { iterations: 100 });
+
+      const line = report(result)
+        .split("\n")
+        .find((line) => line.startsWith("a second"))!;
+      expect(line).toBe("a second  ▆▆▆▆█▆▆▆▆█▆▆▆▆█▄                  up to 125");
+    }));
+
+  test.each([
+    [999.4, "999 ms"],
+    [999.5, "1,000 ms"],
+  ])("shows %d ms as %s", (ms, shown) =>
+    virtualTime(async () => {
+      const result = await measure(() => sleep(ms), { iterations: 1 });
+
+      expect(report(result)).toContain(shown);
+      expect(report(result)).not.toContain("e+");
+    }),
+  );
+
   test("says that a single call failed", async () => {
     const result = await measure(() => Promise.reject(new Error()), { iterations: 1 });
 
