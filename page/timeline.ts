@@ -78,7 +78,7 @@ export function draw(
   const names = [...lanes.keys()];
   const longest = Math.max(0, ...names.map((name) => name.length)) * CHARACTER;
   const isNarrow = width < 520 || longest > width / 3;
-  const left = small ? 2 : isNarrow ? 10 : longest + 16;
+  const left = small ? 2 : isNarrow ? 10 : longest + 24;
   const right = width - (small ? 8 : isNarrow ? 24 : 84);
   const row = small ? Math.min((small - 4) / names.length, 24) : isNarrow ? 42 : 26;
   const top = small ? Math.max(2, (small - row * names.length) / 2) : 8;

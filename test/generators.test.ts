@@ -3648,6 +3648,7 @@ function playOf(world: World, isInOrder: boolean, limit = Infinity) {
     };
     await tell(loop());
     readers--;
+    hurry(); // the end does not wait for the next() of a source that was replaced
     return count - left;
   };
 
