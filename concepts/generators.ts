@@ -369,7 +369,8 @@ export function flatMap(
 /**
  * Yields the values of the source that `fn` has returned last. The next value of `source` closes
  * it and opens another at once; what still comes of the old one is dropped. Return a function,
- * `(signal) => source`, to stop a request that has become pointless.
+ * `(signal) => source`, to stop a request that has become pointless. The end does not wait for an
+ * old source that is silent: should it fail later, the next `next()` rejects with that.
  *
  * @throws {TypeError} `source`, or what `fn` returns, is not an iterable, or `fn` not a function
  *
@@ -1367,7 +1368,7 @@ class Hub<T, S = T> extends Upstream<T> {
   }
 
   fail(error: unknown): void {
-    if (this.#isClosed || (this.isOver && (isAbort(error) || error === this.echo))) return;
+    if (this.isOver && (isAbort(error) || error === this.echo)) return;
     this.#errors.add(error);
     this.finish();
   }

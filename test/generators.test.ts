@@ -1218,6 +1218,28 @@ describe("switchMap", () => {
     expect(clock.elapsed).toBe(160);
   });
 
+  test("does not wait for one that is silent, and tells its late error to who asks next, once", async () => {
+    const [asked, late] = [Promise.withResolvers<void>(), Promise.withResolvers<string>()];
+    const silent = async function* () {
+      asked.resolve();
+      yield await late.promise;
+    };
+    const outer = async function* () {
+      yield silent();
+      await asked.promise;
+      yield ["second"];
+    };
+    const stream = switchMap(outer, (inner) => inner);
+    const ends = stream.next().then(() => stream.next());
+    expect(await ends).toEqual({ done: true, value: undefined });
+
+    late.reject("late");
+    await turn();
+
+    await expect(stream.next()).rejects.toBe("late");
+    expect(await stream.next()).toEqual({ done: true, value: undefined });
+  });
+
   it("drops what still comes of the one before, and releases a hold", async () => {
     const hold = holdOf();
     const late = async function* () {
@@ -3648,7 +3670,6 @@ function playOf(world: World, isInOrder: boolean, limit = Infinity) {
     };
     await tell(loop());
     readers--;
-    hurry(); // the end does not wait for the next() of a source that was replaced
     return count - left;
   };
 
