@@ -6,8 +6,8 @@
 import { join } from "node:path";
 
 import { createApp } from "../../server.ts";
-import { openPage } from "../browser.ts";
 import { config, overSocket } from "../serving.ts";
+import { openPage } from "./browser.ts";
 
 await using server = await overSocket(createApp(config()));
 using page = await openPage(1200, 640);

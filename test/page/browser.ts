@@ -1,5 +1,5 @@
 /** A real Chromium for the tests of the pages, and what they do in it. One browser serves them all. */
-import { poll, timeout } from "../concepts/async-basics.ts";
+import { poll, timeout } from "../../concepts/async-basics.ts";
 
 /** Where the browser is, if there is one. */
 export const browser =

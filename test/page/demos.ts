@@ -6,20 +6,20 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
-import { virtualTime } from "../concepts/virtual-time.ts";
-import { KNOBS, read, write } from "../page/knobs.ts";
-import { format } from "../page/timeline.ts";
-import { createApp } from "../server.ts";
-import { readConcepts } from "../server/concepts.ts";
-import { demoOf } from "../server/demos.ts";
+import { virtualTime } from "../../concepts/virtual-time.ts";
+import { KNOBS, read, write } from "../../page/knobs.ts";
+import { format } from "../../page/timeline.ts";
+import { createApp } from "../../server.ts";
+import { readConcepts } from "../../server/concepts.ts";
+import { demoOf } from "../../server/demos.ts";
+import { config, overSocket } from "../serving.ts";
 import { browser, openPage, type Page } from "./browser.ts";
-import { config, overSocket } from "./serving.ts";
 
 type Demo = (log: (lane: string, state: string) => void) => Promise<void>;
 
 const names = Object.keys(KNOBS);
 const IS_RECORDED = "/^Recorded/.test(document.querySelector('#status').textContent)";
-const AXE = join(import.meta.dir, "page/node_modules/axe-core/axe.min.js");
+const AXE = join(import.meta.dir, "node_modules/axe-core/axe.min.js");
 
 // A busy machine is slow to start browsers and workers.
 setDefaultTimeout(30_000);
@@ -31,7 +31,7 @@ else if (!existsSync(AXE)) {
 
 describe("knobs", () => {
   test("there are some for every concept but one", async () => {
-    const files = [...new Bun.Glob("*.ts").scanSync(join(import.meta.dir, "../concepts"))];
+    const files = [...new Bun.Glob("*.ts").scanSync(join(import.meta.dir, "../../concepts"))];
     expect(files.map((file) => file.slice(0, -3)).sort()).toEqual(names.toSorted());
     expect(names.filter((name) => KNOBS[name]!.length === 0)).toEqual(["interleavings"]);
   });
@@ -142,7 +142,7 @@ describe.skipIf(!browser)("in Chromium", () => {
 
     const shown = await lines();
     expect(await text("#error")).toBe("");
-    const { demo }: { demo: Demo } = await import(`../concepts/${name}.ts`);
+    const { demo }: { demo: Demo } = await import(`../../concepts/${name}.ts`);
     if (name === "performance") {
       // It measures real time: what was measured differs in every run.
       const rough = shown.map((line) => line.replace(/^\S+ ms: |: done.*|(?<=^report): .*/g, ""));

@@ -4,14 +4,14 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { lazy } from "../concepts/async-basics.ts";
-import { InterleavingError, interleavings } from "../concepts/interleavings.ts";
-import { SCENARIOS } from "../page/scenarios.ts";
-import { createApp } from "../server.ts";
+import { lazy } from "../../concepts/async-basics.ts";
+import { InterleavingError, interleavings } from "../../concepts/interleavings.ts";
+import { SCENARIOS } from "../../page/scenarios.ts";
+import { createApp } from "../../server.ts";
+import { config, overSocket } from "../serving.ts";
 import { browser, openPage, type Page } from "./browser.ts";
-import { config, overSocket } from "./serving.ts";
 
-const AXE = join(import.meta.dir, "page/node_modules/axe-core/axe.min.js");
+const AXE = join(import.meta.dir, "node_modules/axe-core/axe.min.js");
 
 // A busy machine is slow to start browsers and workers.
 setDefaultTimeout(100_000);
@@ -152,7 +152,7 @@ describe.skipIf(!browser)("in Chromium", () => {
       const { reason, schedule: text, spans } = chosen[2 * index]!;
       const schedule = /^interleavings\(scenario, \{ schedule: "(.+)" \}\)$/.exec(text)![1]!;
       const path = join(tmpdir(), `${name}-${crypto.randomUUID()}.js`);
-      const concepts = join(import.meta.dir, "../concepts");
+      const concepts = join(import.meta.dir, "../../concepts");
       await Bun.write(path, broken.replace(/"\.\/([\w-]+)\.js"/g, `"${concepts}/$1.ts"`));
       const { scenario } = await import(path);
       await Bun.file(path).delete();
