@@ -1438,7 +1438,8 @@ export async function demo(log: (lane: string, state: string) => void = print): 
   };
   for (const n of [1, 2, 3, 4, 5]) log(`task ${n}`, "waiting");
   log("gather", "running");
-  await gather([1, 2, 3, 4, 5].map(task), { concurrency: 2 }).catch(() => log("gather", "failed"));
+  const options = { concurrency: 2, signal: AbortSignal.timeout(1000) };
+  await gather([1, 2, 3, 4, 5].map(task), options).catch(() => log("gather", "failed"));
 }
 
 let start: number | undefined;

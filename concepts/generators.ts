@@ -459,7 +459,7 @@ export function batch<T>(source: Source<T>, size: number, options: BatchOptions 
   const hub: Hub<T[], T> = new Hub("batch", [source], {
     arrived(value, intake) {
       const length = hub.kept.push(value);
-      if (length === 1 && maxWait < Infinity) hub.startTimer(maxWait, flush);
+      if (length === 1) hub.startTimer(maxWait, flush);
       if (length === size) flush();
       else if (hub.isWanted) intake.read();
     },
@@ -628,7 +628,7 @@ export function zip<T extends unknown[]>(
       if (sources.length === 0) hub.finish();
       if (missing > 0) return;
       missing = sources.length;
-      for (const intake of intakes) if (!hub.isOver) intake.read();
+      for (const intake of intakes) intake.read();
     },
     arrived(value, intake) {
       hub.kept[intakes.indexOf(intake)] = value;
@@ -1349,7 +1349,7 @@ class Hub<T, S = T> extends Upstream<T> {
 
   remove(intake: Intake<S>): void {
     this.intakes.delete(intake);
-    if (intake === this.#current) this.#current = undefined;
+    this.#current = undefined;
     if (!this.isOver) this.ended();
   }
 
@@ -1448,20 +1448,17 @@ class SourceReader<T> extends Upstream<T> {
   }
 
   next(): Promise<Step<T>> {
-    if (!this.#isOpen) this.#open();
+    if (!this.#isOpen) {
+      this.#isOpen = true;
+      this.#opening = this.#open(this.#source);
+    }
     if (this.#isClosed) return Promise.resolve(DONE);
     if (this.#iterator) return this.#iterator.next() as Promise<Step<T>>;
     return this.#opening!.then(() => this.next());
   }
 
-  #open(): void {
-    this.#isOpen = true;
-    if (isSequence(this.#source)) this.#iterate(this.#source);
-    else this.#opening = this.#openLate(this.#source);
-  }
-
-  async #openLate(later: Exclude<Source<T>, Sequence<T>> | Promise<Source<T>>): Promise<void> {
-    let source = later instanceof Promise ? await later : (later as Source<T>);
+  async #open(unopened: Unopened<T>): Promise<void> {
+    let source = unopened instanceof Promise ? await unopened : unopened;
     for (;;) {
       requireSource(this.action, source);
       if (isSequence(source)) break;
@@ -1521,9 +1518,9 @@ class SourceReader<T> extends Upstream<T> {
 /** What all generators inherit. */
 const generators: AsyncGenerator = Object.getPrototypeOf(async function* () {}.prototype);
 
-function isGenerator<T>(it: AsyncIterator<T> | undefined): it is AsyncGenerator<T> {
+function isGenerator<T>(it: AsyncIterator<T>): it is AsyncGenerator<T> {
   const keys = ["next", Symbol.asyncIterator] as const;
-  return keys.every((key) => (it as AsyncGenerator | undefined)?.[key] === generators[key]);
+  return keys.every((key) => (it as AsyncGenerator)[key] === generators[key]);
 }
 
 function iterate<T>(source: Sequence<T>): AsyncIterator<T> {
@@ -1613,33 +1610,29 @@ class Guard<T> implements AsyncIterator<T, void> {
 
 /** A list from whose head values are taken. */
 class Fifo<T> {
-  #items: T[] = [];
-  #head = 0;
+  /** Those that came first, the first one last, because a list is cut there at no cost. */
+  #older: T[] = [];
+  #newer: T[] = [];
 
   get size(): number {
-    return this.#items.length - this.#head;
+    return this.#older.length + this.#newer.length;
   }
 
   get first(): T | undefined {
-    return this.#items[this.#head];
+    return this.#older.at(-1) ?? this.#newer[0];
   }
 
   push(value: T): void {
-    this.#items.push(value);
+    this.#newer.push(value);
   }
 
   /** Only when it isn't empty. */
   shift(): T {
-    const items = this.#items;
-    const value = items[this.#head]!;
-    items[this.#head++] = undefined as never;
-    // Moves what is left when at least as much has gone, so that a value is moved once on average.
-    if (2 * this.#head >= items.length) {
-      if (this.size === 0) items.length = 0;
-      else items.splice(0, this.#head);
-      this.#head = 0;
+    if (this.#older.length === 0) {
+      this.#older = this.#newer.reverse();
+      this.#newer = [];
     }
-    return value;
+    return this.#older.pop()!;
   }
 }
 
@@ -1670,7 +1663,7 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 
 function isAbort(error: unknown): boolean {
   try {
-    return (error as Error | null | undefined)?.name === "AbortError";
+    return (error as Error).name === "AbortError";
   } catch {
     return false;
   }

@@ -1165,15 +1165,19 @@ function describe(value: unknown): string {
 
 // ─── Demo: `bun concepts/semaphores.ts` ──────────────────────────────────────────────────────────
 
-/** Five tasks share two permits: never more than two of them run at a time. */
+/** Five tasks share two permits. None waits for more than 150 ms: the fifth gives up. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
   const semaphore = new Semaphore(2);
   const task = async (lane: string) => {
     log(lane, "waiting");
-    using _permit = await semaphore.acquire();
-    log(lane, "running");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    log(lane, "done");
+    try {
+      using _permit = await semaphore.acquire({ signal: AbortSignal.timeout(150) });
+      log(lane, "running");
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      log(lane, "done");
+    } catch {
+      log(lane, "cancelled");
+    }
   };
   await Promise.all([1, 2, 3, 4, 5].map((n) => task(`task ${n}`)));
 }

@@ -38,6 +38,7 @@ export const KNOBS: Record<string, readonly Knob[]> = {
       max: 8,
     },
     { label: "Cleaning up takes (ms)", at: /await sleep\((\d+)\);/d, ...ms },
+    { label: "All are aborted after (ms)", at: /Signal\.timeout\((\d+)\)/d, ...ms, max: 1000 },
   ],
   "context-managers": [
     { label: "Orders", at: /\[([\d, ]+)\]\.map/d, ...some, kind: "list" },
@@ -81,6 +82,7 @@ export const KNOBS: Record<string, readonly Knob[]> = {
     { label: "Permits", at: /new Semaphore\((\d+)\)/d, ...some },
     { label: "Tasks", at: /\[([\d, ]+)\]\.map/d, min: 1, max: 10, kind: "list" },
     { label: "A task takes (ms)", at: /setTimeout\(resolve, (\d+)\)/d, ...ms },
+    { label: "It gives up after (ms)", at: /Signal\.timeout\((\d+)\)/d, ...ms },
   ],
   synchronization: [
     { label: "The barrier waits for", at: /new Barrier\((\d+)\)/d, min: 1, max: 5 },

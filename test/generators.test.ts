@@ -1190,6 +1190,21 @@ describe("flatMap with concurrency", () => {
   });
 });
 
+describe.each([
+  ["flatMap at once", (source, fn) => flatMap(source, fn, several)],
+  ["switchMap", switchMap],
+] as typeof calling)("%s", (_name, operate) => {
+  it("reads no further while nobody waits", async () => {
+    const outer = probe({ every: 10 });
+    const stream = operate(outer.source, ((n: number) => [n]) as () => never);
+
+    expect((await stream.next()).value).toBe(1);
+    await sleep(100);
+
+    expect(outer.seen.pulled).toBe(2);
+  });
+});
+
 describe("switchMap", () => {
   it("closes the one before, whose cleanup it does not await until the end", async (clock) => {
     const inner = [probe({ count: 0 }), probe({ every: 5, count: 1, then: "end" })];
@@ -1359,6 +1374,16 @@ describe("merge", () => {
     expect([fast.seen.pulled, silent.seen.pulled]).toEqual([2, 1]);
   });
 
+  it("reads no further while nobody waits, though a source has ended", async () => {
+    const [busy, short] = [probe({}), probe({ every: 10, count: 0, then: "end" })];
+    const stream = merge(busy.source, short.source);
+
+    expect((await stream.next()).value).toBe(1);
+    await sleep(100);
+
+    expect(busy.seen.pulled).toBe(1);
+  });
+
   it("closes the others, at the same time, when one fails", async (clock) => {
     const others = [
       probe({ count: 0 }),
@@ -1524,7 +1549,7 @@ describe("parallelMap", () => {
           throw new Error("second");
         }
         await abortableSleep(1000, signal);
-        log.push(`${n} aborted at ${clock.elapsed}: ${signal.reason.name}`);
+        log.push(`${n} aborted at ${clock.elapsed}: ${signal.reason}`);
         await sleep(100);
         log.push(`${n} cleaned up at ${clock.elapsed}`);
         throw signal.reason;
@@ -1534,8 +1559,8 @@ describe("parallelMap", () => {
       expect(await errorOf(stream.next())).toEqual(new Error("second"));
 
       expect(log).toEqual([
-        "1 aborted at 50: AbortError",
-        "3 aborted at 50: AbortError",
+        "1 aborted at 50: AbortError: The result is no longer needed",
+        "3 aborted at 50: AbortError: The result is no longer needed",
         "1 cleaned up at 150",
         "3 cleaned up at 150",
       ]);
@@ -2177,9 +2202,89 @@ describe("sources", () => {
 
     expect(await errorOf(map(source, (n) => n).next())).toBe(broken);
   });
+
+  test.each(Object.entries(operators))(
+    "one whose next() throws has ended, and is not closed: %s",
+    async (_name, operate) => {
+      let closed = 0;
+      const steps = [{ done: false, value: 1 }];
+      const iterator = {
+        next: () => {
+          if (steps.length === 0) throw broken;
+          return steps.pop();
+        },
+        return: () => ({ closed: ++closed }),
+      };
+      const source = { [Symbol.asyncIterator]: () => iterator } as unknown as AsyncIterable<number>;
+
+      expect(await errorOf(Array.fromAsync(operate(source)))).toBe(broken);
+      expect(closed).toBe(0);
+    },
+  );
+
+  test("are asked in the very call of next(), so that none misses what comes after it", async () => {
+    for (const name of ["map", "flatMap, outer", "merge of one", "zip", "tee", "takeUntil"]) {
+      const { source, seen } = probe({});
+      const first = operators[name]!(source).next();
+
+      expect({ name, ...seen }).toMatchObject({ name, opened: 1, pulled: 1 });
+      expect((await first).done).toBe(false);
+    }
+  });
+
+  test("a stream without an async iterator, as Safari has them", async () => {
+    const stream = new ReadableStream<number>({
+      start(controller) {
+        for (const n of [1, 2]) controller.enqueue(n);
+        controller.close();
+      },
+    });
+    const source = { getReader: () => stream.getReader() } as ReadableStream<number>;
+
+    expect(await Array.fromAsync(map(source, (n) => n))).toEqual([1, 2]);
+  });
+
+  test("an iterator that inherits what generators do, but has a next() of its own, can be left", async () => {
+    const parent = Object.getPrototypeOf(Object.getPrototypeOf(async function* () {}.prototype));
+    const silent = Object.assign(Object.create(parent), {
+      next: () => new Promise(() => {}),
+      return: async () => ({ done: true }),
+    });
+    const stream = map(silent as AsyncIterable<number>, (n) => n);
+    const waiting = stream.next();
+
+    expect(await stream.return()).toEqual({ done: true, value: undefined });
+    expect(await waiting).toEqual({ done: true, value: undefined });
+  });
 });
 
 describe("leaving", () => {
+  it("sets no timer and listens to nothing when it is asked again", async (clock) => {
+    const { target, listeners } = watchedTarget();
+    for (const stream of [interval(10), fromEvent(target, "tick")]) {
+      await stream.return();
+
+      expect(await stream.next()).toEqual({ done: true, value: undefined });
+      expect([clock.pending, listeners()]).toEqual([0, 0]);
+    }
+  });
+
+  it("an error waits for the cleanup of what was open and has not been read", async (clock) => {
+    const { source, seen } = probe({ kind: "generator" });
+    const open = source[Symbol.asyncIterator]() as AsyncGenerator<number>;
+    await open.next();
+    const failing = probe({ count: 0, then: "throw" });
+
+    const stream = concat(
+      failing.source,
+      map(open, (n) => n),
+    );
+
+    expect(await errorOf(stream.next())).toBe(broken);
+    expect(seen.cleanedUp).toBe(1);
+    expect(clock.elapsed).toBe(10);
+  });
+
   it("leaving twice waits for the same cleanup, and tells once what it throws", async (clock) => {
     const { source, seen } = probe({ cleanupFails: true });
     const stream = merge(source, [1]);
@@ -2409,7 +2514,7 @@ describe("a source that is a function", () => {
       [Symbol.asyncIterator]: () => ({
         next: async () => ({ done: false, value: signal.aborted }),
         async return() {
-          log.push(`closed, aborted: ${signal.aborted}, ${signal.reason.name}`);
+          log.push(`closed, aborted: ${signal.aborted}, ${signal.reason}`);
           return { done: true as const, value: undefined };
         },
       }),
@@ -2420,7 +2525,7 @@ describe("a source that is a function", () => {
       break;
     }
 
-    expect(log).toEqual(["closed, aborted: true, AbortError"]);
+    expect(log).toEqual(["closed, aborted: true, AbortError: The stream was left"]);
   });
 
   test.each(["its end", "its error"])("does not have its signal aborted at %s", async (how) => {
@@ -3261,10 +3366,38 @@ describe("a source's answers are taken as `for await` takes them", () => {
     for (const operate of both) {
       for (const result of [5, "step", null, undefined, true]) {
         for (const source of [sourceOf(async () => result), sourceOf(() => result)]) {
-          expect(await errorOf(operate(source).next())).toBeInstanceOf(TypeError);
+          const error = await errorOf(operate(source).next());
+          expect(error).toBeInstanceOf(TypeError);
+          const shown = typeof result === "string" ? `"${result}"` : `${result}`;
+          expect((error as Error).message).toBe(`${shown} is not a result`);
         }
       }
     }
+  });
+
+  test("the last value of a synchronous source, if it is a promise that is rejected", async () => {
+    for (const operate of both) {
+      let closed = 0;
+      const iterator = {
+        next: () => ({ done: true, value: Promise.reject(broken) }),
+        return: () => ({ value: ++closed }),
+      };
+      const source = { [Symbol.iterator]: () => iterator } as unknown as Iterable<number>;
+
+      expect(await errorOf(operate(source).next())).toBe(broken);
+      expect(closed).toBe(0);
+    }
+  });
+
+  test("a function with then() is a promise", async () => {
+    const later = Object.assign(() => {}, {
+      then: (resolve: (value: number) => void) => resolve(5),
+    }) as unknown as Promise<number>;
+
+    expect(await map([1], () => later).next()).toEqual({ done: false, value: 5 });
+    expect(await map([later], (n) => n).next()).toEqual({ done: false, value: 5 });
+    const results = parallelMap([1], () => later, { concurrency: 1 });
+    expect(await results.next()).toEqual({ done: false, value: 5 });
   });
 
   test("a return() that results in a primitive, or in a promise of one", async () => {
