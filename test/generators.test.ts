@@ -3429,6 +3429,9 @@ test("what console.log shows of a stream", () => {
 
   expect(show(map([1], String))).toBe('Stream { action: "map" }');
   expect(show(lines([]))).toBe('Stream { action: "read lines" }');
+  expect(show(interval(1))).toBe('Stream { action: "create interval" }');
+  expect(show(fromEvent(new EventTarget(), "x"))).toBe('Stream { action: "listen" }');
+  expect(show(tee([], 1)[0])).toBe('Stream { action: "tee" }');
 });
 
 test("types: what comes out of a stream", () => {

@@ -1049,6 +1049,9 @@ describe("Condition", () => {
       await expect(new Condition(new Mutex()).waitFor(true as never)).rejects.toEqual(
         new TypeError("Cannot wait for Condition: predicate must be a function, received true"),
       );
+      await expect(new Condition(new Mutex()).waitFor(() => true, 5 as never)).rejects.toEqual(
+        new TypeError("Cannot wait for Condition: options must be an object, received 5"),
+      );
     });
   });
 
