@@ -726,6 +726,14 @@ describe("asyncMock", () => {
       expect(query.calls[0]).toMatchObject({ taken: 1, closed: true });
     });
 
+    test("an array that it resolves to, which can be left as well", async () => {
+      const query = asyncMock<any>().resolves([1, 2]);
+      const rows = query("")[Symbol.asyncIterator]();
+
+      expect(await rows.next()).toEqual({ done: false, value: 1 });
+      expect(await rows.return()).toEqual({ done: true, value: undefined });
+    });
+
     test("nothing, if it is left before it begins", async () => {
       const query = asyncMock<Query>().yields(1);
       const rows = query("")[Symbol.asyncIterator]();
@@ -871,6 +879,9 @@ describe("asyncMock", () => {
       'Mock {"name":"save","calls":[' +
         '{"args":["ada"],"awaited":true,"result":{"status":"fulfilled"}},' +
         '{"args":["bob"],"awaited":false}],"open":1}',
+    );
+    expect(printed(save.calls[0]!)).toBe(
+      'Call {"args":["ada"],"awaited":true,"result":{"status":"fulfilled"}}',
     );
     expect(printed(save.calls[1]!)).toBe('Call {"args":["bob"],"awaited":false}');
   });

@@ -65,7 +65,7 @@ async function check(name: string): Promise<boolean> {
       name === "server" ? "test/server test/batches test/upstream" : `test/${name}.test.ts`;
     const run = `bun test --bail ${tests}`;
     // Most breaks are noticed, or hang, without the tests that take long.
-    const quick = `timeout 10 ${run} -t '^(?!.*(every order|whatever microtask|needs Bun))'`;
+    const quick = `timeout 20 ${run} -t '^(?!.*(every order|whatever microtask|needs Bun))'`;
     const command = `${quick} && timeout 30 ${run}`;
     const config = {
       testRunner: "command",
@@ -75,7 +75,7 @@ async function check(name: string): Promise<boolean> {
       coverageAnalysis: "off",
       checkers: [],
       reporters: ["json", "progress-append-only"],
-      timeoutMS: 42_000,
+      timeoutMS: 52_000,
       symlinkNodeModules: true,
     };
     await Bun.write(join(folder, "stryker.conf.json"), JSON.stringify(config));
