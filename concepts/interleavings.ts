@@ -393,12 +393,13 @@ class Search {
   async #inOrder(maxSwitches: number, sleeps: boolean): Promise<boolean> {
     const branches: Branch[][] = [[ANY]];
     for (let switches = 0; switches < branches.length; switches++) {
-      for (let branch; (branch = branches[switches]?.pop());) {
+      for (let branch; (branch = branches[switches]!.pop());) {
         this.#report(switches, branches);
         if (this.#isOver(10)) return false;
         await this.#follow(branch, (next) => {
           if (next.switches > maxSwitches) return;
-          (branches[next.switches] ??= []).push(sleeps ? next : { ...next, asleep: [] });
+          while (branches.length <= next.switches) branches.push([]);
+          branches[next.switches]!.push(sleeps ? next : { ...next, asleep: [] });
         });
       }
     }
@@ -503,7 +504,7 @@ class Search {
     const runs = this.#runs + this.#cut;
     if (runs === 0 || runs % 1000 > 0) return;
     let waiting = 0;
-    for (const level of branches) waiting += level?.length ?? 0;
+    for (const level of branches) waiting += level.length;
     this.#budget.onProgress?.({ runs, switches, waiting });
   }
 }
@@ -559,7 +560,7 @@ interface Lane {
   readonly run: Run;
   ended: { readonly choice: number; readonly state: string } | undefined;
   /** What it did last. */
-  last: string;
+  last: string | undefined;
 }
 
 /** What waits to be chosen. */
@@ -664,10 +665,9 @@ class Run implements World {
   /** Runs to the end, and says whether it came there. */
   end(): Promise<boolean> {
     Run.current = this;
-    this.within(this.#lane, () => Promise.try(this.#place.scenario, this)).then(
-      (value) => (this.#outcome = { status: "fulfilled", value }),
-      (reason) => (this.#outcome = { status: "rejected", reason }),
-    );
+    this.within(this.#lane, async () => {
+      [this.#outcome] = await Promise.allSettled([Promise.try(this.#place.scenario, this)]);
+    });
     this.#nextTurn();
     return this.#ended.promise;
   }
@@ -776,8 +776,7 @@ class Run implements World {
         const error = fails === true ? new Error(`Step ${label} fails`) : fails;
         pending.fail = () => reject(error);
       }
-      if (!signal) return;
-      pending.stopListening = onAbort(signal, (reason) => {
+      pending.stopListening = onAbort(signal ?? undefined, (reason) => {
         this.remove(pending);
         reject(reason);
       });
@@ -971,14 +970,14 @@ class Run implements World {
     return sorted;
   }
 
-  find(id: number): Pending | undefined {
+  find(id: number | undefined): Pending | undefined {
     return this.pending.find((pending) => pending.id === id);
   }
 
   #take(choice: Choice): void {
     const { id, fails, ticks } = choice;
     const pending = this.find(id);
-    const abort = choice.abort === undefined ? undefined : this.find(choice.abort);
+    const abort = this.find(choice.abort);
     if (!pending || (fails && !pending.fail) || (choice.abort !== undefined && !abort)) {
       const where = `${format([choice])} at choice ${this.path.length + 1}`;
       throw new RangeError(`Cannot ${EXPLORE}: the schedule doesn't fit, there is no ${where}`);
@@ -994,7 +993,7 @@ class Run implements World {
     if (abort) this.remove(abort);
     if (ticks < 0) abort!.go();
     // What the abort has cleared or ended comes no more.
-    if (ticks < 0 && !this.pending.includes(pending)) return;
+    if (!this.pending.includes(pending)) return;
     this.remove(pending);
     pending.stopListening?.();
     if (fails) pending.fail!();
@@ -1006,7 +1005,7 @@ class Run implements World {
   #overtakes(pending: Pending): boolean {
     const { lane, kind, due, id } = pending;
     for (const other of this.pending) {
-      if (other.lane !== lane || other === pending || other.kind === "abort") continue;
+      if (other.lane !== lane || other.kind === "abort") continue;
       if ((other.kind === "timer") !== (kind === "timer")) continue;
       if (other.due < due || (other.due === due && other.id < id)) return true;
     }
@@ -1024,7 +1023,7 @@ class Run implements World {
   }
 
   #addLane(name: string): Lane {
-    const lane = { name, run: this, ended: undefined, last: "" };
+    const lane = { name, run: this, ended: undefined, last: undefined };
     this.#lanes.push(lane);
     return lane;
   }
@@ -1092,7 +1091,7 @@ class Run implements World {
       if (calls.length > 0) return calls.map(({ label }) => `${lane.name}, in ${label}`);
       const isPending = this.pending.some((pending) => pending.lane === lane);
       if (isPending) return [];
-      return [lane.last ? `${lane.name}, after "${lane.last}"` : lane.name];
+      return [`${lane.name}, after "${lane.last}"`];
     });
     const pending = this.pending.filter(({ kind }) => kind !== "abort");
     if (waits.length + pending.length === 0) return ["the scenario"];

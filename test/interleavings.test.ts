@@ -241,7 +241,136 @@ describe("interleavings", () => {
     });
   });
 
+  describe("switches", () => {
+    const controller = () => new AbortController();
+    const late = { late: true };
+    const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+    type Case = [string, (world: World) => unknown, Record<string, number>, InterleavingsOptions?];
+    const cases: Case[] = [
+      [
+        "a later step of the same task comes first",
+        (world) => Promise.all([world.step("a"), world.step("b")]),
+        { any: 0, 1: 1 },
+      ],
+      [
+        "another task goes on although the last could",
+        (world) => Promise.all(["a", "b"].map((name) => world.spawn(name, () => world.step("")))),
+        { any: 0, 1: 0, "0.1": 1, "0.1.2": 2, "1.0": 1, "1.0.2": 2 },
+      ],
+      [
+        "a step fails",
+        (world) => world.step("a", { fails: true }).catch(() => {}),
+        { any: 0, "0!": 1 },
+      ],
+      [
+        "an abort comes, or falls into the turn of a step",
+        async (world) => {
+          world.abort(controller());
+          await world.step("a");
+          await world.step("b");
+        },
+        {
+          any: 0,
+          ...{ "0": 1, "1+0@-1": 1, "1+0@0": 1, "1+0@1": 1, "1+0@2": 1, "1+0@3": 1 },
+          ...{ "1.0": 1, "1.2+0@-1": 1, "1.2+0@0": 1, "1.2+0@1": 1, "1.2+0@2": 1, "1.2+0@3": 1 },
+        },
+      ],
+      [
+        "an abort that must come does so while there is a step",
+        async (world) => {
+          const { signal } = abortSurely(world);
+          await world.step("a");
+          if (!signal.aborted) await new Promise((resolve) => (signal.onabort = resolve));
+        },
+        { any: 0, "0": 1, "1+0@-1": 1, "1+0@0": 1, "1+0@1": 1, "1+0@2": 1, "1+0@3": 1 },
+      ],
+      [
+        "an abort that must come does so while there is a timer",
+        async (world) => {
+          const { signal } = abortSurely(world);
+          await sleep(10);
+          if (!signal.aborted) await new Promise((resolve) => (signal.onabort = resolve));
+        },
+        { any: 0, "0": 1, "1+0@-1": 1, "1+0@0": 1, "1+0@1": 1, "1+0@2": 1, "1+0@3": 1 },
+      ],
+      [
+        "an abort that need not come does so while there is a timer",
+        async (world) => {
+          world.abort(controller());
+          await sleep(10);
+        },
+        { any: 0, "0": 1, "1+0@-1": 1, "1+0@0": 1, "1+0@1": 1, "1+0@2": 1, "1+0@3": 1 },
+      ],
+      [
+        "a timer fires while there is a step",
+        (world) => Promise.all([sleep(0), world.step("a")]),
+        { any: 0, 0: 1 },
+      ],
+      [
+        "a timer fires before another that is due earlier",
+        () => Promise.all([sleep(20), sleep(10)]),
+        { any: 0, 0: 1 },
+        late,
+      ],
+      [
+        "a timer fires before another that was set earlier, and is due with it",
+        () => Promise.all([sleep(10), sleep(10)]),
+        { any: 0, 1: 1 },
+      ],
+    ];
+    test.each(cases.map(([it, ...rest]) => ({ it, rest })))("one is that $it", async ({ rest }) => {
+      const [scenario, expected, options] = rest;
+      const switches: Record<string, number> = {};
+      const { exhaustive } = await interleavings(scenario, {
+        ...options,
+        onOrder: (order) => void (switches[order.schedule] = order.switches),
+      });
+
+      expect(exhaustive).toBe(true);
+      expect(switches).toEqual(expected);
+    });
+
+    test("an abort between two steps of a task doesn't let another go on at no cost", async () => {
+      const scenario = async (world: World) => {
+        world.abort(controller());
+        const task = () => world.step("step");
+        await Promise.all([world.spawn("ann", task), world.spawn("bob", task)]);
+      };
+
+      const { switches, events } = await replay(scenario, "1.0.2");
+
+      expect(events.map(({ lane, state }) => `${lane} ${state}`).slice(0, 3)).toEqual([
+        "ann starts",
+        "scenario abort",
+        "bob starts",
+      ]);
+      expect(switches).toBe(2);
+    });
+  });
+
   describe("on", () => {
+    test.each(["fails", "aborts"] as const)(
+      "what %s is tried with all the others, too",
+      async (what) => {
+        for (const [ann, bob] of [
+          [["x"], ["y"]],
+          [["x"], ["x"]],
+          [[], ["x"]],
+        ] as [string[], string[]][]) {
+          const program = [
+            [["x"], ann],
+            [["y"], bob],
+          ];
+          const everything = await explore(program, false, "", what);
+          const classes = await explore(program, true, "", what);
+
+          expect(classes.result.exhaustive).toBe(true);
+          expect(classes.classes).toEqual(everything.classes);
+        }
+      },
+    );
+
     test.each(Array.from({ length: 12 }, (_, i) => [i + 1]))(
       "random program %i: a run for each class, and orders says how many there are",
       async (seed) => {
@@ -269,6 +398,17 @@ describe("interleavings", () => {
         expect(withOn.error?.switches).toBe(withoutOn.error!.switches);
       },
     );
+
+    test("what sleeps doesn't hide the fewest switches, though no run was cut", async () => {
+      const program = [
+        [["z"], ["y"], ["x", "z"]],
+        [["x", "y"], ["x"], ["x", "z"]],
+      ];
+      const forbidden = "x: 1.0,1.1,0.2,1.2; y: 1.0,0.1; z: 0.0,0.2,1.2";
+
+      expect((await explore(program, true)).result.cut).toBe(0);
+      expect((await explore(program, true, forbidden)).error?.switches).toBe(1);
+    });
 
     test("what is undeclared touches everything", async () => {
       const { runs } = await interleavings(async (world) => {
@@ -474,6 +614,22 @@ describe("interleavings", () => {
       });
 
       await expect(run).rejects.toBe(reason);
+    });
+
+    test("what it throws ends the search, though others stood for some orders", async () => {
+      let told = 0;
+      const scenario = async (world: World) => {
+        const twice = (on: string) => world.step(on, { on }).then(() => world.step(on, { on }));
+        await Promise.all([twice("x"), twice("y"), world.step("z", { on: ["x", "y"] })]);
+      };
+      const run = interleavings(scenario, {
+        onOrder: () => {
+          if (++told === 3) throw new Error("enough");
+        },
+      });
+
+      await expect(run).rejects.toThrow("enough");
+      expect(told).toBe(3);
     });
 
     test("the events tell how tasks end, in whose turn, and what an abort meets", async () => {
@@ -847,6 +1003,13 @@ describe("world", () => {
       expect(result.runs).toBe(1);
     });
 
+    test("one that waits still when the scenario has ended is a leak", async () => {
+      const { kind, message } = await failureOf((world) => void world.step("forgotten"));
+
+      expect(kind).toBe("leak");
+      expect(message).toContain("something is left: scenario: forgotten.");
+    });
+
     test("of a run that is over it rejects", async () => {
       let old: World | undefined;
       await interleavings((world) => void (old = world));
@@ -925,6 +1088,47 @@ describe("world", () => {
       expect(message).toContain("get(0, Object)");
     });
 
+    test("takes its name from the function, and does without one", async () => {
+      const { events } = await replay(async (world) => {
+        await world.steps(async function load(_id: number) {})(1);
+        await world.steps(async () => {})();
+      }, "any");
+
+      expect(events.map(({ state }) => state)).toEqual(["load(1)", "call()"]);
+    });
+
+    test("its label has at most 30 characters of an argument", async () => {
+      const { events } = await replay(async (world) => {
+        const get = world.steps(async (_key: string) => {}, "get");
+        for (const length of [28, 29]) await get("k".repeat(length));
+      }, "any");
+
+      // A string is quoted.
+      const [whole, cut] = [`get("${"k".repeat(28)}")`, `get("${"k".repeat(28)}…)`];
+      expect(events.map(({ state }) => state)).toEqual([whole, cut]);
+    });
+
+    test("a signal among its options that is something else is the function's own", async () => {
+      await interleavings(async (world) => {
+        const kill = world.steps(async ({ signal }: { signal: string }) => signal, "kill");
+        expect(await kill({ signal: "SIGTERM" })).toBe("SIGTERM");
+      });
+    });
+
+    test("at both, the signal ends the wait for the call, too, and it isn't made", async () => {
+      await interleavings(async (world) => {
+        let calls = 0;
+        const controller = new AbortController();
+        const { signal } = controller;
+        const fetch = world.steps(async (_options: RequestInit) => ++calls, "fetch", {
+          at: "both",
+        });
+        const reply = fetch({ signal }).catch((error) => error);
+        controller.abort("enough");
+        expect([await reply, calls]).toEqual(["enough", 0]);
+      });
+    });
+
     test("the signal among its options ends the wait for its reply", async () => {
       const reason = new Error("enough");
       await interleavings(async (world) => {
@@ -972,9 +1176,10 @@ describe("world", () => {
     });
 
     test("what a call touches may depend on its arguments", async () => {
-      const count = async (ids: number[]) => {
+      const count = async (ids: number[], at?: "both") => {
         const { runs } = await interleavings(async (world) => {
-          const get = world.steps(async (id: number) => id, "get", { on: (id) => `user ${id}` });
+          const on = (id: number) => `user ${id}`;
+          const get = world.steps(async (id: number) => id, "get", { on, at });
           await Promise.all(ids.map((id) => get(id)));
         });
         return runs;
@@ -982,6 +1187,7 @@ describe("world", () => {
 
       expect(await count([1, 2])).toBe(1);
       expect(await count([1, 1])).toBe(2);
+      expect(await count([1, 2], "both")).toBe(1);
     });
   });
 
@@ -1086,6 +1292,50 @@ describe("world", () => {
       expect((await failureOf(scenario(false))).kind).toBe("deadlock");
     });
 
+    test("one that need not come doesn't, unless it is said", async () => {
+      const { kind, message } = await failureOf(async (world) => {
+        const controller = new AbortController();
+        world.abort(controller);
+        await new Promise((resolve) => controller.signal.addEventListener("abort", resolve));
+      });
+
+      expect(kind).toBe("deadlock");
+      expect(message).toContain("nothing is left that could wake the scenario.");
+    });
+
+    test("a step that listens to it comes before it or not, in one turn", async () => {
+      const outcome = async (schedule: string) => {
+        let outcome: unknown;
+        const { events } = await replay(async (world) => {
+          const controller = new AbortController();
+          const { signal } = controller;
+          world.abort(controller, { reason: "enough" });
+          const step = world.step("step", { signal });
+          outcome = await step.then(
+            () => `done, aborted: ${signal.aborted}`,
+            (reason) => reason,
+          );
+        }, schedule);
+        return [outcome, ...events.map(({ choice, state }) => `${choice} ${state}`)];
+      };
+
+      expect(await outcome("1+0@-1")).toEqual(["enough", "1 abort, step"]);
+      expect(await outcome("1+0@0")).toEqual(["done, aborted: true", "1 step, abort"]);
+    });
+
+    test("right before a step, both are of one turn", async () => {
+      let isAborted = false;
+      const { events } = await replay(async (world) => {
+        const controller = new AbortController();
+        world.abort(controller);
+        await world.step("step");
+        isAborted = controller.signal.aborted;
+      }, "1+0@-1");
+
+      expect(isAborted).toBe(true);
+      expect(events).toEqual([{ choice: 1, lane: "scenario", state: "abort, step" }]);
+    });
+
     test("in the turn of a step it comes before it, and up to three microtasks after it", async () => {
       const seen = new Set<string>();
       await interleavings(async (world) => {
@@ -1163,6 +1413,7 @@ describe("world", () => {
 
     test("an abort that never came is no leak", async () => {
       await interleavings((world) => world.abort(new AbortController()));
+      await interleavings((world) => void abortSurely(world));
     });
   });
 });
@@ -1330,6 +1581,68 @@ describe("timers", () => {
     await interleavings(() => expect(timeout).toThrow());
   });
 
+  test("setImmediate passes its arguments, and waits for nothing", async () => {
+    await interleavings(async () => {
+      const start = performance.now();
+      const args = await new Promise((resolve) =>
+        setImmediate((...args: number[]) => resolve(args), 50, 60),
+      );
+
+      expect(args).toEqual([50, 60]);
+      expect(performance.now() - start).toBe(0);
+    });
+  });
+
+  test("those that have numbers are cleared by their own", async () => {
+    await interleavings(async () => {
+      const [first, second] = [setTimeout(() => {}, 10), setTimeout(() => {}, 20)].map(Number);
+      expect(second).not.toBe(first);
+      clearTimeout(second);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    });
+  });
+
+  test("clearing one that has fired leaves the others alone", async () => {
+    await interleavings(async (world) => {
+      const fired = setTimeout(() => {}, 0);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      const step = world.step("step");
+      clearTimeout(fired);
+      await step;
+    });
+  });
+
+  test("an interval that has fired is a leak as well", async () => {
+    const { kind } = await failureOf(
+      () => new Promise<void>((resolve) => void setInterval(resolve, 10)),
+    );
+
+    expect(kind).toBe("leak");
+  });
+
+  test("what setTimeout returns is what the platform's does", async () => {
+    await interleavings(async () => {
+      let fired = 0;
+      const timer: any = setTimeout(() => fired++, 10);
+      if (typeof timer === "number") return;
+      expect(timer.unref().ref()).toBe(timer);
+      expect(timer.hasRef()).toBe(true);
+      timer[Symbol.dispose]();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(fired).toBe(0);
+    });
+  });
+
+  test("AbortSignal.timeout alone wakes who waits for it", async () => {
+    const { events } = await replay(async () => {
+      const signal = AbortSignal.timeout(10);
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      expect(signal.reason.message).toBe("The operation timed out.");
+    }, "any");
+
+    expect(events.map(({ state }) => state)).toEqual(["AbortSignal.timeout of 10 ms"]);
+  });
+
   test("AbortSignal.timeout aborts in its time, and is no leak", async () => {
     const seen = new Set<boolean>();
     await interleavings(async (world) => {
@@ -1386,6 +1699,36 @@ describe("InterleavingError", () => {
     expect("cause" in error).toBe(false);
   });
 
+  test("a deadlock names for each task the call that it waits in, and no abort", async () => {
+    const { message } = await failureOf(async (world) => {
+      world.abort(new AbortController());
+      const never = (name: string) => world.steps(() => new Promise(() => {}), name);
+      const tasks = ["get", "put"].map((it) => world.spawn(`to ${it}`, () => never(it)()));
+      await Promise.all([...tasks, world.spawn("bob", () => new Promise(() => {}))]);
+    });
+
+    expect(message).toContain(
+      'nothing is left that could wake to get, in get(); to put, in put(); bob, after "starts".',
+    );
+  });
+
+  test("a task's failure that nobody has asked for is told before a deadlock", async () => {
+    const cause = new Error("broken");
+    const error = await failureOf(async (world) => {
+      void world.spawn("ann", () => {});
+      void world.spawn("bob", () => Promise.reject(cause));
+      await new Promise(() => {});
+    });
+    expect([error.kind, error.cause]).toEqual(["unhandled", cause]);
+    expect(error.message).toContain("A rejection is unhandled: Error: broken");
+
+    const asked = await failureOf(async (world) => {
+      await world.spawn("bob", () => Promise.reject(cause)).catch(() => {});
+      await new Promise(() => {});
+    });
+    expect(asked.kind).toBe("deadlock");
+  });
+
   test("a scenario that waits alone is named as well", async () => {
     const { message } = await failureOf(() => new Promise(() => {}));
 
@@ -1406,16 +1749,47 @@ describe("InterleavingError", () => {
   test.each([
     ["ends earlier", () => {}, "now there are nothing"],
     ["gets stuck", () => new Promise(() => {}), "now there are nothing"],
-  ])("a scenario that %s, unlike the run before, is not deterministic", async (_, other, text) => {
+    ["waits for less", (world) => world.step("a"), "now there are scenario: a."],
+    [
+      "waits for more",
+      (world) => Promise.all(["a", "b", "c"].map((label) => world.step(label))),
+      "now there are scenario: a; scenario: b; scenario: c.",
+    ],
+    [
+      "waits in another task",
+      (world) =>
+        Promise.all([
+          world.step("a"),
+          world.spawn("ann", (own) => own.step("b")),
+          Promise.resolve(),
+        ]),
+      "now there are scenario: a; ann: starts.",
+    ],
+  ] as [string, (world: World) => unknown, string][])(
+    "a scenario that %s, unlike the run before, is not deterministic",
+    async (_, other, text) => {
+      let runs = 0;
+      const error = await failureOf(async (world) => {
+        if (runs++ === 0) await Promise.all([world.step("a"), world.step("b")]);
+        else await other(world);
+      });
+
+      expect(error.kind).toBe("nondeterministic");
+      expect(error.message).toContain("At choice 1 there were scenario: a; scenario: b, and");
+      expect(error.message).toContain(text);
+    },
+  );
+
+  test("a scenario that starts other tasks than before is not deterministic", async () => {
     let runs = 0;
     const error = await failureOf(async (world) => {
-      if (runs++ > 0) return other();
-      await Promise.all([world.step("a"), world.step("b")]);
+      const name = runs++ === 0 ? "ann" : "bob";
+      await Promise.all([world.step("a"), world.spawn(name, () => {})]);
     });
 
     expect(error.kind).toBe("nondeterministic");
-    expect(error.message).toContain("At choice 1 there were scenario: a; scenario: b, and");
-    expect(error.message).toContain(text);
+    expect(error.message).toContain("scenario: a; ann: starts, and now there are");
+    expect(error.message).toContain("scenario: a; bob: starts.");
   });
 
   test("two calls alike are both drawn as pending", async () => {
@@ -1425,6 +1799,7 @@ describe("InterleavingError", () => {
     });
 
     expect(switches).toBe(0);
+    expect(message).toContain("The order, with 0 switches:\n");
     expect(message).toMatch(/1 {2}same +scenario: same$/m);
   });
 
@@ -1471,7 +1846,17 @@ describe("InterleavingError", () => {
     });
 
     expect(kind).toBe("leak");
-    expect(message).toContain("something is left: forgotten: starts");
+    expect(message).toContain("something is left: forgotten: starts.");
+    const both = await failureOf(async (world) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      void world.spawn("stuck", () => new Promise(() => resolve()));
+      await promise;
+      world.abort(new AbortController());
+      void world.step("forgotten");
+    });
+    expect(both.message).toContain(
+      'something is left: stuck, after "starts"; scenario: forgotten.',
+    );
     const waiting = await failureOf(async (world) => {
       const { promise, resolve } = Promise.withResolvers<void>();
       void world.spawn("stuck", async () => {
@@ -1522,6 +1907,31 @@ describe("the budget", () => {
     expect(await interleavings(steps(4), { maxRuns: 23 })).toMatchObject({ exhaustive: false });
   });
 
+  test("runs that were cut count as well", async () => {
+    const declared = async (world: World) => {
+      const twice = (on: string) => world.step(on, { on }).then(() => world.step(on, { on }));
+      await Promise.all(["x", "y", "z"].map(twice));
+    };
+    const { runs, cut } = await interleavings(declared);
+    expect([runs, cut > 1]).toEqual([1, true]);
+
+    const result = await interleavings(declared, { maxRuns: cut });
+    expect(result).toMatchObject({ cut: cut - 1, exhaustive: false });
+  });
+
+  test("maxMs are real milliseconds, and a tenth more for random orders", async () => {
+    const { now } = performance;
+    let ms = 0;
+    performance.now = () => ms;
+    try {
+      const limits = { maxMs: 20, seed: 5, onOrder: () => void ms++ };
+      const result = await interleavings(steps(5), limits);
+      expect(result).toMatchObject({ runs: 22, exhaustive: false });
+    } finally {
+      performance.now = now;
+    }
+  });
+
   test("a maxMs of 0 leaves the rest to chance at once", async () => {
     const result = await interleavings(steps(4), { maxMs: 0, maxRuns: 10 });
 
@@ -1545,6 +1955,71 @@ describe("the budget", () => {
 
     expect(await orders(1)).toEqual(await orders(1));
     expect(await orders(1)).not.toEqual(await orders(2));
+    // On any platform.
+    expect((await orders(1)).slice(0, 3)).toEqual(["503124", "012345", "104235"]);
+  });
+
+  describe("a random order", () => {
+    /** Three hundred of them. */
+    const sample = async (scenario: (world: World) => unknown) => {
+      const orders: InterleavingsOrder[] = [];
+      const onOrder = (order: InterleavingsOrder) => void orders.push(order);
+      await interleavings(scenario, { onOrder, maxRuns: 3000, maxMs: Infinity, seed: 7 });
+      return orders.slice(3000);
+    };
+
+    test("leaves a task for another twice at most before it has ended, at any of its steps", async () => {
+      const names = ["ann", "bob", "cyd"];
+      const moments = new Set<number>();
+      const counts = [0, 0, 0];
+      const orders = await sample(async (world) => {
+        const task = async () => {
+          for (let n = 0; n < 3; n++) await world.step("step");
+        };
+        await Promise.all(names.map((name) => world.spawn(name, task)));
+      });
+      for (const { events } of orders) {
+        const left = { ann: 4, bob: 4, cyd: 4 } as Record<string, number>;
+        let switches = 0;
+        const chosen = events.filter(({ state }) => state !== "done");
+        for (const [n, { lane }] of chosen.entries()) {
+          const last = n > 0 ? chosen[n - 1]!.lane : lane;
+          if (lane !== last && left[last]! > 0) {
+            switches++;
+            moments.add(n);
+          }
+          left[lane]!--;
+        }
+        counts[switches]!++;
+      }
+
+      expect(counts).toHaveLength(3);
+      expect(Math.min(...counts)).toBeGreaterThan(10);
+      // The last task can't be left, and no task before it has begun.
+      expect([...moments].sort((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    });
+
+    test("has what has waited longest in a task more often than not", async () => {
+      const orders = await sample(async (world) => {
+        await Promise.all(Array.from({ length: 7 }, (_, n) => world.step(`${n}`)));
+      });
+      const inOrder = orders.filter(({ events }) => events[0]!.state === "0");
+
+      expect(inOrder.length / orders.length).toBeGreaterThan(0.5);
+      expect(inOrder.length).toBeLessThan(orders.length);
+    });
+
+    test("has an abort before all else as often as after something", async () => {
+      const orders = await sample(async (world) => {
+        world.abort(new AbortController());
+        for (let n = 0; n < 5; n++) await world.step(`${n}`);
+        await Promise.all(Array.from({ length: 5 }, (_, n) => world.step(`${n}`)));
+      });
+      const first = orders.filter(({ events }) => events[0]!.state === "abort");
+
+      expect(first.length / orders.length).toBeGreaterThan(0.4);
+      expect(first.length / orders.length).toBeLessThan(0.6);
+    });
   });
 
   test("what only a random order has is found, and can be replayed", async () => {
@@ -1578,6 +2053,21 @@ describe("the budget", () => {
     expect(first!.waiting).toBeGreaterThan(0);
   });
 
+  test("progress counts runs that were cut; nobody needs to listen", async () => {
+    const declared = async (world: World) => {
+      const twice = (on: string) => world.step(on, { on }).then(() => world.step(on, { on }));
+      await Promise.all([...["v", "w", "x", "y", "z"].map(twice), world.step("any")]);
+    };
+    const limits = { maxRuns: 1200, maxMs: Infinity, seed: 1 };
+    const told: number[] = [];
+    const onProgress = ({ runs }: InterleavingsProgress) => told.push(runs);
+    const result = await interleavings(declared, { ...limits, onProgress });
+
+    expect(result.cut).toBeGreaterThan(0);
+    expect(told).toEqual([1000]);
+    expect(await interleavings(declared, limits)).toEqual(result);
+  });
+
   test("its signal ends a run that waits for I/O at once", async () => {
     const controller = new AbortController();
     const reason = new Error("enough");
@@ -1606,6 +2096,24 @@ describe("the budget", () => {
 
     await expect(run).rejects.toBe("enough");
     expect(runs).toBe(1000);
+  });
+
+  test("after its abort nothing goes on", async () => {
+    const controller = new AbortController();
+    let wentOn = false;
+    const run = interleavings(
+      async (world) => {
+        const step = world.step("step").then(() => (wentOn = true));
+        controller.abort("enough");
+        await step;
+      },
+      { signal: controller.signal },
+    );
+
+    await expect(run).rejects.toBe("enough");
+    // A second one has the stage for itself at once.
+    expect(await interleavings((world) => world.step("step"))).toMatchObject({ runs: 1 });
+    expect(wentOn).toBe(false);
   });
 
   test("its signal, aborted from inside, ends the run as well", async () => {
@@ -1743,6 +2251,75 @@ describe("the house it visits", () => {
     expect([runs, fired]).toEqual([1, false]);
   });
 
+  test("between two runs timers are the platform's, too", async () => {
+    const { setTimeout: outside } = globalThis;
+    const { runs } = await interleavings(
+      async (world) => {
+        await Promise.all([world.step("a"), world.step("b")]);
+      },
+      {
+        onOrder() {
+          expect(setTimeout).not.toBe(outside);
+          const timer = setTimeout(() => {}, 10_000);
+          expect(Number(timer)).toBeLessThan(2 ** 30);
+          clearTimeout(Number(timer));
+          clearTimeout(undefined);
+        },
+      },
+    );
+
+    expect(runs).toBe(2);
+  });
+
+  test("timers want functions", async () => {
+    for (const name of ["setTimeout", "setInterval", "setImmediate"] as const) {
+      const { message } = await failureOf(() => void globalThis[name](5 as never));
+      expect(message).toContain(`Cannot call ${name}: callback must be a function, received 5`);
+    }
+  });
+
+  test("a hold that the scenario returns is released", async () => {
+    let released = 0;
+    const { runs } = await interleavings(async (world) => {
+      await Promise.all([world.step("a"), world.step("b")]);
+      return { release: () => released++, [Symbol.dispose]() {} };
+    });
+
+    expect([runs, released]).toEqual([2, 2]);
+  });
+
+  // Other runners listen, too, and take it for their own.
+  test.skipIf(!Bun)(
+    "an unhandled rejection is that of its run, or nobody's (needs Bun)",
+    async () => {
+      const { process } = globalThis as { process?: any };
+      const cause = new Error("nobody asks");
+      const tell = () => process.emit("unhandledRejection", cause);
+      const before = process.listenerCount("unhandledRejection");
+      const error = await failureOf(async (world) => {
+        tell();
+        await world.step("step");
+      });
+      expect([error.kind, error.cause]).toEqual(["unhandled", cause]);
+
+      const { runs } = await interleavings((world) => world.step("step"), {
+        onOrder: () => void tell(),
+      });
+      expect(runs).toBe(1);
+      expect(process.listenerCount("unhandledRejection")).toBe(before);
+    },
+  );
+
+  test("needs no global events, which Node doesn't have", async () => {
+    const { addEventListener, removeEventListener } = globalThis;
+    Object.assign(globalThis, { addEventListener: undefined, removeEventListener: undefined });
+    try {
+      expect((await interleavings(() => {})).runs).toBe(1);
+    } finally {
+      Object.assign(globalThis, { addEventListener, removeEventListener });
+    }
+  });
+
   test("a setTimeout kept from inside is the platform's afterwards", async () => {
     let kept: typeof setTimeout | undefined;
     await interleavings(() => void (kept = setTimeout));
@@ -1793,11 +2370,11 @@ describe("the house it visits", () => {
       addEventListener,
       removeEventListener,
     } = globalThis;
-    const listeners = new Set<(event: object) => void>();
+    const listeners = new Map<(event: object) => void, string>();
     let prevented = 0;
     const tell = () => {
       const event = { reason: new Error("nobody asks"), preventDefault: () => void prevented++ };
-      for (const listener of listeners) listener(event);
+      for (const [listener, type] of listeners) if (type === "unhandledrejection") listener(event);
     };
     class Channel {
       readonly port1 = { onmessage: () => {}, close: () => {} };
@@ -1806,8 +2383,9 @@ describe("the house it visits", () => {
     return asInBrowsers(async () => {
       Object.assign(globalThis, {
         MessageChannel: Channel,
-        addEventListener: (_: string, listener: () => void) => listeners.add(listener),
-        removeEventListener: (_: string, listener: () => void) => listeners.delete(listener),
+        addEventListener: (type: string, listener: () => void) => listeners.set(listener, type),
+        removeEventListener: (type: string, listener: () => void) =>
+          listeners.get(listener) === type && listeners.delete(listener),
       });
       try {
         const failing: string[] = [];
@@ -1914,7 +2492,14 @@ describe("arguments", () => {
     [[() => {}, { late: 1 }], TypeError, "late must be a boolean, received 1"],
     [[() => {}, { seed: -1 }], RangeError, "seed must be"],
     [[() => {}, { schedule: 5 }], TypeError, "schedule must be a string, received 5"],
-    [[() => {}, { schedule: "x" }], RangeError, "schedule must be what an InterleavingError names"],
+    ...["", "x", "x0", "0x", "0.", "0+1", "0+1@x"].map(
+      (schedule) =>
+        [
+          [() => {}, { schedule }],
+          RangeError,
+          `schedule must be what an InterleavingError names, received "${schedule}"`,
+        ] as const,
+    ),
     [[() => {}, { onProgress: 5 }], TypeError, "onProgress must be a function, received 5"],
     [[() => {}, { onOrder: 5 }], TypeError, "onOrder must be a function, received 5"],
     [[() => {}, { signal: 5 }], TypeError, "signal must be an AbortSignal, received 5"],
@@ -1925,14 +2510,30 @@ describe("arguments", () => {
     expect(String(error)).toContain(`Cannot explore interleavings: ${message}`);
   });
 
-  test("a schedule that doesn't fit the scenario is refused", async () => {
-    const { message } = await interleavings((world) => world.step("only"), {
-      schedule: "7",
-    }).catch((error) => error);
+  test.each(["7", "0!", "0+7@0"])(
+    "the schedule %s is refused if it doesn't fit",
+    async (schedule) => {
+      const { message } = await interleavings((world) => world.step("only"), {
+        schedule,
+      }).catch((error) => error);
 
-    expect(message).toBe(
-      "Cannot explore interleavings: the schedule doesn't fit, there is no 7 at choice 1",
-    );
+      expect(message).toBe(
+        `Cannot explore interleavings: the schedule doesn't fit, there is no ${schedule} at choice 1`,
+      );
+    },
+  );
+
+  test("a schedule may name more than ten that wait", async () => {
+    const scenario = async (world: World) => {
+      const steps = Array.from({ length: 12 }, (_, n) => world.step(`${n}`));
+      world.abort(new AbortController());
+      await Promise.all(steps);
+    };
+
+    const { events, schedule } = await replay(scenario, "10.11+12@0");
+
+    expect(events.slice(0, 2).map(({ state }) => state)).toEqual(["10", "11, abort"]);
+    expect(schedule).toBe("10.11+12@0");
   });
 
   test.each([
@@ -1946,9 +2547,20 @@ describe("arguments", () => {
       [() => {}, "f", { at: "end" }],
       'Cannot wrap function: at must be "reply", "call" or',
     ],
+    ["steps", [() => {}, "f", { on: 5 }], "Cannot wrap function: on must be a string, received 5"],
     ["spawn", [5, () => {}], "Cannot spawn task: name must be a string, received 5"],
     ["spawn", ["a", 5], "Cannot spawn task: task must be a function, received 5"],
     ["abort", [5], "Cannot abort controller: controller must be an AbortController, received 5"],
+    [
+      "abort",
+      [null],
+      "Cannot abort controller: controller must be an AbortController, received null",
+    ],
+    [
+      "abort",
+      [new AbortController(), { label: 5 }],
+      "Cannot abort controller: label must be a string, received 5",
+    ],
   ] as const)("world.%s refuses %j", async (method, args, message) => {
     const error = await interleavings(async (world) => {
       await Reflect.apply(world[method], world, args as unknown as []);
@@ -1970,6 +2582,24 @@ async function failureOf(
   );
   if (!(error instanceof InterleavingError)) throw error;
   return error;
+}
+
+/** One order of a scenario. */
+async function replay(
+  scenario: (world: World) => unknown,
+  schedule: string,
+): Promise<InterleavingsOrder> {
+  const orders: InterleavingsOrder[] = [];
+  const onOrder = (order: InterleavingsOrder) => orders.push(order) > 0;
+  const result = await interleavings(scenario, { schedule, onOrder });
+  expect(result).toEqual({ runs: 1, cut: 0, orders: 1, exhaustive: false });
+  return orders[0]!;
+}
+
+function abortSurely(world: World): AbortController {
+  const controller = new AbortController();
+  world.abort(controller, { surely: true });
+  return controller;
 }
 
 /** Without what only Bun, Node and Deno have, and with timers that are functions of the window only. */
@@ -2069,19 +2699,33 @@ function randomProgram(seed: number): Program {
 }
 
 /** Runs a program; two orders are of one class if for all that is touched they agree on the order. */
-async function explore(program: Program, declares: boolean, forbidden?: string) {
+async function explore(
+  program: Program,
+  declares: boolean,
+  forbidden?: string,
+  also?: "fails" | "aborts",
+) {
   const classes = new Set<string>();
   let error: InterleavingError | undefined;
   const scenario = async (world: World) => {
     const order: { event: string; on: string[] }[] = [];
+    const controller = new AbortController();
+    controller.signal.onabort = () => order.push({ event: "abort", on: ["x", "y", "z"] });
+    if (also === "aborts") world.abort(controller);
+    const fails = also === "fails";
     const tasks = program.map(([start, ...steps], i) =>
       world.spawn(
         `task ${i}`,
         async () => {
           order.push({ event: `${i}.0`, on: start! });
           for (const [at, on] of steps.entries()) {
-            await world.step(`step ${at + 1}`, declares ? { on } : {});
-            order.push({ event: `${i}.${at + 1}`, on });
+            const options = { fails, signal: controller.signal };
+            const step = world.step(`step ${at + 1}`, declares ? { on, ...options } : options);
+            const outcome = await step.then(
+              () => (controller.signal.aborted ? " late" : ""),
+              () => " failed",
+            );
+            order.push({ event: `${i}.${at + 1}${outcome}`, on });
           }
         },
         declares ? { on: start! } : {},
