@@ -1165,13 +1165,13 @@ function describe(value: unknown): string {
 
 // ─── Demo: `bun concepts/semaphores.ts` ──────────────────────────────────────────────────────────
 
-/** Five tasks share two permits. None waits for more than 150 ms: the fifth gives up. */
+/** Five tasks share two permits: never more than two of them run at a time, and none waits forever. */
 export async function demo(log: (lane: string, state: string) => void = print): Promise<void> {
   const semaphore = new Semaphore(2);
   const task = async (lane: string) => {
     log(lane, "waiting");
     try {
-      using _permit = await semaphore.acquire({ signal: AbortSignal.timeout(150) });
+      using _permit = await semaphore.acquire({ signal: AbortSignal.timeout(500) });
       log(lane, "running");
       await new Promise((resolve) => setTimeout(resolve, 100));
       log(lane, "done");

@@ -1,7 +1,8 @@
 /**
  * `bun run test:mutants [name …]` breaks a concept, or the server, in every way that StrykerJS knows,
  * one at a time, and runs its tests. A break that no test notices must be listed in `survivors.json`,
- * by its code, with the reason why nobody could notice it.
+ * by its code, with the reason why nobody could notice it. A name may have lines of the concept
+ * behind it, `semaphores:40-80,95-99`: only these are broken then.
  *
  * It takes minutes for each. StrykerJS needs Node, and is installed here when it is first run.
  */
@@ -49,7 +50,8 @@ for (const name of wanted) isClean = (await check(name)) && isClean;
 process.exitCode = isClean ? 0 : 1;
 
 /** Runs the mutants of one concept, and says whether all survivors are listed. */
-async function check(name: string): Promise<boolean> {
+async function check(wanted: string): Promise<boolean> {
+  const [name = "", lines] = wanted.split(":");
   const folder = await mkdtemp(join(tmpdir(), `mutants-${name}-`));
   try {
     for (const part of ["concepts", "test", "bench", "server", "server.ts", "package.json"]) {
@@ -70,7 +72,7 @@ async function check(name: string): Promise<boolean> {
     const config = {
       testRunner: "command",
       commandRunner: { command },
-      mutate: name === "server" ? ["server/*.ts"] : await partsToBreak(folder, name),
+      mutate: name === "server" ? ["server/*.ts"] : await partsToBreak(folder, name, lines),
       concurrency: 1,
       coverageAnalysis: "off",
       checkers: [],
@@ -87,8 +89,9 @@ async function check(name: string): Promise<boolean> {
 }
 
 /** What stands above the line Shared, and of what stands below it that which is tried here. */
-async function partsToBreak(folder: string, name: string): Promise<string[]> {
+async function partsToBreak(folder: string, name: string, range?: string): Promise<string[]> {
   const path = `concepts/${name}.ts`;
+  if (range) return range.split(",").map((lines) => `${path}:${lines}`);
   const lines = (await Bun.file(join(folder, path)).text()).split("\n");
   const shared = lines.findIndex((line) => line.startsWith("// ─── Shared"));
   const parts = [`${path}:1-${shared}`];
