@@ -33,8 +33,20 @@ export interface Concept {
 export const TYPESCRIPT = "text/typescript; charset=utf-8";
 
 export function toFile(source: string, headers: Record<string, string>): File {
-  const hash = createHash("sha256").update(source).digest("base64url");
-  return { source, etag: `"${hash}"`, headers };
+  const etag = once(() => `"${createHash("sha256").update(source).digest("base64url")}"`);
+  return {
+    source,
+    headers,
+    get etag() {
+      return etag();
+    },
+  };
+}
+
+/** For what takes time, and should not delay the start of a server that nobody may ask for it. */
+export function once<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => (made ??= { value: make() }).value;
 }
 
 let concepts: Concept[] | undefined;
@@ -53,12 +65,24 @@ export function readConcepts(): readonly Concept[] {
     const concept = read(`concepts/${name}.ts`);
     const test = read(`test/${name}.test.ts`);
     const bench = read(`bench/${name}.bench.ts`);
-    const imports = transpiler.scanImports(test.source).map(({ path }) => path);
-    const needs = names.filter(
-      (other) => other !== name && imports.includes(`../concepts/${other}.ts`),
-    );
-    const { exports } = transpiler.scan(concept.source);
-    return { name, ...readHeader(concept.source), exports, needs, concept, test, bench };
+    const exports = once(() => transpiler.scan(concept.source).exports);
+    const needs = once(() => {
+      const imports = transpiler.scanImports(test.source).map(({ path }) => path);
+      return names.filter((other) => other !== name && imports.includes(`../concepts/${other}.ts`));
+    });
+    return {
+      name,
+      ...readHeader(concept.source),
+      get exports() {
+        return exports();
+      },
+      get needs() {
+        return needs();
+      },
+      concept,
+      test,
+      bench,
+    };
   }));
 }
 

@@ -6,7 +6,7 @@
 import { Elysia } from "elysia";
 import { z } from "zod";
 
-import { type Concept, type File, readConcepts, toFile, TYPESCRIPT } from "./concepts.ts";
+import { type Concept, type File, once, readConcepts, toFile, TYPESCRIPT } from "./concepts.ts";
 import { preferred } from "./negotiation.ts";
 import { content, text, toProblemResponse } from "./openapi.ts";
 import type { Pages } from "./pages.ts";
@@ -95,13 +95,10 @@ export function files(pages: Pages) {
   const byFile = new Map(all.map((concept) => [`${concept.name}.ts`, concept.concept]));
   const tests = new Map(all.map((concept) => [`${concept.name}.test.ts`, concept.test]));
   const benches = new Map(all.map((concept) => [`${concept.name}.bench.ts`, concept.bench]));
-  const list = all.map(({ name, summary, exports }) => ({
-    name,
-    file: `${name}.ts`,
-    summary,
-    exports,
-  }));
-  const abouts = list.map((about) => toFile(JSON.stringify(about), JSON_TYPE));
+  const list = once(() =>
+    all.map(({ name, summary, exports }) => ({ name, file: `${name}.ts`, summary, exports })),
+  );
+  const abouts = once(() => list().map((about) => toFile(JSON.stringify(about), JSON_TYPE)));
 
   /** A concept as JavaScript, as a page, or what it is. */
   const sendOther = async (name: string, request: Request, set: Settings) => {
@@ -109,7 +106,7 @@ export function files(pages: Pages) {
     const index = all.findIndex((concept) => concept.name === name);
     const concept = all[index];
     set.headers["vary"] = "Accept";
-    if (!wantsPage(request)) return send(concept && abouts[index], request, set);
+    if (!wantsPage(request)) return send(concept && abouts()[index], request, set);
     if (concept) return send(await pages.concept(concept, originOf(request)), request, set);
     set.status = 404;
     const { source, headers } = await pages.missing();
@@ -127,7 +124,7 @@ export function files(pages: Pages) {
         },
       },
     })
-    .get("/concepts", () => list, {
+    .get("/concepts", () => list(), {
       shared: true,
       response: { 200: z.array(listed) },
       detail: { summary: "The concepts: what each is for, and what it exports" },

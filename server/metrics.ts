@@ -10,7 +10,7 @@ import { z } from "zod";
 import { ADMIN, type auth } from "./auth.ts";
 import type { Exchange, Exchanges } from "./limits.ts";
 import { preferred } from "./negotiation.ts";
-import { toJsonSchema } from "./openapi.ts";
+import { documented, toJsonSchema } from "./openapi.ts";
 import type { ProjectReport } from "./projects.ts";
 
 /** Instead of a route, for all paths that have none. Routes begin with a slash. */
@@ -266,9 +266,9 @@ export function metricsPage(
             200: {
               description: "For the administrator all of it, for a project its own part.",
               content: {
-                "application/json": {
-                  schema: { anyOf: [toJsonSchema(allMetrics), toJsonSchema(projectMetrics)] },
-                },
+                "application/json": documented(() => ({
+                  anyOf: [toJsonSchema(allMetrics), toJsonSchema(projectMetrics)],
+                })),
                 "text/plain": { schema: { type: "string" }, example: "http_requests_in_flight 1" },
               },
             },

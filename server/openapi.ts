@@ -10,7 +10,16 @@ import { version } from "../package.json";
 
 /** A JSON answer, as the documentation has it. */
 export function content(schema: z.ZodType, description: string, type = "application/json") {
-  return { description, content: { [type]: { schema: toJsonSchema(schema) } } };
+  return { description, content: { [type]: documented(() => toJsonSchema(schema)) } };
+}
+
+/** A schema that is not made before somebody asks for the documentation, which few servers hear. */
+export function documented(schema: () => object) {
+  return {
+    get schema() {
+      return schema();
+    },
+  };
 }
 
 /** An answer that is text. */
