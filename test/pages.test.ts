@@ -355,10 +355,10 @@ describe("Pages", () => {
     expect(source + list).not.toMatch(/<(b|i|u|script)>/);
   });
 
+  const app = createApp(config());
   test.each(["", ...names])(
     "/concepts/%s takes less than 60 kB gzipped with all that it loads",
     async (name) => {
-      const app = createApp(config());
       const get = async (path: string) => {
         const response = await app.handle(new Request(`http://a${path}`, { headers: BROWSER }));
         return response.text();

@@ -2,7 +2,7 @@
  * What the server is told, whom it lets in, and what it says of itself: configuration, keys, metrics,
  * documentation and log. The table of who may do what stands here as a table.
  */
-import { describe, expect, spyOn, test } from "bun:test";
+import { beforeAll, describe, expect, spyOn, test } from "bun:test";
 
 import { z } from "zod";
 
@@ -21,6 +21,7 @@ import {
   KEY,
   metricsOf,
   overSocket,
+  type Server,
 } from "./serving.ts";
 
 const KEY_RULE = "must be printable ASCII characters, none of them a space";
@@ -624,6 +625,12 @@ describe("GET /openapi.json", () => {
   const browser = { headers: { accept: "text/html" } };
   const requests = [{ url: "http://127.0.0.1:2/" }];
   const batches = "/projects/{project}/batches";
+  let server: Server;
+  let document: any;
+  beforeAll(async () => {
+    server = await inProcess(createApp(twoProjects()));
+    document = await (await server.fetch("/openapi.json")).json();
+  });
 
   test.each<[path: string, method: string, status: number, url: string, init?: RequestInit]>([
     ["/", "get", 200, "/"],
@@ -695,9 +702,6 @@ describe("GET /openapi.json", () => {
     ["/r/{file}", "get", 404, "/r/nope.json"],
     ["/openapi.json", "get", 200, "/openapi.json"],
   ])("says of %s %s what it answers with %d", async (path, method, status, url, init = {}) => {
-    const server = await inProcess(createApp(twoProjects()));
-    const document = await (await server.fetch("/openapi.json")).json();
-
     const response = await server.fetch(url, init);
 
     expect(response.status).toBe(status);
