@@ -999,12 +999,23 @@ describe("Queue", () => {
       const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
       const queue = new Queue<number>();
       const before = heapSize();
-      for (let n = 0; n < 2 ** 20; n++) queue.tryPut(n);
-      expect(heapSize() - before).toBeGreaterThan(2 ** 22);
-
-      while (queue.size > 0) queue.tryGet();
-
-      expect(heapSize() - before).toBeLessThan(2 ** 20);
+      const fill = () => {
+        for (let n = 0; n < 2 ** 20; n++) queue.tryPut(n);
+      };
+      const drain = () => {
+        while (queue.size > 0) queue.tryGet();
+      };
+      // What merely looks like a pointer, somewhere on the stack, may keep a crowd that has passed: so
+      // the best of some tries counts. A leak is in each.
+      let left = Infinity;
+      for (let attempt = 0; attempt < 5 && left >= 2 ** 20; attempt++) {
+        fill();
+        expect(heapSize() - before).toBeGreaterThan(2 ** 22);
+        drain();
+        await turn();
+        left = Math.min(left, heapSize() - before);
+      }
+      expect(left).toBeLessThan(2 ** 20);
       expect(queue.size).toBe(0);
 
       const large = new Queue<number[]>();

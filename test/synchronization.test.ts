@@ -2162,9 +2162,6 @@ test("types", () => {
 });
 
 test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", async () => {
-  const jsc = "bun:jsc";
-  const { heapStats } = await import(jsc);
-  const heapSize = (): number => (Bun!.gc(true), heapStats().heapSize);
   const event = new AsyncEvent();
   void event.wait();
   const abortMany = async () => {
@@ -2172,14 +2169,19 @@ test.skipIf(!Bun)("a cancelled waiter's memory is freed at once (needs Bun)", as
     const waits = controllers.map(({ signal }) => event.wait({ signal }));
     for (const controller of controllers) controller.abort();
     await Promise.allSettled(waits);
+    return controllers.map(({ signal }) => new WeakRef(signal));
   };
-  await abortMany();
-  const before = heapSize();
-
-  for (let round = 0; round < 3; round++) await abortMany();
+  let fewest = Infinity;
+  // What merely looks like a pointer may keep some: the best of some tries counts. A leak is in each.
+  for (let attempt = 0; attempt < 5 && fewest >= 50; attempt++) {
+    const signals = await abortMany();
+    await turn();
+    Bun!.gc(true);
+    fewest = Math.min(fewest, signals.filter((ref) => ref.deref()).length);
+  }
 
   expect(event.waiting).toBe(1);
-  expect(heapSize() - before).toBeLessThan(200_000);
+  expect(fewest).toBeLessThan(50);
 });
 
 /** Something to wait at, and what wakes all that wait there. */
