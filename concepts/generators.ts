@@ -1619,7 +1619,8 @@ class Fifo<T> {
   }
 
   get first(): T | undefined {
-    return this.#older.at(-1) ?? this.#newer[0];
+    const older = this.#older;
+    return older.length > 0 ? older[older.length - 1] : this.#newer[0];
   }
 
   push(value: T): void {
@@ -1629,6 +1630,7 @@ class Fifo<T> {
   /** Only when it isn't empty. */
   shift(): T {
     if (this.#older.length === 0) {
+      if (this.#newer.length === 1) return this.#newer.pop()!;
       this.#older = this.#newer.reverse();
       this.#newer = [];
     }
