@@ -1383,11 +1383,15 @@ describe("CircuitBreaker", () => {
       const breaker = new CircuitBreaker(options);
       // Of the tenths of the window two have one call each, the third all the others.
       for (let tenth = 0; tenth < 2; tenth++, clock.now += 100) await breaker.call(up);
-      const before = heapSize();
+      let growth = Infinity;
+      // What others have left may be in the heap: the best of some tries counts. A leak is in each.
+      for (let attempt = 0; attempt < 5 && growth >= 200_000; attempt++) {
+        const before = heapSize();
+        for (let n = 0; n < 20_000; n++) await breaker.call(up);
+        growth = Math.min(growth, heapSize() - before);
+      }
 
-      for (let n = 0; n < 20_000; n++) await breaker.call(up);
-
-      expect(heapSize() - before).toBeLessThan(200_000);
+      expect(growth).toBeLessThan(200_000);
       expect(breaker.state).toBe("closed");
     });
 
