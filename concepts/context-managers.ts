@@ -480,7 +480,7 @@ function doesMatch(value: unknown, match: ErrorMatch): boolean {
     const { name } = match;
     if (value instanceof Object || Reflect.get(globalThis, name) !== match) return false;
     let it = Object(value) === value && Object.getPrototypeOf(value);
-    while (it && it.constructor.name !== name) it = Object.getPrototypeOf(it);
+    while (it && it.constructor?.name !== name) it = Object.getPrototypeOf(it);
     return Boolean(it);
   } catch {
     return false; // A revoked proxy.

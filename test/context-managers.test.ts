@@ -1515,6 +1515,9 @@ describe("suppress", () => {
 
     expect(await suppress(reject("new TypeError('x')"), TypeError)).toBeUndefined();
     expect(await suppress(reject("new TypeError('x')"), Error)).toBeUndefined();
+    const hidden = "Object.assign(new TypeError('x'), { constructor: undefined })";
+    const inherited = `Object.create(${hidden})`;
+    expect(await suppress(reject(inherited), TypeError)).toBeUndefined();
     const pair = "new SuppressedError(new TypeError('a'), new RangeError('b'))";
     expect(await suppress(reject(pair), TypeError, RangeError)).toBeUndefined();
     expect(String(await rejection(suppress(reject("new RangeError('x')"), TypeError)))).toBe(
