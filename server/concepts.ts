@@ -49,11 +49,8 @@ export function once<T>(make: () => T): () => T {
   return () => (made ??= { value: make() }).value;
 }
 
-let concepts: Concept[] | undefined;
-
-/** Read once: they don't change while the server runs. */
-export function readConcepts(): readonly Concept[] {
-  if (concepts) return concepts;
+/** They don't change while the server runs. */
+export const readConcepts = once((): readonly Concept[] => {
   const transpiler = new Bun.Transpiler({ loader: "ts" });
   const read = (path: string) =>
     toFile(readFileSync(join(ROOT, path), "utf8"), { "content-type": TYPESCRIPT });
@@ -61,7 +58,7 @@ export function readConcepts(): readonly Concept[] {
     .filter((file) => file.endsWith(".ts"))
     .map((file) => file.slice(0, -3))
     .sort();
-  return (concepts = names.map((name) => {
+  return names.map((name) => {
     const concept = read(`concepts/${name}.ts`);
     const test = read(`test/${name}.test.ts`);
     const bench = read(`bench/${name}.bench.ts`);
@@ -83,8 +80,8 @@ export function readConcepts(): readonly Concept[] {
       test,
       bench,
     };
-  }));
-}
+  });
+});
 
 function readHeader(source: string) {
   const comment = source.slice(0, source.indexOf("*/")).replace(/^(\/\*\*| \*) ?/gm, "");

@@ -50,8 +50,8 @@ for (const name of wanted) isClean = (await check(name)) && isClean;
 process.exitCode = isClean ? 0 : 1;
 
 /** Runs the mutants of one concept, and says whether all survivors are listed. */
-async function check(wanted: string): Promise<boolean> {
-  const [name = "", lines] = wanted.split(":");
+async function check(target: string): Promise<boolean> {
+  const [name = "", range] = target.split(":");
   const folder = await mkdtemp(join(tmpdir(), `mutants-${name}-`));
   try {
     for (const part of ["concepts", "test", "bench", "server", "server.ts", "package.json"]) {
@@ -72,7 +72,7 @@ async function check(wanted: string): Promise<boolean> {
     const config = {
       testRunner: "command",
       commandRunner: { command },
-      mutate: name === "server" ? ["server/*.ts"] : await partsToBreak(folder, name, lines),
+      mutate: name === "server" ? ["server/*.ts"] : await partsToBreak(folder, name, range),
       concurrency: 1,
       coverageAnalysis: "off",
       checkers: [],
